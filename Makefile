@@ -1,0 +1,58 @@
+# make demo   sets up, serves the bundled model, asks all methods, writes gallery/index.html
+# make test   sets up and runs all tests
+PYTHON ?= python3
+VENV := .venv
+SDK := .venv-sdk
+SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lightwell/v1/*.proto)
+# Breaking changes of the protos are judged against the last release, before the first one against the first commit.
+BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD 2>/dev/null)
+BUF := npx --yes @bufbuild/buf@1.75.0
+
+.PHONY: demo test test-real lint serve train-shapes clean
+
+demo: $(VENV)/.server
+	$(VENV)/bin/lightwell demo --out gallery
+
+test: $(VENV)/.test $(SDK)/.ready
+	LIGHTWELL_SDK_PYTHON=$(CURDIR)/$(SDK)/bin/python $(VENV)/bin/python -m pytest
+
+test-real: $(VENV)/.test
+	@test -n "$(REPOSITORY)" || (echo "usage: make test-real REPOSITORY=path/to/repository"; exit 2)
+	LIGHTWELL_REAL=$(abspath $(REPOSITORY)) $(VENV)/bin/python -m pytest tests/real
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	@if command -v npx >/dev/null; then $(BUF) lint && $(BUF) breaking --against '.git#ref=$(BASE)'; \
+	else echo "npm is not there: the protos are not linted"; fi
+
+serve: $(VENV)/.server
+	$(VENV)/bin/lightwell serve --repository $(or $(REPOSITORY),server/lightwell_server/bundled)
+
+train-shapes: $(VENV)/.test
+	$(VENV)/bin/python -m shapes.train
+
+clean:
+	rm -rf $(VENV) $(SDK) gallery
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import ensurepip, venv' || (echo "install python3-venv first: apt-get install python3-venv"; exit 1)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.server: $(VENV)/.venv $(SOURCES)
+	$(VENV)/bin/pip install --quiet -e '.[server]'
+	touch $@
+
+# torchattacks pins old libraries that it does not need.
+$(VENV)/.test: $(VENV)/.venv $(SOURCES)
+	$(VENV)/bin/pip install --quiet -e '.[server,test]'
+	$(VENV)/bin/pip install --quiet --no-deps torchattacks==3.5.1
+	touch $(VENV)/.server $@
+
+# The light SDK alone, beside the older of the two supported versions of protobuf; the tests ask it to import without torch.
+$(SDK)/.ready: $(SOURCES) $(wildcard client/lightwell/*.py)
+	$(PYTHON) -m venv --clear $(SDK)
+	$(SDK)/bin/pip install --quiet . 'protobuf<7'
+	touch $@

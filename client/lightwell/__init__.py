@@ -1,0 +1,53 @@
+"""Lightwell's SDK: ask a server what an image model saw, what would change its mind, and what it dreams of.
+
+    from lightwell import Client, GradCam
+    with Client("localhost:50051") as lightwell:
+        seen = lightwell.explain("cat.jpg", GradCam(), model="resnet50")
+        seen.save("cat_grad_cam.png")
+
+A method's parameters are its message (`GradCam(layer="layer4")`); what is unset takes the server's default.
+"""
+
+from lightwell.aio import AsyncClient
+from lightwell.client import Client
+from lightwell.errors import (
+    DeadlineError,
+    InvalidArgumentError,
+    LightwellError,
+    NotApplicableError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+from lightwell.results import Explanation, Progress, Synthesis
+from lightwell.v1.explain_pb2 import GradCam, Occlusion, Saliency
+from lightwell.v1.synthesize_pb2 import LayerWeight, Pgd, Style, StyleTransfer
+from lightwell.v1.types_pb2 import Channel, Color, Contrast, Image, Neuron, Target
+
+__all__ = [
+    "AsyncClient",
+    "Channel",
+    "Client",
+    "Color",
+    "Contrast",
+    "DeadlineError",
+    "Explanation",
+    "GradCam",
+    "Image",
+    "InvalidArgumentError",
+    "LayerWeight",
+    "LightwellError",
+    "Neuron",
+    "NotApplicableError",
+    "NotFoundError",
+    "Occlusion",
+    "OverloadedError",
+    "Pgd",
+    "Progress",
+    "Saliency",
+    "Style",
+    "StyleTransfer",
+    "Synthesis",
+    "Target",
+    "UnavailableError",
+]

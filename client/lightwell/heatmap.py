@@ -1,0 +1,45 @@
+"""Enlarges a map from its native grid to the model's input. SDK and server use this one function."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightwell.v1 import types_pb2 as types
+
+Floats = NDArray[np.float32]
+
+
+def enlarged(values: Floats, message: types.Heatmap) -> Floats:
+    """Native values [h, w] to the model's input [height, width], by the rule of the message."""
+    size = message.height, message.width
+    if message.enlargement == types.ENLARGEMENT_BILINEAR:
+        return bilinear(values, *size)
+    if message.enlargement == types.ENLARGEMENT_WINDOWS:
+        return window_mean(values, *size, message.window, message.stride)
+    return values
+
+
+def bilinear(values: Floats, height: int, width: int) -> Floats:
+    """Linear between the centres of the cells; beyond the outermost centres the edge is held."""
+    return _along(_along(values, height, 0), width, 1)
+
+
+def _along(values: Floats, size: int, axis: int) -> Floats:
+    places = np.clip((np.arange(size) + 0.5) * values.shape[axis] / size - 0.5, 0, values.shape[axis] - 1)
+    low = np.floor(places).astype(int)
+    high = np.minimum(low + 1, values.shape[axis] - 1)
+    share = (places - low).astype(np.float32)
+    share = share[:, None] if axis == 0 else share[None, :]
+    return np.take(values, low, axis) * (1 - share) + np.take(values, high, axis) * share
+
+
+def window_mean(values: Floats, height: int, width: int, window: int, stride: int) -> Floats:
+    """Each pixel is the mean of the values of all windows that cover it; a pixel that none covers is zero."""
+    total = np.zeros((height, width), np.float32)
+    count = np.zeros((height, width), np.float32)
+    for (row, column), value in np.ndenumerate(values):
+        place = np.s_[row * stride : row * stride + window, column * stride : column * stride + window]
+        total[place] += value
+        count[place] += 1
+    return total / np.maximum(count, 1)

@@ -1,0 +1,82 @@
+"""Images as callers have them, as the service takes them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pil
+from PIL import ImageOps
+
+from lightwell.v1 import types_pb2 as types
+
+ImageLike = str | Path | bytes | Pil.Image | NDArray[Any] | types.Image
+"""A file's path or bytes, a PIL image, an array [H, W, 3] or [3, H, W] (8 bits, or floats in [0, 1]), or the message itself."""
+
+_DTYPES = {
+    np.dtype("float32"): types.DATA_TYPE_FLOAT32,
+    np.dtype("float16"): types.DATA_TYPE_FLOAT16,
+    np.dtype("float64"): types.DATA_TYPE_FLOAT64,
+    np.dtype("uint8"): types.DATA_TYPE_UINT8,
+    np.dtype("int32"): types.DATA_TYPE_INT32,
+    np.dtype("int64"): types.DATA_TYPE_INT64,
+    np.dtype("bool"): types.DATA_TYPE_BOOL,
+}
+_TYPES = {number: dtype.newbyteorder("<") for dtype, number in _DTYPES.items()}
+
+
+def to_message(image: ImageLike, fit: str = "card") -> types.Image:
+    """The image as a message; `fit` is card or exact. Raises ValueError for anything that is no image, and OSError for a path that
+    cannot be read."""
+    if isinstance(image, types.Image):
+        return image
+    message = types.Image(fit=types.Fit.Value(f"FIT_{fit.upper()}"))
+    if isinstance(image, str | Path):
+        message.encoded = Path(image).read_bytes()
+    elif isinstance(image, bytes):
+        message.encoded = image
+    elif isinstance(image, Pil.Image):
+        message.encoded = png(image)
+    elif isinstance(image, np.ndarray):
+        message.tensor.CopyFrom(to_tensor(_channels_first(image)))
+    else:
+        raise ValueError(f"a {type(image).__name__} is no image; give a path, bytes, a PIL image or an array")
+    return message
+
+
+def to_tensor(array: NDArray[Any]) -> types.Tensor:
+    """An array as a message. Raises ValueError for element types that the service does not know."""
+    if array.dtype not in _DTYPES:
+        raise ValueError(f"arrays of {array.dtype} cannot be sent; convert to float32 or uint8")
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    return types.Tensor(shape=array.shape, dtype=_DTYPES[array.dtype], data=data)
+
+
+def to_array(message: types.Tensor) -> NDArray[Any]:
+    """A message as an array of its own."""
+    return np.frombuffer(message.data, _TYPES[message.dtype]).reshape(tuple(message.shape)).copy()
+
+
+def to_picture(message: types.Image) -> Pil.Image:
+    """The image for drawing on: upright, RGB."""
+    if message.WhichOneof("source") == "encoded":
+        return ImageOps.exif_transpose(Pil.open(io.BytesIO(message.encoded))).convert("RGB")
+    array = to_array(message.tensor)
+    array = array if array.dtype == np.uint8 else (np.clip(array, 0, 1) * 255).round().astype(np.uint8)
+    return Pil.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
+
+
+def png(image: Pil.Image) -> bytes:
+    """The image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
+    if array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
+        raise ValueError(f"an array of shape {array.shape} is no image; give [H, W, 3] or [3, H, W]")
+    return array if array.shape[0] == 3 else array.transpose(2, 0, 1)

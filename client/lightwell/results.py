@@ -1,0 +1,173 @@
+"""What comes back, for people: arrays, pictures, and the message it all came from."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from PIL import Image as Pil
+
+from lightwell import images, render
+from lightwell.heatmap import Floats, enlarged
+from lightwell.v1 import explain_pb2, synthesize_pb2
+from lightwell.v1 import types_pb2 as types
+
+
+class _Shared:
+    """What both kinds of result tell."""
+
+    message: Any
+
+    @property
+    def target(self) -> types.ExplainedTarget:
+        """The target, with its score and probability."""
+        return self.message.target  # type: ignore[no-any-return]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Doubts about this result, a sentence each."""
+        return [warning.message for warning in self.message.warnings]
+
+    @property
+    def provenance(self) -> types.Provenance:
+        """Where the result comes from."""
+        return self.message.provenance  # type: ignore[no-any-return]
+
+    @cached_property
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The method's other tensors by name."""
+        return {item.name: images.to_array(item.tensor) for item in self.message.tensors}
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """The method's numbers by name."""
+        return {item.name: item.value for item in self.message.measures}
+
+
+@dataclass(eq=False)
+class Explanation(_Shared):
+    """An answer to `explain`. In a notebook it shows its overlay."""
+
+    message: explain_pb2.ExplainResponse
+    source: types.Image
+
+    @cached_property
+    def values(self) -> Floats:
+        """The map on its native grid, float32 [h, w]."""
+        return images.to_array(self.message.map.values).astype("float32")
+
+    @cached_property
+    def map(self) -> Floats:
+        """The map at the model's input size, float32 [H, W]."""
+        return enlarged(self.values, self.message.map)
+
+    @property
+    def predictions(self) -> list[types.Prediction]:
+        """The most probable classes, highest score first."""
+        return list(self.message.predictions)
+
+    @cached_property
+    def original(self) -> Pil.Image:
+        """The image that was sent."""
+        return images.to_picture(self.source)
+
+    def picture(self) -> Pil.Image:
+        """The map alone, at the model's input size."""
+        return render.picture(self.map, self.message.map)
+
+    def overlay(self) -> Pil.Image:
+        """The map over the original image."""
+        return render.overlay(self.original, self.map, self.message.map, self.message.placement)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the overlay; the path's ending says the format."""
+        self.overlay().save(path)
+
+    def _repr_png_(self) -> bytes:
+        return images.png(self.overlay())
+
+    def __repr__(self) -> str:
+        method = self.message.resolved.WhichOneof("method")
+        return f"<Explanation {method} of {named(self.target)}, map {self.values.shape}>"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a synthesis is; `image` where a preview was due."""
+
+    step: int
+    steps: int
+    objective: float | None = None
+    image: Pil.Image | None = None
+
+    @classmethod
+    def of(cls, message: synthesize_pb2.Progress) -> Progress:
+        """From the stream's message."""
+        objective = message.objective if message.HasField("objective") else None
+        return cls(message.step, message.steps, objective, _opened(message.preview) if message.preview else None)
+
+
+@dataclass(eq=False)
+class Synthesis(_Shared):
+    """The result of `synthesize`. In a notebook it shows its image."""
+
+    message: synthesize_pb2.SynthesizeResult
+
+    @cached_property
+    def image(self) -> Pil.Image:
+        """The synthesised image."""
+        return _opened(self.message.png)
+
+    @property
+    def succeeded(self) -> bool | None:
+        """Whether the method reached its aim; None for methods without a verdict."""
+        return self.message.succeeded if self.message.HasField("succeeded") else None
+
+    @cached_property
+    def pictures(self) -> dict[str, Pil.Image]:
+        """The method's other pictures by name."""
+        return {item.name: _opened(item.png) for item in self.message.pictures}
+
+    @property
+    def before(self) -> list[types.Prediction]:
+        """The most probable classes of the image that was sent."""
+        return list(self.message.predictions_before)
+
+    @property
+    def after(self) -> list[types.Prediction]:
+        """The most probable classes of the result."""
+        return list(self.message.predictions_after)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the image. As PNG it is, byte for byte, what the verdict speaks of."""
+        if Path(path).suffix.lower() == ".png":
+            Path(path).write_bytes(self.message.png)
+        else:
+            self.image.save(path)
+
+    def _repr_png_(self) -> bytes:
+        return self.message.png
+
+    def __repr__(self) -> str:
+        method = self.message.resolved.WhichOneof("method")
+        verdict = "" if self.succeeded is None else ", succeeded" if self.succeeded else ", did not succeed"
+        return f"<Synthesis {method}, {self.image.width} x {self.image.height}{verdict}>"
+
+
+def named(target: types.ExplainedTarget) -> str:
+    """A target in words."""
+    inner = target.target
+    kind = inner.WhichOneof("target")
+    if kind == "class_index":
+        return target.label or f"class {inner.class_index}"
+    if kind == "contrast":
+        return f"class {inner.contrast.class_index} against {inner.contrast.against}"
+    return f"{kind} {getattr(inner, kind).layer}:{getattr(inner, kind).channel}" if kind else "no target"
+
+
+def _opened(data: bytes) -> Pil.Image:
+    return Pil.open(io.BytesIO(data))

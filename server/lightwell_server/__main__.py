@@ -1,0 +1,127 @@
+"""Starts the server, serves, and stops cleanly: `python -m lightwell_server --repository DIR`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+
+import grpc
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+from pydantic_settings import CliApp
+
+from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
+from lightwell_server import metrics
+from lightwell_server.catalog import catalog
+from lightwell_server.config import Settings
+from lightwell_server.engine.worker import Worker
+from lightwell_server.interceptors import Boundary
+from lightwell_server.models.answer import answer
+from lightwell_server.models.store import Model, Store
+from lightwell_server.service import ExplainerService, ModelService
+
+log = logging.getLogger("lightwell_server")
+
+EXPLAINER = explainer_pb2.DESCRIPTOR.services_by_name["ExplainerService"].full_name
+MODELS = explainer_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+_SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        line = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def main() -> None:
+    """Runs until SIGTERM or SIGINT; a second signal stops at once."""
+    settings = CliApp.run(Settings)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    asyncio.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """Starts, serves and drains one server."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    catalog()
+    if settings.metrics_port is not None:
+        start_http_server(settings.metrics_port, registry=metrics.REGISTRY)
+    store, worker = Store(), Worker(answer, settings.max_jobs, settings.max_rows, settings.step_seconds)
+    server, status = _server(settings, store, worker)
+    port = server.add_insecure_port(settings.address)
+    await server.start()
+    await _ready(settings, store, status)
+    print(f"lightwell: serving {len(store.ready())} models on port {port}", flush=True)
+    await _stopped()
+    await _drain(settings, server, worker, status)
+
+
+def _server(settings: Settings, store: Store, worker: Worker) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    limit = settings.max_message_bytes
+    options = [
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", limit),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.so_reuseport", 0),
+    ]
+    server = grpc.aio.server(interceptors=[Boundary()], options=options)
+    explainer = ExplainerService(store, worker, settings.max_seconds, settings.max_pixels)
+    explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, server)
+    explainer_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(store), server)
+    status = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    if settings.reflection:
+        reflection.enable_server_reflection((EXPLAINER, MODELS, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server, status
+
+
+async def _ready(settings: Settings, store: Store, status: health.aio.HealthServicer) -> None:
+    """Loads the models, and says so: the process at once, the services when all models are loaded, each model by its name."""
+    await status.set("", _SERVING)
+    for service in (EXPLAINER, MODELS):
+        await status.set(service, _NOT_SERVING)
+    await asyncio.to_thread(store.load, settings.repository, settings.device, getattr(torch, settings.dtype))
+    for model in store.all():
+        await status.set(model.name, _SERVING if isinstance(model, Model) else _NOT_SERVING)
+    for service in (EXPLAINER, MODELS):
+        await status.set(service, _SERVING)
+
+
+async def _stopped() -> None:
+    """Returns at the first signal; from then on a second one ends the process at once."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+        signal.signal(number, lambda *_: sys.exit(1))
+
+
+async def _drain(settings: Settings, server: grpc.aio.Server, worker: Worker, status: health.aio.HealthServicer) -> None:
+    """NOT_SERVING first, then no new calls, then what is accepted, within the grace time."""
+    log.info("stopping: %d requests are in progress", worker.jobs)
+    await status.enter_graceful_shutdown()
+    await asyncio.sleep(settings.settle_seconds)
+    began = time.monotonic()
+    await server.stop(settings.grace_seconds)
+    await asyncio.to_thread(worker.stop)
+    log.info("stopped after %.1f seconds", time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The registry: every field of the requests' `oneof method` and the function of the same name, its parameters checked in one place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal, get_type_hints
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from torch import Tensor
+
+from lightwell.v1 import explain_pb2, synthesize_pb2
+from lightwell_server.ask import Facts, Step
+from lightwell_server.errors import InvalidArgument, NotApplicable
+from lightwell_server.target import Target
+
+Kind = Literal["explain", "synthesize"]
+_REQUESTS = {"explain": explain_pb2.ExplainRequest, "synthesize": synthesize_pb2.SynthesizeRequest}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: its name in the oneof, its function and what stands beside it."""
+
+    name: str
+    kind: Kind
+    function: Callable[..., Any]
+    checked: type[BaseModel]
+    whole: bool
+    _applies: Callable[[Facts], str | None]
+    _defaults: Callable[[Facts, Mapping[str, Any]], dict[str, Any]]
+
+    def applies(self, facts: Facts) -> str | None:
+        """Why it cannot be asked of a model, or None."""
+        if facts.kind != "classifier":
+            return f"the model is a {facts.kind}, and {self.name} needs a classifier"
+        return self._applies(facts)
+
+    def defaults(self, facts: Facts) -> dict[str, Any]:
+        """The parameters that depend on the model, if none are given."""
+        return self._defaults(facts, {})
+
+    def parameters(self, facts: Facts, given: Mapping[str, Any], model: str) -> dict[str, Any]:
+        """All parameters, the given ones checked and the others filled in. Raises NotApplicable, or InvalidArgument with one violation
+        for each bad parameter."""
+        reason = self.applies(facts)
+        if reason is not None:
+            raise NotApplicable(f"{self.name} does not apply to {model}: {reason}", subject=f"{model}/{self.name}")
+        try:
+            checked = self.checked.model_validate({**self._defaults(facts, given), **given}, context={"facts": facts})
+        except ValidationError as error:
+            violations = [(_path(self.name, e["loc"]), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+            raise InvalidArgument("; ".join(f"{path}: {text}" for path, text in violations), violations=violations) from None
+        return {name: getattr(checked, name) for name in type(checked).model_fields}
+
+    def start(self, image: Tensor | None, target: Target, facts: Facts, seed: int, parameters: Mapping[str, Any]) -> Step:
+        """The method's generator for one request."""
+        rng = torch.Generator().manual_seed(seed % 2**63)
+        return self.function(image, target, facts, rng, **parameters)  # type: ignore[no-any-return]
+
+
+def _path(method: str, location: tuple[int | str, ...]) -> str:
+    return method + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+
+
+@cache
+def catalog() -> dict[str, Method]:
+    """All methods by name. Raises if a field of the oneof has no function, or a function's parameters are not the message's."""
+    return {
+        field.name: _method(field.name, kind, [parameter.name for parameter in field.message_type.fields])
+        for kind, request in _REQUESTS.items()
+        for field in request.DESCRIPTOR.oneofs_by_name["method"].fields
+    }
+
+
+def _method(name: str, kind: Kind, fields: list[str]) -> Method:
+    module = import_module(f"lightwell_server.methods.{name}")
+    function = getattr(module, name)
+    signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
+    named = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    if sorted(fields) != sorted(parameter.name for parameter in named):
+        raise TypeError(f"{name}: the message has {sorted(fields)}, the function {sorted(p.name for p in named)}")
+    checked: Any = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in named}
+    return Method(
+        name=name,
+        kind=kind,
+        function=function,
+        checked=create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **checked),
+        whole="whole" in getattr(hints["image"], "__metadata__", ()),
+        _applies=getattr(module, "applies", lambda facts: None),
+        _defaults=getattr(module, "defaults", lambda facts, given: {}),
+    )

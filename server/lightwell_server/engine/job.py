@@ -1,0 +1,93 @@
+"""A request at work: its generator, what it waits for, what it has used, and where its events go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightwell_server.ask import Answer, Ask, Frame, Part, Step, Work
+from lightwell_server.errors import LightwellError
+
+CHUNK = 8
+"""Rows of each step of a reproducible request, whatever rows cost."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The method has returned this."""
+
+    result: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job is over without a result."""
+
+    error: LightwellError
+
+
+Event = Frame | Done | Failed
+
+
+@dataclass(eq=False)
+class Job:
+    """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model. `deliver` takes the
+    job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is a moment of the engine's clock."""
+
+    method: str
+    steps: Generator[Step, Any, Any]
+    models: Mapping[str | None, Any]
+    deliver: Callable[[Event], None]
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    deadline: float = math.inf
+    reproducible: bool = False
+    attained: float = 0.0
+    queued: float = 0.0
+    device_steps: int = 0
+    exceptions: list[str] = field(default_factory=list)
+    gone: bool = False
+    over: bool = False
+    ask: Ask | None = None
+    _answers: list[Answer] = field(default_factory=list)
+
+    def resume(self, reply: Answer | Any) -> Ask | Work | None:  # noqa: ANN401
+        """Sends the generator what it waited for; returns what it waits for next, or None if it is over. Frames are delivered on the
+        way. Autograd's mode is set anew each time: a method that yields inside a `no_grad` block must not leak it."""
+        torch.set_grad_enabled(False)
+        try:
+            step = self.steps.send(reply)
+            while isinstance(step, Frame):
+                self.deliver(step)
+                step = next(self.steps)
+        except StopIteration as end:
+            self.finish(Done(end.value))
+            return None
+        finally:
+            torch.set_grad_enabled(True)
+        self.ask = step if isinstance(step, Ask) else None
+        self._answers = []
+        return step
+
+    def collect(self, answer: Answer, complete: bool) -> Answer | None:
+        """Takes the answer to the next rows; returns the whole answer once it is complete."""
+        self._answers.append(answer)
+        return Answer.join(self._answers) if complete else None
+
+    def part(self, start: int, stop: int) -> Part:
+        """Rows of the present Ask, for a step."""
+        assert self.ask is not None
+        return Part(self.ask, start, stop, {} if self.ask.model is not None else self.inputs, self.reproducible)
+
+    def finish(self, event: Done | Failed) -> None:
+        """Ends the job with its last event; a caller that is gone hears nothing."""
+        if self.over:
+            return
+        self.over = True
+        self.steps.close()
+        if not self.gone:
+            self.deliver(event)

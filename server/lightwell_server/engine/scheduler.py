@@ -1,0 +1,159 @@
+"""Decides what the device does next. Pure data: no tensor, no thread, no clock of its own.
+
+The job that has used the least device time goes first, so that a new saliency map overtakes a style transfer at the next step with nothing
+predicted. Waiting counts in a job's favour, so nobody starves: `attained - AGEING * waited` orders the line, and since all wait equally fast,
+`attained + AGEING * since` is a fixed key of a heap. The step is filled with jobs of the same key. A chunk is bounded in rows, and in seconds by
+what rows of its key have cost before.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+AGEING = 0.02
+"""Seconds of device time that a second of waiting makes up for."""
+KEYS = 4096
+"""Keys whose cost is remembered."""
+
+
+class Charged(Protocol):
+    """What the scheduler knows of a job."""
+
+    attained: float
+    deadline: float
+    gone: bool
+
+
+@dataclass(eq=False)
+class Ticket:
+    """The rows of one Ask in line. `chunk` fixes the rows of each of its steps."""
+
+    job: Charged
+    key: Hashable
+    rows: int
+    chunk: int | None = None
+    next_row: int = 0
+    since: float = 0.0
+    taken: bool = False
+
+    @property
+    def left(self) -> int:
+        """Rows that no step has taken yet."""
+        return self.rows - self.next_row
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows `start` to `stop` of a ticket, in one step."""
+
+    ticket: Ticket
+    start: int
+    stop: int
+
+
+@dataclass
+class Take:
+    """One step for the device (no slices: nothing is waiting), and the tickets whose callers are gone or late."""
+
+    slices: list[Slice] = field(default_factory=list)
+    dropped: list[Ticket] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the step."""
+        return sum(s.stop - s.start for s in self.slices)
+
+
+_Heap = list[tuple[float, int, Ticket]]
+
+
+class Scheduler:
+    """The line of tickets."""
+
+    def __init__(self, max_rows: int = 32, max_seconds: float = 0.1) -> None:
+        self.max_rows = max_rows
+        self.max_seconds = max_seconds
+        self.waiting_rows = 0
+        self._line: _Heap = []
+        self._by_key: dict[Hashable, _Heap] = {}
+        self._number = itertools.count()
+        self._seconds_per_row: OrderedDict[Hashable, float] = OrderedDict()
+        self._most_rows: dict[Hashable, int] = {}
+
+    def add(self, ticket: Ticket, now: float) -> None:
+        """Puts a ticket in line."""
+        ticket.since, ticket.taken = now, False
+        entry = (ticket.job.attained + AGEING * now, next(self._number), ticket)
+        heapq.heappush(self._line, entry)
+        heapq.heappush(self._by_key.setdefault(ticket.key, []), entry)
+        self.waiting_rows += ticket.left
+
+    def take(self, now: float) -> Take:
+        """Takes the next step out of the line."""
+        take = Take()
+        first = self._pop(self._line, now, take)
+        if first is None:
+            return take
+        room = first.chunk or self.limit(first.key)
+        same = self._by_key.get(first.key, [])
+        ticket: Ticket | None = first
+        while ticket is not None:
+            rows = min(room, ticket.left)
+            take.slices.append(Slice(ticket, ticket.next_row, ticket.next_row + rows))
+            ticket.next_row += rows
+            room -= rows
+            ticket = self._pop(same, now, take) if room and first.chunk is None else None
+        if not same:
+            self._by_key.pop(first.key, None)
+        return take
+
+    def charge(self, take: Take, seconds: float, now: float) -> None:
+        """Shares a step's seconds out by rows, learns from it, and puts tickets with rows left back in line."""
+        rate = seconds / take.rows
+        key = take.slices[0].ticket.key
+        self._seconds_per_row[key] = (rate + self._seconds_per_row.get(key, rate)) / 2
+        self._seconds_per_row.move_to_end(key)
+        if len(self._seconds_per_row) > KEYS:
+            self._most_rows.pop(self._seconds_per_row.popitem(last=False)[0], None)
+        for part in take.slices:
+            part.ticket.job.attained += rate * (part.stop - part.start)
+            if part.ticket.left:
+                self.add(part.ticket, now)
+
+    def shrink(self, take: Take, now: float) -> bool:
+        """After a step that did not fit into memory: halves the rows of its key from now on and puts all back in line. False if
+        it was one row already."""
+        if take.rows == 1:
+            return False
+        key = take.slices[0].ticket.key
+        self._most_rows[key] = take.rows // 2
+        for part in take.slices:
+            part.ticket.next_row = part.start
+            if part.ticket.chunk is not None:
+                part.ticket.chunk = take.rows // 2
+            self.add(part.ticket, now)
+        return True
+
+    def limit(self, key: Hashable) -> int:
+        """The most rows of a step: one at first, then what fits into the seconds and into memory."""
+        rate = self._seconds_per_row.get(key)
+        rows = 1 if rate is None else int(self.max_seconds / max(rate, 1e-9))
+        return max(1, min(rows, self.max_rows, self._most_rows.get(key, self.max_rows)))
+
+    def _pop(self, heap: _Heap, now: float, take: Take) -> Ticket | None:
+        """The first ticket of a heap that is still in line; the gone and the late go to `take.dropped`."""
+        while heap:
+            _, _, ticket = heapq.heappop(heap)
+            if ticket.taken:
+                continue
+            ticket.taken = True
+            self.waiting_rows -= ticket.left
+            if not ticket.job.gone and ticket.job.deadline > now:
+                return ticket
+            take.dropped.append(ticket)
+        return None

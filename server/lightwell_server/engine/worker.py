@@ -1,0 +1,203 @@
+"""One device and its thread: take a step, answer it, resume each job, back in line."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from lightwell_server import metrics
+from lightwell_server.ask import Answer, Part, Work
+from lightwell_server.engine.job import CHUNK, Failed, Job
+from lightwell_server.engine.scheduler import Scheduler, Slice, Take, Ticket
+from lightwell_server.errors import DeadlineExceeded, Internal, LightwellError, OutOfMemory, Overloaded, Unavailable
+
+log = logging.getLogger(__name__)
+
+Answering = Callable[[Any, Sequence[Part]], list[Answer]]
+
+
+class Worker:
+    """Owns a device. `answer(model, parts)` answers parts of Asks with equal keys in one device step."""
+
+    def __init__(
+        self, answer: Answering, max_jobs: int = 256, max_rows: int = 32, max_seconds: float = 0.1, name: str = "device"
+    ) -> None:
+        self._answer = answer
+        self._max_jobs = max_jobs
+        self._scheduler = Scheduler(max_rows, max_seconds)
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._jobs: set[Job] = set()
+        self._open = True
+        self._beside = ThreadPoolExecutor(2, thread_name_prefix=f"{name}-work")
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that are not over."""
+        return len(self._jobs)
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are taken and the thread runs."""
+        return self._open and self._thread.is_alive()
+
+    def submit(self, job: Job) -> None:
+        """Takes a job; it returns at once. Raises `Overloaded` if there are too many, `Unavailable` when stopping."""
+        with self._wake:
+            if not self._open:
+                raise Unavailable("the server is stopping; ask another one")
+            if len(self._jobs) >= self._max_jobs:
+                raise Overloaded(f"{self._max_jobs} requests are in progress already; try again later")
+            self._jobs.add(job)
+            self._inbox.append(lambda: self._resume(job, None))
+            self._wake.notify()
+
+    def cancel(self, job: Job) -> None:
+        """The caller is gone: no step is begun for the job any more. Safe from any thread and at any time."""
+        job.gone = True
+        self._post(lambda: self._over(job, None))
+
+    def stop(self) -> None:
+        """Takes no more jobs, fails those that are left, and ends the thread."""
+        with self._wake:
+            self._open = False
+            self._wake.notify()
+        self._thread.join()
+        self._beside.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self) -> None:
+        while self._open:
+            with self._wake:
+                calls, self._inbox = self._inbox, deque()
+            for call in calls:
+                call()
+            take = self._scheduler.take(time.monotonic())
+            for ticket in take.dropped:
+                self._drop(ticket)
+            metrics.queue_rows.set(self._scheduler.waiting_rows)
+            if take.slices:
+                self._step(take)
+            elif not take.dropped:
+                with self._wake:
+                    self._wake.wait_for(lambda: self._inbox or not self._open, timeout=1.0)
+        for job in list(self._jobs):
+            self._over(job, Failed(Unavailable("the server stopped before the request was finished")))
+
+    def _step(self, take: Take) -> None:
+        """Answers one step. A step that fails is taken apart, so that only the guilty fail."""
+        began = time.monotonic()
+        try:
+            first = _job(take.slices[0])
+            assert first.ask is not None
+            answers = self._answer(first.models[first.ask.model], [_job(s).part(s.start, s.stop) for s in take.slices])
+        except OutOfMemory as error:
+            metrics.memory_splits.inc()
+            for job in (_job(s) for s in take.slices if _job(s).reproducible):
+                job.exceptions.append(f"a chunk of {take.rows} rows was halved for want of memory")
+            if not self._scheduler.shrink(take, time.monotonic()):
+                self._over(_job(take.slices[0]), Failed(error))
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a method's score raises belongs to its job alone
+            self._apart(take, error)
+            return
+        seconds = time.monotonic() - began
+        _count(take, seconds)
+        for part in take.slices:
+            _job(part).queued += began - part.ticket.since
+        self._scheduler.charge(take, seconds, time.monotonic())
+        for part, answer in zip(take.slices, answers, strict=True):
+            self._collect(part, answer, seconds * (part.stop - part.start) / take.rows)
+
+    def _apart(self, take: Take, error: Exception) -> None:
+        if len(take.slices) > 1:
+            for part in take.slices:
+                self._step(Take([part]))
+        else:
+            self._over(_job(take.slices[0]), Failed(_told(error)))
+
+    def _collect(self, part: Slice, answer: Answer, seconds: float) -> None:
+        job = _job(part)
+        job.device_steps += 1
+        metrics.device_seconds.labels(job.method).inc(seconds)
+        whole = job.collect(answer, part.stop == part.ticket.rows)
+        if whole is not None:
+            self._resume(job, whole)
+
+    def _resume(self, job: Job, reply: Any) -> None:  # noqa: ANN401
+        if job.over or job.gone:
+            self._over(job, None)
+            return
+        try:
+            step = job.resume(reply)
+        except Exception as error:  # noqa: BLE001 - a method's failure belongs to its job alone
+            self._over(job, Failed(_told(error)))
+            return
+        if step is None:
+            self._over(job, None)
+        elif isinstance(step, Work):
+            future = self._beside.submit(step.function, *step.arguments)
+            future.add_done_callback(lambda done: self._post(lambda: self._worked(job, done)))
+        else:
+            key = (id(job.models[step.model]), step.key, tuple(value.shape for value in job.inputs.values()))
+            ticket = Ticket(job, (key, id(job)) if job.reproducible else key, step.count, CHUNK if job.reproducible else None)
+            self._scheduler.add(ticket, time.monotonic())
+
+    def _worked(self, job: Job, done: Future[Any]) -> None:
+        error = done.exception()
+        if error is not None:
+            self._over(job, Failed(_told(error)))
+        elif job.deadline <= time.monotonic():
+            self._over(job, Failed(_late()))
+        else:
+            self._resume(job, done.result())
+
+    def _drop(self, ticket: Ticket) -> None:
+        job = _owner(ticket)
+        metrics.dropped.labels("gone" if job.gone else "late").inc()
+        self._over(job, Failed(_late()))
+
+    def _over(self, job: Job, event: Failed | None) -> None:
+        if event is not None or job.gone:
+            job.finish(event or Failed(_late()))
+        self._jobs.discard(job)
+
+    def _post(self, call: Callable[[], None]) -> None:
+        with self._wake:
+            self._inbox.append(call)
+            self._wake.notify()
+
+
+def _owner(ticket: Ticket) -> Job:
+    assert isinstance(ticket.job, Job)
+    return ticket.job
+
+
+def _job(part: Slice) -> Job:
+    return _owner(part.ticket)
+
+
+def _count(take: Take, seconds: float) -> None:
+    metrics.steps.inc()
+    metrics.step_seconds.observe(seconds)
+    metrics.step_rows.observe(take.rows)
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before the request was finished")
+
+
+def _told(error: BaseException) -> LightwellError:
+    """An error as a caller may hear of it: a bug's trace goes to the log."""
+    if isinstance(error, LightwellError):
+        return error
+    log.error("a method failed", exc_info=error)
+    return Internal("internal error; the server's log has the details")
+
+

@@ -1,0 +1,112 @@
+"""What can go wrong, each with its one status. The service turns these into gRPC statuses with details; nothing else does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import ClassVar
+
+import grpc
+
+Code = grpc.StatusCode
+
+
+@dataclass
+class LightwellError(Exception):
+    """A failure that a caller is told about. `message` says what to change; `reason` is for programs."""
+
+    message: str
+    reason: str = ""
+    code: ClassVar[Code] = Code.INTERNAL
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass
+class InvalidArgument(LightwellError):
+    """A bad parameter, image or layer. `violations` are pairs of a field's path and what is wrong with it."""
+
+    reason: str = "INVALID_ARGUMENT"
+    violations: list[tuple[str, str]] = field(default_factory=list)
+    code = Code.INVALID_ARGUMENT
+
+    @classmethod
+    def at(cls, path: str, message: str) -> InvalidArgument:
+        """One bad field."""
+        return cls(f"{path}: {message}", violations=[(path, message)])
+
+
+@dataclass
+class NotFound(LightwellError):
+    """An unknown model or version."""
+
+    reason: str = "NOT_FOUND"
+    resource_type: str = "model"
+    resource_name: str = ""
+    code = Code.NOT_FOUND
+
+
+@dataclass
+class NotApplicable(LightwellError):
+    """A method that cannot be asked of this model; `subject` names the two."""
+
+    reason: str = "METHOD_NOT_APPLICABLE"
+    subject: str = ""
+    code = Code.FAILED_PRECONDITION
+
+
+@dataclass
+class Overloaded(LightwellError):
+    """The queue is full; worth another try after `retry_seconds`."""
+
+    reason: str = "QUEUE_FULL"
+    retry_seconds: float = 1.0
+    code = Code.RESOURCE_EXHAUSTED
+
+
+@dataclass
+class OutOfMemory(LightwellError):
+    """The device cannot hold even one row of the request."""
+
+    reason: str = "DEVICE_OUT_OF_MEMORY"
+    code = Code.RESOURCE_EXHAUSTED
+
+
+@dataclass
+class Unavailable(LightwellError):
+    """Stopping, or not ready; worth another try elsewhere."""
+
+    reason: str = "DRAINING"
+    retry_seconds: float = 0.5
+    code = Code.UNAVAILABLE
+
+
+@dataclass
+class DeadlineExceeded(LightwellError):
+    """The caller's time is over."""
+
+    reason: str = "DEADLINE_EXCEEDED"
+    code = Code.DEADLINE_EXCEEDED
+
+
+@dataclass
+class Refused(LightwellError):
+    """A model file that cannot be explained, with the node and source line that stand in the way."""
+
+    reason: str = "MODEL_REFUSED"
+    code = Code.FAILED_PRECONDITION
+
+
+@dataclass
+class Internal(LightwellError):
+    """A bug. The trace is in the log under the request; nothing of it goes outside."""
+
+    reason: str = "INTERNAL"
+    code = Code.INTERNAL
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """A sentence with the names nearest to a wrong one."""
+    close = get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+    return f"the nearest are {', '.join(close)}" if close else "there are none"

@@ -1,0 +1,119 @@
+"""Around every call: errors become statuses with details, requests are counted and logged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2 as details
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from lightwell_server import metrics
+from lightwell_server.errors import (
+    Code,
+    Internal,
+    InvalidArgument,
+    LightwellError,
+    NotApplicable,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+DOMAIN = "lightwell"
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """The outermost layer of Lightwell's own services."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wraps a handler; health and reflection pass as they are."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith("/lightwell."):
+            return handler
+        codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(_stream(handler.unary_stream), **codecs)
+        return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary), **codecs)
+
+
+class _Watch:
+    """Counts one call, and turns what it raises into a status."""
+
+    def __init__(self, request: Any, context: Context) -> None:  # noqa: ANN401
+        self.request, self.context, self.began, self.code = request, context, time.monotonic(), Code.OK
+
+    async def __aenter__(self) -> None:
+        metrics.in_progress.inc()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        metrics.in_progress.dec()
+        if isinstance(error, asyncio.CancelledError):
+            self.code = Code.CANCELLED
+        elif error is not None and not isinstance(error, GeneratorExit):
+            told = error if isinstance(error, LightwellError) else Internal("internal error; the server's log has the details")
+            if told is not error:
+                log.error("a call failed", exc_info=error)
+            self.code = told.code
+        self._count()
+        if error is not None and self.code not in (Code.OK, Code.CANCELLED):
+            await self.context.abort_with_status(rpc_status.to_status(status(told)))
+
+    def _count(self) -> None:
+        method = self.request.WhichOneof("method") if "method" in self.request.DESCRIPTOR.oneofs_by_name else None
+        # A name that no model has would be a label without bounds.
+        model = getattr(self.request, "model", "") if self.code is not Code.NOT_FOUND else ""
+        metrics.requests.labels(method or "", model, self.code.name).inc()
+        metrics.request_seconds.labels(method or "", model).observe(time.monotonic() - self.began)
+
+
+def _unary(handle: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def call(request: Any, context: Context) -> Any:  # noqa: ANN401
+        async with _Watch(request, context):
+            return await handle(request, context)
+
+    return call
+
+
+def _stream(handle: Callable[[Any, Context], AsyncIterator[Any]]) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
+        async with _Watch(request, context):
+            async for response in handle(request, context):
+                yield response
+
+    return call
+
+
+def status(error: LightwellError) -> status_pb2.Status:
+    """An error with its details."""
+    found: list[Any] = [details.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    if isinstance(error, InvalidArgument) and error.violations:
+        violations = [details.BadRequest.FieldViolation(field=f, description=d) for f, d in error.violations]
+        found.append(details.BadRequest(field_violations=violations))
+    if isinstance(error, Overloaded | Unavailable):
+        retry = details.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_seconds * 1000))
+        found.append(retry)
+    if isinstance(error, NotFound):
+        found.append(details.ResourceInfo(resource_type=error.resource_type, resource_name=error.resource_name))
+    if isinstance(error, NotApplicable):
+        violation = details.PreconditionFailure.Violation(type="METHOD", subject=error.subject, description=error.message)
+        found.append(details.PreconditionFailure(violations=[violation]))
+    packed = []
+    for detail in found:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=error.code.value[0], message=error.message, details=packed)

@@ -1,0 +1,115 @@
+"""Sums that several methods share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Generator, Tensor
+
+from lightwell_server.ask import Facts, Layer
+
+
+ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SiLU", "GELU", "Hardswish", "Mish"}
+
+
+def mean_color(facts: Facts, like: Tensor) -> Tensor:
+    """The card's mean colour, the papers' zero: [1, 3, 1, 1]."""
+    return torch.tensor(facts.mean, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+
+
+def blurred(image: Tensor, sigma: float) -> Tensor:
+    """[n, 3, H, W] under a Gaussian of `sigma` pixels, edges mirrored."""
+    radius = min(max(1, math.ceil(3 * sigma)), min(image.shape[-2:]) - 1)
+    offsets = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(image.shape[1], 1, -1)
+    padded = F.pad(image, (radius,) * 4, mode="reflect")
+    across = F.conv2d(padded, kernel.unsqueeze(2), groups=image.shape[1])
+    return F.conv2d(across, kernel.unsqueeze(3), groups=image.shape[1])
+
+
+def sized(image: Tensor, longer: int, facts: Facts) -> Tensor:
+    """[1, 3, h, w] with its longer side brought to `longer` pixels; for a model of one size, its middle at that size."""
+    height, width = image.shape[-2:]
+    if facts.any_size:
+        scale = longer / max(height, width)
+        return _interpolated(image, max(1, round(height * scale)), max(1, round(width * scale)))
+    scale = max(facts.size[0] / height, facts.size[1] / width)
+    covering = _interpolated(image, math.ceil(height * scale - 1e-6), math.ceil(width * scale - 1e-6))
+    top, left = (covering.shape[-2] - facts.size[0]) // 2, (covering.shape[-1] - facts.size[1]) // 2
+    return covering[..., top : top + facts.size[0], left : left + facts.size[1]].contiguous()
+
+
+def _interpolated(image: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(image, size=(height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def drawn(mean: Tensor, deviation: float, rng: Generator) -> Tensor:
+    """Normal noise around a picture, in [0, 1]."""
+    return (mean + deviation * torch.randn(mean.shape, generator=rng).to(mean)).clamp(0, 1)
+
+
+def gram(features: Tensor) -> Tensor:
+    """Features [n, C, H, W] to Gram matrices [n, C, C], F F' / (H W)."""
+    flat = features.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]
+
+
+def relative(value: Tensor, aim: Tensor) -> Tensor:
+    """The squared distance of each row from its aim, as a share of the aim's squared norm: [n]."""
+    return (value - aim).flatten(1).square().sum(1) / aim.flatten(1).square().sum(1).clamp(min=1e-12)
+
+
+def total_variation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean squared difference of neighbours [1] of one picture [1, 3, H, W], and its gradient."""
+    across, down = x.diff(dim=3), x.diff(dim=2)
+    slope = F.pad(across, (1, 0)) - F.pad(across, (0, 1)) + F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1))
+    value = (across.square().sum() + down.square().sum()) / x.numel()
+    return value.view(1), 2 * slope / x.numel()
+
+
+def style_layers(facts: Facts) -> tuple[str, ...]:
+    """Up to five layers over the resolutions of a convolutional network: of each resolution the first activation, else its first
+    layer; of networks with fewer than five resolutions more of the finest that have several."""
+    stages: dict[int, list[Layer]] = {}
+    for layer in facts.layers:
+        if len(layer.shape) == 3 and min(layer.shape[1:]) > 1:
+            stages.setdefault(layer.shape[1], []).append(layer)
+    lists = [[la for la in stage if la.type in ACTIVATIONS] or stage[:1] for stage in stages.values()]
+    chosen = [stage[0].name for stage in lists][:5]
+    spare = [stage[len(stage) // 2].name for stage in reversed(lists) if len(stage) > 2]
+    chosen += spare[: 5 - len(chosen)]
+    order = {layer.name: i for i, layer in enumerate(facts.layers)}
+    return tuple(sorted(chosen, key=order.__getitem__))
+
+
+def as_grid(activations: Tensor) -> Tensor | None:
+    """Activations as [n, channels, height, width]: as they are, or a transformer's tokens [n, tokens, channels] laid out as a
+    square, with or without a class token in front. None if they have no height and width."""
+    if activations.dim() == 4:
+        return activations
+    if activations.dim() != 3:
+        return None
+    side = math.isqrt(activations.shape[1])
+    spare = activations.shape[1] - side * side
+    if side < 2 or spare > 1:
+        return None
+    return activations[:, spare:].transpose(1, 2).unflatten(2, (side, side))
+
+
+def has_grid(layer: Layer) -> bool:
+    """Whether `as_grid` takes the layer, and it is more than one place."""
+    grid = as_grid(torch.empty(1, *layer.shape, device="meta"))
+    return grid is not None and grid.shape[2] * grid.shape[3] > 1
+
+
+def grid_layers(facts: Facts) -> list[Layer]:
+    """The layers with height and width, in the order of computation."""
+    return [layer for layer in facts.layers if has_grid(layer)]
+
+
+def no_grid_layer(facts: Facts) -> str | None:
+    """Why a method that needs a layer with height and width does not apply."""
+    return None if grid_layers(facts) else "the model has no layer with height and width"

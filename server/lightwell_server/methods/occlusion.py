@@ -1,0 +1,69 @@
+"""Occlusion: the target's value with each window of the image masked. Zeiler and Fergus 2013, arXiv:1311.2901."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Interval
+from torch import Generator, Tensor
+
+from lightwell_server.ask import OUT, OUTPUT, SCORE, Ask, Explaining, Explanation, Facts, Fitted, Heatmap, Rows
+from lightwell_server.errors import InvalidArgument
+from lightwell_server.methods._math import blurred, mean_color
+from lightwell_server.target import Target, settle
+
+Share = Annotated[float, Interval(ge=0, le=1)]
+
+
+def occlusion(
+    image: Fitted,
+    target: Target,
+    facts: Facts,
+    rng: Generator,
+    *,
+    window: Annotated[int, Ge(1)] = 32,
+    stride: Annotated[int, Ge(1)] = 16,
+    fill: Literal["mean", "image_mean", "black", "grey", "blur"] = "mean",
+    color: tuple[Share, Share, Share] | None = None,
+    value: Literal["score", "probability", "log_probability"] = "probability",
+) -> Explaining:
+    """The drop of the value for each window [rows, columns]; `value`, what was left of it (the paper's heat map: low is important);
+    `top_class`, the most probable class at each place (its figure 7e)."""
+    height, width = image.shape[-2:]
+    if window > min(height, width):
+        raise InvalidArgument.at("occlusion.window", f"{window} is larger than the image, {height} x {width}; use at most {min(height, width)}")
+    target, clean = yield from settle(target.read(value), image)
+    down, across = (math.ceil((side - window) / stride) + 1 for side in (height, width))
+    patch = _filling(image, facts, fill, color, window)
+
+    def masked(index: Tensor) -> Tensor:
+        rows = image.repeat(len(index), 1, 1, 1)
+        for row, place in zip(rows, index.tolist(), strict=True):
+            top, left = place // across * stride, place % across * stride
+            row[:, top : top + window, left : left + window] = patch[:, top : top + window, left : left + window]
+        return rows
+
+    at_output = target.at == OUTPUT
+    answer = yield Ask(Rows(down * across, masked), target.score, at=target.at, want=SCORE | OUT if at_output else SCORE)
+    left_over = answer.score.view(down, across)
+    tensors = {"value": left_over}
+    if at_output:
+        tensors["top_class"] = answer.out.argmax(1).to(torch.int32).view(down, across)
+    return Explanation(Heatmap(clean - left_over, "windows", window, stride, signed=True), tensors, {"clean_value": float(clean)})
+
+
+def _filling(image: Tensor, facts: Facts, fill: str, color: tuple[float, ...] | None, window: int) -> Tensor:
+    """What lies under the windows: [3, H, W]."""
+    if color is not None:
+        filling = torch.tensor(color, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+    elif fill == "blur":
+        filling = blurred(image, window / 4)
+    elif fill == "image_mean":
+        filling = image.mean((2, 3), keepdim=True)
+    elif fill == "mean":
+        filling = mean_color(facts, image)
+    else:
+        filling = torch.full_like(image[:, :, :1, :1], 0.0 if fill == "black" else 0.5)
+    return filling.expand_as(image)[0]

@@ -1,0 +1,148 @@
+"""The only place where a model runs: rows together, one forward of the cut graph, the sum of all scores, one backward, apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from lightwell_server.ask import ACT, GRAD, OUT, SCORE, Answer, Ask, Edit, Part, Rows
+from lightwell_server.errors import InvalidArgument, OutOfMemory
+from lightwell_server.models.cut import Cut, Where
+from lightwell_server.models.graph import Graph
+
+
+def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
+    """Answers parts of Asks with equal keys in one step; a model that mixes its rows is run row by row. Raises `OutOfMemory`."""
+    if graph.mixes_rows and (len(parts) > 1 or parts[0].count > 1):
+        return [Answer.join([_step(graph, [row])[0] for row in _rows(part)]) for part in parts]
+    return _step(graph, parts)
+
+
+def _step(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
+    ask = parts[0].ask
+    at = (ask.at,) if isinstance(ask.at, str) else ask.at
+    cut = graph.cut(Where(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None))
+    if ask.want & (ACT | GRAD) and not cut.influential:
+        raise InvalidArgument(f"{ask.wrt!r} does not influence {', '.join(at)}", reason="NO_INFLUENCE")
+    with _memory(), _deterministic(parts[0].reproducible):
+        return _run(graph, cut, parts)
+
+
+def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:
+    want = parts[0].ask.want
+    device = graph.device
+    index = [torch.arange(part.start, part.stop, device=device) for part in parts]
+    rows = torch.cat([_made(part, i) for part, i in zip(parts, index, strict=True)]).to(device, graph.dtype)
+    inputs = _repeated(graph, parts, device)
+    whole = torch.cat(index)
+    values, act = cut.run(_channels_last(rows), inputs, whole, _edited(parts, index), grad=bool(want & GRAD))
+    bounds = list(pairwise(accumulate((part.count for part in parts), initial=0)))
+    with torch.set_grad_enabled(bool(want & GRAD)):
+        scores = [_score(part, values, slice(*b), i) for part, b, i in zip(parts, bounds, index, strict=True)]
+    grad = _gradient(scores, act) if want & GRAD else None
+    answers = [_answer(part.ask, values, act, grad, score, slice(*b)) for part, score, b in zip(parts, scores, bounds, strict=True)]
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return answers
+
+
+def _made(part: Part, index: Tensor) -> Tensor:
+    rows = part.ask.rows
+    if isinstance(rows, Rows):
+        return rows.make(index)
+    return rows if part.ask.edit is not None and part.ask.edit.count is not None else rows[part.start : part.stop]
+
+
+def _repeated(graph: Graph, parts: Sequence[Part], device: torch.device) -> dict[str, Tensor]:
+    def rows(part: Part) -> int:
+        return 1 if part.ask.edit is not None and part.ask.edit.count is not None else part.count
+
+    return {
+        name: torch.cat([part.inputs[name].to(device).expand(rows(part), *part.inputs[name].shape) for part in parts])
+        for name in graph.inputs
+    }
+
+
+def _edited(parts: Sequence[Part], index: Sequence[Tensor]) -> Edit | None:
+    """The edits of all parts as one, each on its own rows."""
+    edit = parts[0].ask.edit
+    if edit is None or len(parts) == 1:
+        return edit
+
+    def each(activations: Tensor, _: Tensor) -> Tensor:
+        segments = activations.split([part.count for part in parts])
+        edits = [part.ask.edit.function for part in parts if part.ask.edit is not None]
+        return torch.cat([function(s, i) for function, s, i in zip(edits, segments, index, strict=True)])
+
+    return Edit(edit.layer, each)
+
+
+def _score(part: Part, values: list[Tensor], rows: slice, index: Tensor) -> Tensor | None:
+    ask = part.ask
+    if ask.score is None or not ask.want & (SCORE | GRAD):
+        return None
+    own = [value[rows] for value in values]
+    score = ask.score(own[0] if isinstance(ask.at, str) else tuple(own), index)
+    if score.shape != (part.count,):
+        raise ValueError(f"a score of {part.count} rows has shape {tuple(score.shape)}")
+    return score
+
+
+def _gradient(scores: Sequence[Tensor | None], act: Tensor | None) -> Tensor:
+    assert act is not None
+    total = torch.stack([score.sum() for score in scores if score is not None]).sum()
+    (grad,) = torch.autograd.grad(total, act, allow_unused=True) if total.requires_grad else (None,)
+    return torch.zeros_like(act) if grad is None else grad
+
+
+def _answer(
+    ask: Ask, values: list[Tensor], act: Tensor | None, grad: Tensor | None, score: Tensor | None, rows: slice
+) -> Answer:
+    out = tuple(_apart(value[rows]) for value in values) if ask.want & OUT else None
+    return Answer(
+        score=_apart(score) if ask.want & SCORE and score is not None else None,
+        out=out[0] if out is not None and isinstance(ask.at, str) else out,
+        act=_apart(act[rows]) if ask.want & ACT and act is not None else None,
+        grad=_apart(grad[rows]) if grad is not None else None,
+    )
+
+
+def _apart(value: Tensor) -> Tensor:
+    """A copy of its own in the plain layout, so that it keeps no batch alive."""
+    return value.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _channels_last(rows: Tensor) -> Tensor:
+    return rows.contiguous(memory_format=torch.channels_last) if rows.dim() == 4 else rows
+
+
+def _rows(part: Part) -> Iterator[Part]:
+    return (replace(part, start=i, stop=i + 1) for i in range(part.start, part.stop))
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """Turns the ways in which devices run out of memory into one."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory("the device has not enough memory for this request; send a smaller image") from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise OutOfMemory("there is not enough memory for this request; send a smaller image") from error
+        raise
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,216 @@
+"""Cuts a graph to what one kind of Ask needs.
+
+Nothing behind the layers read is computed; what lies before `wrt` runs without autograd; sizes are computed anew behind an expansion; a
+convolution is folded with its batch norm wherever nothing else reads what flows between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from lightwell_server.ask import INPUT, Edit, Rule
+from lightwell_server.errors import InvalidArgument
+from lightwell_server.models import rules
+from lightwell_server.models.recorder import guard
+
+aten = torch.ops.aten
+
+BATCH = 5
+"""The rows of the sample that a model is recorded on: a number that few layers have as a size of their own, so that a first
+dimension of this size is the batch."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """What tells cuts apart: the layers read, the layer differentiated for, ReLU's rule, and the layer edited."""
+
+    at: tuple[str, ...]
+    wrt: str = INPUT
+    rule: Rule = "plain"
+    edit: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a cut. `takes` and `gives` are the names of values; `bound` is the boundary that it ends at."""
+
+    module: fx.GraphModule
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+    bound: str | None
+
+
+class Cut:
+    """The stages between the rows and the layers read, with boundaries at the edited layer and at `wrt`."""
+
+    def __init__(self, graph: fx.Graph, root: torch.nn.Module, where: Where, find: Callable[[str], fx.Node]) -> None:
+        self.reads = [find(name) for name in where.at]
+        self.wrt = find(where.wrt)
+        self.edited = find(where.edit) if where.edit is not None else None
+        self.rows = next(iter(graph.nodes))
+        needed = _ancestors(self.reads)
+        self.influential = self.wrt in needed
+        if self.edited is not None and self.edited not in needed:
+            raise InvalidArgument(f"layer {where.edit!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE")
+        bounds = [node for node in graph.nodes if node in (self.wrt, self.edited) and node in needed]
+        writer = _Writer(graph, root, where.rule, needed, {*bounds, *self.reads})
+        self.stages = writer.stages(bounds, self.reads)
+        crossing = writer.live.get(self.edited, set()) if self.edited is not None else set()
+        self.crossing = {node.name for node in crossing}
+        self.expands = all(_by_rows(node) for node in crossing)
+
+    def run(
+        self, rows: Tensor, inputs: dict[str, Tensor], index: Tensor, edit: Edit | None = None, grad: bool = False
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Returns the values read and the activation at `wrt` (None if nothing read depends on it), which requires gradients
+        if `grad` is set. `index` numbers the rows within their Ask."""
+        values = {self.rows.name: rows, **inputs}
+        expanding = edit is not None and edit.count is not None
+        if expanding and not self.expands:
+            values = _expanded(values, len(index))
+        leaf: Tensor | None = None
+        for stage in self.stages:
+            with torch.set_grad_enabled(grad and leaf is not None):
+                values.update(zip(stage.gives, stage.module(*(values[name] for name in stage.takes)), strict=True))
+                if edit is not None and self.edited is not None and stage.bound == self.edited.name:
+                    if expanding and self.expands:
+                        values = _expanded({name: values[name] for name in self.crossing}, len(index))
+                    values[stage.bound] = edit.function(values[stage.bound], index)
+            if stage.bound == self.wrt.name:
+                leaf = values[stage.bound] = values[stage.bound].detach().requires_grad_(grad)
+        return [values[node.name] for node in self.reads], leaf
+
+
+class _Writer:
+    """Writes the stages of a cut as graph modules."""
+
+    def __init__(
+        self, graph: fx.Graph, root: torch.nn.Module, rule: Rule, needed: set[fx.Node], keep: set[fx.Node]
+    ) -> None:
+        self.graph, self.root, self.rule, self.keep = graph, root, rule, keep
+        self.needed = needed
+        self.needed |= {node for node in graph.nodes if node.target is guard and _sources(node) <= needed}
+        self.live: dict[fx.Node, set[fx.Node]] = {}
+
+    def stages(self, bounds: list[fx.Node], reads: list[fx.Node]) -> list[Stage]:
+        """One stage up to each boundary, and one to the end."""
+        parts, computed = [], {node for node in self.needed if node.op == "placeholder"}
+        for bound in bounds:
+            parts.append({node for node in _ancestors([bound]) - computed if not _light(node)})
+            computed |= parts[-1]
+        parts.append({node for node in self.needed - computed if not _light(node)})
+        stages, later = [], set(reads)
+        for part, bound in zip(reversed(parts), [None, *reversed(bounds)], strict=True):
+            if bound is not None:
+                self.live[bound] = later | {bound}
+            gives = [node for node in self.graph.nodes if node in part and (node in later or node is bound)]
+            body, takes = self._body(part)
+            stages.append(self._stage(body, takes, gives, bound))
+            later = (later | set(takes)) - part
+        return stages[::-1]
+
+    def _body(self, part: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
+        """A part with the constants and sizes that it uses, and the values that it takes from before."""
+        guards = {node for node in self.needed if node.target is guard and not _sources(node).isdisjoint(part)}
+        body, takes = part | guards, set()
+        waiting = [source for node in body for source in node.all_input_nodes]
+        while waiting:
+            node = waiting.pop()
+            if node in body:
+                continue
+            if _light(node):
+                body.add(node)
+                waiting.extend(node.all_input_nodes)
+            else:
+                takes.add(node)
+        return body, [node for node in self.graph.nodes if node in takes]
+
+    def _stage(self, body: set[fx.Node], takes: list[fx.Node], gives: list[fx.Node], bound: fx.Node | None) -> Stage:
+        graph, constants = fx.Graph(), {}
+        copies = {node: graph.placeholder(node.name) for node in takes}
+        folded = {node: conv for node in body if (conv := self._foldable(node, body)) is not None}
+        for node in self.graph.nodes:
+            if node not in body or node in folded.values():
+                continue
+            if node.op == "get_attr":
+                constants[node.target] = getattr(self.root, node.target)
+            if node in folded:
+                copies[node] = _fold(graph, self.root, node, folded[node], copies, constants)
+            else:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+            if self.rule != "plain" and rules.is_relu(node):
+                copies[node].args = (self.rule, node.target, *copies[node].args)
+                copies[node].target = rules.exchanged
+        graph.output(tuple(copies[node] for node in gives))
+        names = [tuple(node.name for node in nodes) for nodes in (takes, gives)]
+        return Stage(fx.GraphModule(constants, graph), *names, bound.name if bound is not None else None)
+
+    def _foldable(self, node: fx.Node, body: set[fx.Node]) -> fx.Node | None:
+        """The convolution before a batch norm, if the two may become one."""
+        if node.target is not aten.batch_norm.default or not isinstance(conv := node.args[0], fx.Node):
+            return None
+        constants = [*node.args[1:5], *conv.args[1:3]]
+        alone = conv in body and conv not in self.keep and self.needed.intersection(conv.users) == {node}
+        plain = all(c is None or (isinstance(c, fx.Node) and c.op == "get_attr") for c in constants)
+        known = plain and conv.target is aten.conv2d.default and None not in node.args[3:5] and not node.args[5]
+        return conv if alone and known else None
+
+
+def _fold(
+    graph: fx.Graph, root: torch.nn.Module, norm: fx.Node, conv: fx.Node, copies: dict[fx.Node, fx.Node], constants: dict[str, Tensor]
+) -> fx.Node:
+    """Writes conv + batch norm as one convolution; the weights are made once for all cuts."""
+    names = [f"folded_{norm.name}_{part}" for part in ("weight", "bias")]
+    if not hasattr(root, names[0]):
+        weight, bias, mean, var, kernel, own_bias = (
+            None if c is None else getattr(root, c.target) for c in (*norm.args[1:5], *(*conv.args, None)[1:3])
+        )
+        for name, value in zip(names, fuse_conv_bn_weights(kernel, own_bias, mean, var, norm.args[7], weight, bias), strict=True):
+            root.register_buffer(name, value.detach(), persistent=False)
+    constants.update({name: getattr(root, name) for name in names})
+    parameters = [graph.get_attr(name) for name in names]
+    rest = [copies.get(arg, arg) if isinstance(arg, fx.Node) else arg for arg in conv.args[3:]]
+    return graph.call_function(aten.conv2d.default, (copies[conv.args[0]], *parameters, *rest))
+
+
+def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes and all that they are computed from."""
+    found: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+    return found
+
+
+def _light(node: fx.Node) -> bool:
+    """Constants and sizes: they belong to every stage that uses them."""
+    return node.op == "get_attr" or bool(node.meta.get("scalar"))
+
+
+def _sources(node: fx.Node) -> set[fx.Node]:
+    """The tensors whose sizes a size is computed from."""
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            (waiting.append if _light(source) else found.add)(source)
+    return found
+
+
+def _by_rows(node: fx.Node) -> bool:
+    """Whether the first dimension of a value is the batch."""
+    return tuple(node.meta["shape"])[:1] == (BATCH,)
+
+
+def _expanded(values: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    return {name: value.expand(count, *value.shape[1:]) for name, value in values.items()}
+
+

@@ -1,0 +1,97 @@
+"""Reads a `torch.export` program by running its graph once on a sample, and records what it does."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch.utils._pytree import tree_map
+
+from lightwell_server.models.recorder import Box, Recorder
+
+# Checks of the exporter on its own inputs; the recorder's guards take their place.
+_CHECKS = ("_assert_scalar", "_assert_tensor_metadata", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size")
+
+
+def record(program: torch.export.ExportedProgram, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
+    """Runs `program(*inputs)`; returns its outputs, boxes within a tuple or list."""
+    module = program.module()
+    environment: dict[fx.Node, Any] = {}
+    layers = _Layers(recorder)
+    waiting = list(inputs)
+    for node in module.graph.nodes:
+        args, kwargs = tree_map(lambda item: environment[item] if isinstance(item, fx.Node) else item, (node.args, node.kwargs))
+        if node.op == "placeholder":
+            environment[node] = waiting.pop(0)
+        elif node.op == "get_attr":
+            environment[node] = recorder.constant(operator.attrgetter(node.target)(module), node.target)
+        elif node.op == "call_function":
+            layers.enter(node)
+            environment[node] = _call(recorder, node, args, kwargs)
+            layers.computed(environment[node])
+        elif node.op == "output":
+            layers.leave(set())
+            return args[0]
+    raise recorder.refuse("the program has no output:")
+
+
+class _Layers:
+    """Tells the recorder what each module gave: the last value computed while it was active. An exporter numbers the calls of a
+    module that is called again, so that each is a module of its own here."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.active: dict[str, tuple[str, str]] = {}
+        self.last: dict[str, Box] = {}
+
+    def enter(self, node: fx.Node) -> None:
+        """Leaves the modules that the node is not in and enters the others."""
+        stack = node.meta.get("nn_module_stack", {})
+        self.leave(set(stack))
+        self.active.update({key: (path.partition("@")[0], _class(kind)) for key, (path, kind) in stack.items()})
+        self.recorder.path = next(reversed(self.active.values()))[0] if self.active else ""
+        self.recorder.source = _source(node)
+
+    def computed(self, value: Any) -> None:  # noqa: ANN401
+        """Another value of all active modules; copied, for an operation in place may change the box later."""
+        if isinstance(value, Box):
+            self.last.update(dict.fromkeys(self.active, Box(value.value, value.node)))
+
+    def leave(self, remaining: set[str]) -> None:
+        """Ends the calls of all modules but the remaining."""
+        for key in [key for key in reversed(self.active) if key not in remaining]:
+            path, kind = self.active.pop(key)
+            if key in self.last:
+                self.recorder.called(path, kind, self.last.pop(key))
+
+
+def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    target = node.target
+    if isinstance(target, OpOverload):
+        name = target._schema.name.split("::")[1]
+        if name in _CHECKS:
+            return None
+        if name in ("sym_size", "sym_numel"):
+            return recorder.size(*args)
+        return recorder.op(target, args, kwargs)
+    if target is operator.getitem:
+        return args[0][args[1]]
+    if callable(target) and getattr(target, "__module__", "") in ("_operator", "math", "torch", "torch.fx.experimental.sym_node"):
+        return recorder.scalar(target, *args)
+    raise recorder.refuse(f"{target} cannot be lifted:")
+
+
+def _class(kind: Any) -> str:  # noqa: ANN401 - a class or its qualified name
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+
+
+def _source(node: fx.Node) -> str:
+    lines = [line for line in (node.meta.get("stack_trace") or "").splitlines() if line.lstrip().startswith("File")]
+    if not lines:
+        return ""
+    path, _, rest = lines[-1].partition('", line ')
+    return f"{path.rpartition('/')[2]}:{rest.split(',')[0]}"
+

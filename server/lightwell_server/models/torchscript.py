@@ -1,0 +1,322 @@
+"""Reads a TorchScript module by interpreting its graph once on a sample, and records what it does.
+
+Calls of modules are walked one by one, so that each knows its path; calls of plain functions are inlined into their caller. `prim::If` and
+`prim::Loop` take the way of the sample; the recorder refuses ways that depend on data and guards those that depend on sizes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightwell_server.models.recorder import Box, Recorder
+
+Environment = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the file and its path from the root."""
+
+    script: Any
+    path: str
+
+    @property
+    def type(self) -> str:
+        """The class's name."""
+        return str(self.script._type().name())
+
+    def child(self, name: str) -> str:
+        """The path of something within."""
+        return f"{self.path}.{name}" if self.path else name
+
+
+class Uninitialised:
+    """The value that a branch not taken would have given."""
+
+
+def record(module: torch.jit.ScriptModule, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
+    """Interprets `module(*inputs)`; returns its output, boxes within tuples, lists and dicts."""
+    return _Interpreter(recorder).method(Module(module._c, ""), "forward", list(inputs))
+
+
+class _Interpreter:
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def method(self, module: Module, name: str, arguments: list[Any]) -> Any:  # noqa: ANN401
+        """Calls a method of a module; forward calls are noted as layers."""
+        graph = module.script._get_method(name).graph
+        caller, self.recorder.path = self.recorder.path, module.path
+        (output,) = self.run(graph, dict(zip(_names(graph.inputs()), [module, *arguments], strict=False)))
+        self.recorder.path = caller
+        if name.startswith("forward"):
+            self.recorder.called(module.path, module.type, output)
+        return output
+
+    def run(self, block: Any, environment: Environment) -> list[Any]:  # noqa: ANN401 - a graph or a block
+        """Runs the nodes of a block in its environment; returns its outputs."""
+        for node in block.nodes():
+            self.recorder.source = _source(node) or self.recorder.source
+            kind = node.kind()
+            handler = _PRIMS.get(kind)
+            if handler is not None:
+                results = handler(self, node, environment)
+            elif kind.startswith("prim::") and kind.removeprefix("prim::") not in _SCALARS:
+                raise self.recorder.refuse(f"{kind} cannot be lifted:")
+            else:
+                results = [self.operation(node, self.values(node, environment))]
+            environment.update(zip(_names(node.outputs()), results, strict=False))
+        return [environment[name] for name in _names(block.outputs())]
+
+    def values(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        return [environment[name] for name in _names(node.inputs())]
+
+    def operation(self, node: Any, args: list[Any]) -> Any:  # noqa: ANN401
+        """An operation of a library: on sizes and containers in Python, on tensors recorded."""
+        namespace, name = node.kind().split("::")
+        if name in _TENSOR_FACTS and isinstance(args[0], Box) and isinstance(args[0].value, Tensor):
+            return _TENSOR_FACTS[name](self.recorder, *args)
+        if name in _NUMBERS:
+            return self.recorder.scalar(_NUMBERS[name], self.recorder.number(args[0]))
+        if name in _CONTAINERS and isinstance(args[0], list | dict | str | tuple):
+            return _CONTAINERS[name](*args)
+        if name in _SCALARS and not any(_is_tensor(arg) for arg in args):
+            return self.recorder.scalar(_SCALARS[name], *_without_alpha(name, args))
+        schema = torch._C.parse_schema(node.schema())
+        overload = getattr(getattr(getattr(torch.ops, namespace), name), schema.overload_name or "default")
+        positional = [arg for arg in schema.arguments if not arg.kwarg_only]
+        named = [arg.name for arg in schema.arguments if arg.kwarg_only]
+        return self.recorder.op(overload, tuple(args[: len(positional)]), dict(zip(named, args[len(positional) :], strict=True)))
+
+    def constant(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        value = node.output().toIValue() if node.hasAttributes() and not node.hasAttribute("name") else None
+        return [self.recorder.constant(value) if isinstance(value, Tensor) else value]
+
+    def attribute(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        (owner,) = self.values(node, environment)
+        if not isinstance(owner, Module):
+            raise self.recorder.refuse(f"an attribute of a {type(owner).__name__} cannot be lifted:")
+        name = node.s("name")
+        value = owner.script.getattr(name)
+        if isinstance(value, torch._C.ScriptModule):
+            return [Module(value, owner.child(name))]
+        return [self.recorder.constant(value, owner.child(name)) if isinstance(value, Tensor) else value]
+
+    def call_method(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        module, *arguments = self.values(node, environment)
+        return [self.method(module, node.s("name"), arguments)]
+
+    def call_function(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        graph = _inlined(node)
+        arguments = {value.debugName(): environment[value.debugName()] for value in list(node.inputs())[1:]}
+        return self.run(graph, dict(zip(_names(graph.inputs()), arguments.values(), strict=True)))
+
+    def branch(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        (condition,) = self.values(node, environment)
+        then, otherwise = node.blocks()
+        return self.run(then if self.recorder.decide(condition) else otherwise, environment)
+
+    def loop(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        limit, condition, *carried = self.values(node, environment)
+        (body,) = node.blocks()
+        index = 0
+        while self.recorder.decide(condition) and self.recorder.decide(self.recorder.scalar(operator.gt, limit, index)):
+            environment.update(zip(_names(body.inputs()), [index, *carried], strict=True))
+            condition, *carried = self.run(body, environment)
+            index += 1
+        return carried
+
+    def raised(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        raise self.recorder.refuse(f"the model raises {self.values(node, environment)[0]!r} on its own input size:")
+
+    def no_attribute(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        raise self.recorder.refuse("the model changes its own attributes while it runs:")
+
+
+def _inlined(call: Any) -> Any:  # noqa: ANN401
+    """A graph of its own for one `prim::CallFunction`, with the function's body inlined."""
+    graph = torch._C.Graph()
+    function, *arguments = call.inputs()
+    inner = {function.debugName(): graph.appendNode(graph.createClone(function.node(), lambda value: value)).output()}
+    for value in arguments:
+        if value.debugName() not in inner:
+            inner[value.debugName()] = graph.addInput()
+            inner[value.debugName()].setType(value.type())
+    clone = graph.appendNode(graph.createClone(call, lambda value: inner[value.debugName()]))
+    for output in clone.outputs():
+        graph.registerOutput(output)
+    torch._C._jit_pass_inline(graph)
+    return graph
+
+
+def _names(values: Any) -> list[str]:  # noqa: ANN401
+    return [value.debugName() for value in values]
+
+
+def _source(node: Any) -> str:  # noqa: ANN401
+    """The file's own source line of a node, such as `resnet.py:92`."""
+    text = str(node.sourceRange())
+    _, _, place = text.rpartition('File "')
+    path, quote, rest = place.partition('", line ')
+    return f"{path.rpartition('/')[2]}:{rest.split(',')[0].split()[0]}" if quote and rest else ""
+
+
+def _is_tensor(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, Box) and isinstance(value.value, Tensor) and (value.node is not None or value.value.dim() > 0)
+
+
+def _without_alpha(name: str, args: list[Any]) -> list[Any]:
+    """Scalars drop the alpha that traced additions carry, and turn constants of one element into numbers."""
+    numbers = [arg.value.item() if isinstance(arg, Box) and isinstance(arg.value, Tensor) else arg for arg in args]
+    return numbers[:2] if name in ("add", "sub") and len(numbers) == 3 and numbers[2] == 1 else numbers
+
+
+def _divide(a: float, b: float, rounding_mode: str | None = None) -> float:
+    if rounding_mode is None:
+        return a / b
+    return a // b if rounding_mode == "floor" else math.trunc(a / b)
+
+
+def _set_item(container: Any, key: Any, value: Any) -> Any:  # noqa: ANN401
+    container[key] = value
+    return container
+
+
+def _append(container: list[Any], value: Any) -> list[Any]:  # noqa: ANN401
+    container.append(value)
+    return container
+
+
+def _concat(first: Any, second: Any) -> Any:  # noqa: ANN401
+    return first + second
+
+
+def _slice(container: Any, start: int | None = None, end: int | None = None, step: int = 1) -> Any:  # noqa: ANN401
+    return container[start:end:step]
+
+
+def _sizes(recorder: Recorder, box: Box, dim: int | None = None) -> Any:  # noqa: ANN401
+    if dim is not None:
+        return recorder.size(box, dim)
+    return [recorder.size(box, i) for i in range(box.value.dim())]
+
+
+def _numel(recorder: Recorder, box: Box) -> Any:  # noqa: ANN401
+    return recorder.scalar(lambda *sizes: math.prod(sizes), *_sizes(recorder, box))
+
+
+# What is asked of a tensor without touching its elements.
+_TENSOR_FACTS: dict[str, Callable[..., Any]] = {
+    "size": _sizes,
+    "len": lambda recorder, box: recorder.size(box, 0),
+    "numel": _numel,
+    "dim": lambda recorder, box: box.value.dim(),
+    "is_floating_point": lambda recorder, box: box.value.is_floating_point(),
+    "dtype": lambda recorder, box: box.value.dtype,
+    "device": lambda recorder, box: box.value.device,
+    "layout": lambda recorder, box: box.value.layout,
+    "requires_grad": lambda recorder, box: False,
+    "is_cuda": lambda recorder, box: box.value.is_cuda,
+    "__is__": lambda recorder, box, other: box is other,
+    "__isnot__": lambda recorder, box, other: box is not other,
+}
+
+_NUMBERS: dict[str, Callable[..., Any]] = {
+    "Int": int,
+    "Float": float,
+    "Bool": bool,
+    "item": lambda value: value,
+    "IntImplicit": int,
+    "FloatImplicit": float,
+    "ScalarImplicit": lambda value: value,
+    "NumToTensor": lambda value: value,
+}
+
+_CONTAINERS: dict[str, Callable[..., Any]] = {
+    "__getitem__": operator.getitem,
+    "_set_item": _set_item,
+    "append": _append,
+    "add": _concat,
+    "add_": _concat,
+    "len": len,
+    "list": list,
+    "slice": _slice,
+    "keys": lambda mapping: list(mapping.keys()),
+    "values": lambda mapping: list(mapping.values()),
+    "items": lambda mapping: [tuple(item) for item in mapping.items()],
+    "__contains__": operator.contains,
+    "format": lambda text, *args: text.format(*args),
+    "copy": lambda container: container.copy(),
+}
+
+_SCALARS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": _divide,
+    "floordiv": operator.floordiv,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+    "neg": operator.neg,
+    "pow": operator.pow,
+    "sqrt": math.sqrt,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": round,
+    "abs": abs,
+    "min": min,
+    "max": max,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "__and__": operator.and_,
+    "__or__": operator.or_,
+    "__not__": operator.not_,
+    "__is__": operator.is_,
+    "__isnot__": operator.is_not,
+    "is_scripting": lambda: True,
+    "is_tracing": lambda: False,
+    "warn": lambda *args: None,
+    "Print": lambda *args: None,
+}
+
+_Handler = Callable[[_Interpreter, Any, Environment], list[Any]]
+
+_PRIMS: dict[str, _Handler] = {
+    "prim::Constant": _Interpreter.constant,
+    "prim::GetAttr": _Interpreter.attribute,
+    "prim::SetAttr": _Interpreter.no_attribute,
+    "prim::CallMethod": _Interpreter.call_method,
+    "prim::CallFunction": _Interpreter.call_function,
+    "prim::If": _Interpreter.branch,
+    "prim::Loop": _Interpreter.loop,
+    "prim::RaiseException": _Interpreter.raised,
+    "prim::ListConstruct": lambda run, node, env: [run.values(node, env)],
+    "prim::TupleConstruct": lambda run, node, env: [tuple(run.values(node, env))],
+    "prim::DictConstruct": lambda run, node, env: [dict(_pairs(run.values(node, env)))],
+    "prim::ListUnpack": lambda run, node, env: list(run.values(node, env)[0]),
+    "prim::TupleUnpack": lambda run, node, env: list(run.values(node, env)[0]),
+    "prim::TupleIndex": lambda run, node, env: [operator.getitem(*run.values(node, env))],
+    "prim::Uninitialized": lambda run, node, env: [Uninitialised()],
+    "prim::unchecked_cast": lambda run, node, env: run.values(node, env),
+    "prim::type": lambda run, node, env: [str(run.values(node, env)[0].value.device.type)],
+    "prim::data": lambda run, node, env: run.values(node, env),
+    "aten::detach": lambda run, node, env: run.values(node, env),
+    "aten::contiguous": lambda run, node, env: run.values(node, env)[:1],
+}
+
+
+def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(values[::2], values[1::2], strict=True))
+
+

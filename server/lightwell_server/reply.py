@@ -1,0 +1,238 @@
+"""Results as responses: tensors, pictures, predictions, warnings, provenance. Takes time: run it beside the event loop."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator, Mapping
+
+import torch
+from PIL import Image as Pil
+from torch import Tensor
+
+from lightwell import heatmap, render
+from lightwell.v1 import explain_pb2 as explain
+from lightwell.v1 import synthesize_pb2 as synthesize
+from lightwell.v1 import types_pb2 as types
+from lightwell_server import __version__, wire
+from lightwell_server.ask import Explanation, Frame, Heatmap, Synthesis
+from lightwell_server.engine.job import Job
+from lightwell_server.models.store import Model
+from lightwell_server.question import Question
+from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget, Observed, Of, Seen, Target, reading
+
+SATURATED = 1e-4
+"""How near to 0 or 1 a probability is called saturated."""
+CROPPED = 0.45
+"""The share of the image that the crop may throw away without a warning."""
+
+_ENLARGEMENTS = {
+    "none": types.ENLARGEMENT_NONE,
+    "bilinear": types.ENLARGEMENT_BILINEAR,
+    "windows": types.ENLARGEMENT_WINDOWS,
+}
+_OF: dict[Of, types.Of] = {
+    "score": types.OF_SCORE,
+    "probability": types.OF_PROBABILITY,
+    "log_probability": types.OF_LOG_PROBABILITY,
+}
+
+
+def explanation(question: Question, observed: Observed, job: Job) -> explain.ExplainResponse:
+    """The response to an Explain request."""
+    result, seen, dtype = observed.result, observed.seen, question.request.output.dtype
+    assert isinstance(result, Explanation) and question.image is not None
+    target = _settled(question.target, seen)
+    response = explain.ExplainResponse(
+        tensors=_tensors(result.tensors, dtype),
+        measures=_measures(result.measures),
+        target=explained(target, seen, question.model),
+        predictions=predictions(seen.out, question.model, question.predictions),
+        placement=question.placement,
+        provenance=provenance(question, job),
+        resolved=_resolved(question, target),
+    )
+    if result.map is not None:
+        response.map.CopyFrom(_heatmap(result.map, question.image, dtype))
+        response.pictures.extend(_pictures(question, result.map, response.map))
+    response.warnings.extend(_warnings(question, target, seen, result.map))
+    return response
+
+
+def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.SynthesizeResult:
+    """The last message of a Synthesize stream."""
+    result, seen, output = observed.result, observed.seen, question.request.output
+    assert isinstance(result, Synthesis)
+    picture = result.image if result.picture is None else result.picture
+    target = _settled(question.target, seen)
+    tensors = {"image": result.image[0]} if output.image_tensor else {}
+    response = synthesize.SynthesizeResult(
+        png=wire.png(wire.to_picture(picture)),
+        succeeded=result.succeeded,
+        tensors=_tensors(tensors | result.tensors, output.dtype),
+        pictures=[types.Picture(name=n, png=wire.png(wire.to_picture(p))) for n, p in result.pictures.items()],
+        measures=_measures(result.measures),
+        target=explained(target, seen, question.model) if seen.score is not None else None,
+        predictions_before=predictions(seen.out, question.model, question.predictions),
+        predictions_after=predictions(result.final, question.model, question.predictions),
+        placement=question.placement,
+        provenance=provenance(question, job),
+        resolved=_resolved(question, target),
+    )
+    if not bool(result.image.isfinite().all()):
+        response.warnings.add(code=types.WARNING_CODE_NOT_FINITE, message="The image holds values that are not finite.")
+    return response
+
+
+def progress(frame: Frame, preview: bool) -> synthesize.Progress:
+    """A step's message, with its picture if a preview is due."""
+    message = synthesize.Progress(step=frame.step, steps=frame.steps, objective=frame.objective)
+    if preview and frame.image is not None:
+        message.preview = wire.png(wire.to_picture(frame.image))
+    return message
+
+
+def preview_due(frame: Frame, previews: int) -> bool:
+    """Whether a frame is one of `previews` evenly spaced ones."""
+    return frame.step * previews // frame.steps > (frame.step - 1) * previews // frame.steps
+
+
+def predictions(out: Tensor | None, model: Model, count: int) -> list[types.Prediction]:
+    """The `count` classes with the highest scores, from scores [1, classes]."""
+    if out is None or out.dim() != 2 or not count:
+        return []
+    scores, order = out[0].double().topk(min(count, out.shape[1]))
+    chances = out[0].double().softmax(0)
+    return [
+        types.Prediction(class_index=i, label=_label(model, i), score=score, probability=float(chances[i]))
+        for score, i in zip(scores.tolist(), order.tolist(), strict=True)
+    ]
+
+
+def explained(target: Target, seen: Seen, model: Model) -> types.ExplainedTarget:
+    """The target, resolved, with its values on the clean image."""
+    message = types.ExplainedTarget(target=_target(target))
+    if seen.out is not None:
+        message.score = float(target.score(seen.out, torch.zeros(1)))
+    elif seen.score is not None:
+        message.score = float(seen.score)
+    if isinstance(target, ClassTarget) and target.index is not None:
+        message.label = _label(model, target.index)
+        if seen.out is not None:
+            message.probability = float(reading(seen.out.double(), "probability")[0, target.index])
+    return message
+
+
+def provenance(question: Question, job: Job) -> types.Provenance:
+    """Where a result comes from."""
+    device = question.model.graph.device
+    cuda = device.type == "cuda"
+    return types.Provenance(
+        model=question.model.name,
+        version=question.model.version,
+        digest=question.model.digest,
+        images=question.digests,
+        device=str(device),
+        device_name=torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        threads=0 if cuda else torch.get_num_threads(),
+        dtype=wire.data_type(question.model.graph.dtype),
+        server_version=__version__,
+        library_version=torch.__version__,
+        queue_seconds=job.queued,
+        device_seconds=job.attained,
+        steps=job.device_steps,
+        exceptions=job.exceptions,
+    )
+
+
+def _settled(target: Target, seen: Seen) -> Target:
+    """An unset target is the class that the clean image's output has on top."""
+    if isinstance(target, ClassTarget) and target.index is None and seen.out is not None and seen.out.dim() == 2:
+        return ClassTarget(int(seen.out.argmax(1)), target.of)
+    return target
+
+
+def _resolved(question: Question, target: Target) -> explain.ExplainRequest | synthesize.SynthesizeRequest:
+    question.target = target
+    return question.resolved()
+
+
+def _label(model: Model, index: int) -> str:
+    return model.labels[index] if model.labels else ""
+
+
+def _target(target: Target) -> types.Target:
+    message = types.Target(of=_OF.get(getattr(target, "of", "score"), types.OF_SCORE))
+    if isinstance(target, ClassTarget) and target.index is not None:
+        message.class_index = target.index
+    elif isinstance(target, ContrastTarget):
+        message.contrast.CopyFrom(types.Contrast(class_index=target.index, against=target.against))
+    elif isinstance(target, ChannelTarget) and target.position is None:
+        message.channel.CopyFrom(types.Channel(layer=target.at, channel=target.channel))
+    elif isinstance(target, ChannelTarget) and target.position is not None:
+        row, column = target.position
+        message.neuron.CopyFrom(types.Neuron(layer=target.at, channel=target.channel, row=row, column=column))
+    return message
+
+
+def _heatmap(result: Heatmap, image: Tensor, dtype: types.DataType) -> types.Heatmap:
+    return types.Heatmap(
+        values=wire.from_tensor(result.values, dtype),
+        enlargement=_ENLARGEMENTS[result.enlargement],
+        height=image.shape[2],
+        width=image.shape[3],
+        window=result.window,
+        stride=result.stride,
+        signed=result.signed,
+    )
+
+
+def _tensors(tensors: Mapping[str, Tensor], dtype: types.DataType) -> list[types.NamedTensor]:
+    return [types.NamedTensor(name=name, tensor=wire.from_tensor(tensor, dtype)) for name, tensor in tensors.items()]
+
+
+def _measures(measures: Mapping[str, float]) -> list[types.Measure]:
+    return [types.Measure(name=name, value=value) for name, value in measures.items()]
+
+
+def _pictures(question: Question, result: Heatmap, message: types.Heatmap) -> Iterator[types.Picture]:
+    kinds = question.request.output.pictures if isinstance(question.request, explain.ExplainRequest) else ()
+    if not kinds or question.original is None:
+        return
+    values = heatmap.enlarged(result.values.detach().cpu().float().numpy(), message)
+    for kind in kinds:
+        if kind == explain.PICTURE_KIND_MAP:
+            yield types.Picture(name="map", png=wire.png(render.picture(values, message)))
+        elif kind == explain.PICTURE_KIND_OVERLAY and question.placement is not None:
+            original: Pil.Image = wire.to_picture(question.original.whole())
+            yield types.Picture(name="overlay", png=wire.png(render.overlay(original, values, message, question.placement)))
+
+
+def _warnings(question: Question, target: Target, seen: Seen, result: Heatmap | None) -> Iterator[types.Warning]:
+    if result is not None and not bool(result.values.any()):
+        yield types.Warning(code=types.WARNING_CODE_ZERO, message="The map is zero everywhere.")
+    if result is not None and not bool(result.values.isfinite().all()):
+        yield types.Warning(code=types.WARNING_CODE_NOT_FINITE, message="The map holds values that are not finite.")
+    yield from _saturation(target, seen)
+    placement = question.placement
+    if placement is not None and question.image is not None:
+        height, width = question.image.shape[2:]
+        lost = 1 - height * placement.scale_y * width * placement.scale_x / (placement.height * placement.width)
+        if lost > CROPPED:
+            yield types.Warning(
+                code=types.WARNING_CODE_CROPPED,
+                message=f"The model saw {1 - lost:.0%} of the image; the rest was cut off by the crop to a square.",
+            )
+    if question.model.graph.mixes_rows:
+        yield types.Warning(code=types.WARNING_CODE_ROW_BY_ROW, message="The model mixes its rows and is run row by row.")
+
+
+def _saturation(target: Target, seen: Seen) -> Iterator[types.Warning]:
+    if not isinstance(target, ClassTarget) or target.of == "score" or target.index is None or seen.out is None:
+        return
+    chance = float(seen.out[0].double().softmax(0)[target.index])
+    if not SATURATED < chance < 1 - SATURATED and math.isfinite(chance):
+        yield types.Warning(
+            code=types.WARNING_CODE_SATURATED,
+            message=f"The probability is {chance:.6f}, where its gradient vanishes; explain the score instead.",
+        )

@@ -1,0 +1,136 @@
+"""Targets: the scalars that are explained, attacked or raised, each as a score over the values at one place."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lightwell_server.ask import OUT, OUTPUT, SCORE, Ask, Result, Step
+
+Of = Literal["score", "probability", "log_probability"]
+
+
+def reading(logits: Tensor, of: Of) -> Tensor:
+    """Scores [n, classes] as scores, probabilities or log-probabilities."""
+    if of == "probability":
+        return logits.softmax(1)
+    return logits.log_softmax(1) if of == "log_probability" else logits
+
+
+class Target:
+    """A scalar of the model."""
+
+    @property
+    def at(self) -> str:
+        """Where its score reads."""
+        return OUTPUT
+
+    def score(self, values: Tensor, index: Tensor) -> Tensor:
+        """Values at `at` to [n]."""
+        raise TypeError(f"{type(self).__name__} has no score")
+
+    def read(self, of: Of) -> Target:
+        """The same target, read as a score, a probability or a log-probability where it is a class."""
+        return self
+
+
+@dataclass(frozen=True)
+class ClassTarget(Target):
+    """A class, or with `index` None the class with the highest score, each row's own."""
+
+    index: int | None = None
+    of: Of = "score"
+
+    def score(self, values: Tensor, index: Tensor) -> Tensor:
+        readings = reading(values, self.of)
+        return readings.amax(1) if self.index is None else readings[:, self.index]
+
+    def read(self, of: Of) -> ClassTarget:
+        return replace(self, of=of)
+
+
+@dataclass(frozen=True)
+class ContrastTarget(Target):
+    """The reading of one class minus that of another."""
+
+    index: int
+    against: int
+    of: Of = "score"
+
+    def score(self, values: Tensor, index: Tensor) -> Tensor:
+        readings = reading(values, self.of)
+        return readings[:, self.index] - readings[:, self.against]
+
+
+@dataclass(frozen=True)
+class ChannelTarget(Target):
+    """The mean of a layer's channel over its positions; with `position`, one neuron (row, column)."""
+
+    layer: str
+    channel: int
+    position: tuple[int, int] | None = None
+
+    @property
+    def at(self) -> str:
+        return self.layer
+
+    def score(self, values: Tensor, index: Tensor) -> Tensor:
+        activations = values[:, self.channel]
+        if self.position is not None:
+            return activations[:, self.position[0], self.position[1]]
+        return activations.flatten(1).mean(1) if activations.dim() > 1 else activations
+
+
+def settle(target: Target, image: Tensor) -> Generator[Step, Any, tuple[Target, Tensor]]:
+    """Fixes an unset target by one pass over the clean image; returns it with the clean score, [1]."""
+    answer = yield Ask(image, target.score, at=target.at, want=SCORE | OUT)
+    if isinstance(target, ClassTarget) and target.index is None:
+        target = replace(target, index=int(answer.out.argmax(1)))
+    return target, answer.score
+
+
+@dataclass
+class Seen:
+    """What passes over the unchanged image have shown on the way: the scores of all classes [1, classes] and the
+    target's own score [1]."""
+
+    out: Tensor | None = None
+    score: Tensor | None = None
+
+
+@dataclass
+class Observed:
+    """A method's result with what was seen of the clean image."""
+
+    result: Result
+    seen: Seen = field(default_factory=Seen)
+
+
+def observed(
+    method: Generator[Step, Any, Result], image: Tensor | None, target: Target, predict: bool
+) -> Generator[Step, Any, Observed]:
+    """Runs a method and notes the target's score, and the model's output, where the method passes over the unchanged image
+    anyway. With `predict`, one more pass is made if it never did."""
+    seen, reply = Seen(), None
+    while True:
+        try:
+            step = method.send(reply)
+        except StopIteration as end:
+            result = end.value
+            break
+        if isinstance(step, Ask) and seen.score is None and step.rows is image and _plain(step):
+            reply = yield replace(step, want=step.want | SCORE | (OUT if step.at == OUTPUT else SCORE))
+            seen.score, seen.out = reply.score, reply.out if step.at == OUTPUT else None
+        else:
+            reply = yield step
+    if predict and seen.out is None and image is not None:
+        seen.out = (yield Ask(image, want=OUT)).out
+    return Observed(result, seen)
+
+
+def _plain(ask: Ask) -> bool:
+    """Whether an Ask is for a target's score, with nothing changed on the way."""
+    return isinstance(getattr(ask.score, "__self__", None), Target) and ask.edit is None and ask.model is None

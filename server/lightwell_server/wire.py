@@ -1,0 +1,179 @@
+"""Between protobuf and tensors: the only file that knows bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from PIL import Image as Pil
+from PIL import ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lightwell.v1 import types_pb2 as types
+from lightwell_server.errors import InvalidArgument
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 50_000_000
+"""The largest image that is decoded, read from its header."""
+
+Pil.MAX_IMAGE_PIXELS = None  # ours is checked first, and says what to change
+
+_DTYPES: dict[int, np.dtype] = {
+    types.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    types.DATA_TYPE_FLOAT16: np.dtype("<f2"),
+    types.DATA_TYPE_FLOAT64: np.dtype("<f8"),
+    types.DATA_TYPE_UINT8: np.dtype("u1"),
+    types.DATA_TYPE_INT32: np.dtype("<i4"),
+    types.DATA_TYPE_INT64: np.dtype("<i8"),
+    types.DATA_TYPE_BOOL: np.dtype("?"),
+}
+_NUMBERS = {np.dtype(dtype): number for number, dtype in _DTYPES.items()}
+_WEIGHTS = {torch.float32: types.DATA_TYPE_FLOAT32, torch.float16: types.DATA_TYPE_FLOAT16, torch.float64: types.DATA_TYPE_FLOAT64}
+
+
+def data_type(dtype: torch.dtype) -> types.DataType:
+    """The enum's value for a floating type."""
+    return _WEIGHTS[dtype]
+
+
+def to_tensor(message: types.Tensor, path: str) -> Tensor:
+    """A tensor of its own. Raises InvalidArgument if shape, type and bytes do not agree."""
+    if message.dtype not in _DTYPES:
+        raise InvalidArgument.at(f"{path}.dtype", "must be set to one of the known types")
+    dtype, shape = _DTYPES[message.dtype], tuple(message.shape)
+    if any(side < 0 for side in shape):
+        raise InvalidArgument.at(f"{path}.shape", f"{list(shape)} has a negative size")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(message.data) != expected:
+        raise InvalidArgument.at(f"{path}.data", f"has {len(message.data)} bytes; shape {list(shape)} needs {expected}")
+    return torch.from_numpy(np.frombuffer(message.data, dtype).reshape(shape).copy())
+
+
+def from_tensor(tensor: Tensor, dtype: types.DataType = types.DATA_TYPE_FLOAT32) -> types.Tensor:
+    """A message; floating tensors take the type asked for, others keep theirs."""
+    array = tensor.detach().cpu().numpy()
+    if array.dtype.kind == "f":
+        array = array.astype(_DTYPES[dtype or types.DATA_TYPE_FLOAT32])
+    return types.Tensor(shape=array.shape, dtype=_NUMBERS[array.dtype], data=np.ascontiguousarray(array).tobytes())
+
+
+def digest(image: types.Image) -> str:
+    """SHA-256 of an image as it was sent, hexadecimal."""
+    return hashlib.sha256(image.encoded or image.tensor.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image: a picture of 8 bits, or floats [3, height, width] in [0, 1]."""
+
+    pixels: Pil.Image | Tensor
+    path: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        if isinstance(self.pixels, Tensor):
+            return self.pixels.shape[1], self.pixels.shape[2]
+        return self.pixels.height, self.pixels.width
+
+    def whole(self) -> Tensor:
+        """[1, 3, height, width] in [0, 1]."""
+        return _rows(self.pixels)
+
+    def exact(self, size: tuple[int, int], any_size: bool) -> tuple[Tensor, types.Placement]:
+        """The image as it is. Raises InvalidArgument if the model does not take its size."""
+        height, width = self.size
+        if (height, width) != size and (not any_size or min(height, width) < min(32, *size)):
+            raise InvalidArgument.at(f"{self.path}.fit", f"exact: the image is {height} x {width}, the model takes {size[0]} x {size[1]}")
+        return self.whole(), placed(self.size)
+
+    def fitted(self, size: tuple[int, int], resize: int) -> tuple[Tensor, types.Placement]:
+        """The middle of the image after its shorter side was brought to `resize` (or what `size` needs at least)."""
+        height, width = self.size
+        scale = max(resize / min(height, width), size[0] / height, size[1] / width)
+        new = (max(size[0], int(height * scale + 1e-6)), max(size[1], int(width * scale + 1e-6)))
+        top, left = round((new[0] - size[0]) / 2), round((new[1] - size[1]) / 2)
+        rows = _rows(_resized(self.pixels, new))[..., top : top + size[0], left : left + size[1]].contiguous()
+        placement = types.Placement(scale_x=width / new[1], scale_y=height / new[0], width=width, height=height)
+        placement.offset_x, placement.offset_y = left * placement.scale_x, top * placement.scale_y
+        return rows, placement
+
+
+def placed(size: tuple[int, int]) -> types.Placement:
+    """The placement of an image that is used as it is."""
+    return types.Placement(scale_x=1, scale_y=1, width=size[1], height=size[0])
+
+
+def decode(image: types.Image, path: str, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Decodes an image. Raises InvalidArgument saying what to change."""
+    if image.WhichOneof("source") == "encoded":
+        return Decoded(_picture(image.encoded, path, max_pixels), path)
+    if image.WhichOneof("source") == "tensor":
+        return Decoded(_floats(to_tensor(image.tensor, f"{path}.tensor"), path, max_pixels), path)
+    raise InvalidArgument.at(path, "an image is required: send `encoded` or `tensor`")
+
+
+def _picture(data: bytes, path: str, max_pixels: int) -> Pil.Image:
+    try:
+        picture: Pil.Image = Pil.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > max_pixels:
+            raise InvalidArgument.at(path, f"{picture.width} x {picture.height} pixels are more than {max_pixels:,}; send a smaller image")
+        return _rgb(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError:
+        raise InvalidArgument.at(path, f"is no image; send one of {', '.join(FORMATS)}") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InvalidArgument.at(path, f"the image cannot be decoded: {error}") from error
+
+
+def _rgb(picture: Pil.Image) -> Pil.Image:
+    if picture.mode.startswith("I;16"):
+        picture = Pil.fromarray((np.asarray(picture, dtype=np.uint32) // 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Pil.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Pil.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _floats(tensor: Tensor, path: str, max_pixels: int) -> Tensor:
+    if tensor.dim() != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
+        raise InvalidArgument.at(f"{path}.tensor.shape", f"{list(tensor.shape)} is not [3, height, width]")
+    if tensor.shape[1] * tensor.shape[2] > max_pixels:
+        raise InvalidArgument.at(f"{path}.tensor.shape", f"{list(tensor.shape)} has more than {max_pixels:,} pixels")
+    if tensor.dtype == torch.uint8:
+        return tensor.float() / 255
+    if not tensor.is_floating_point():
+        raise InvalidArgument.at(f"{path}.tensor.dtype", "an image is UINT8 or floating")
+    if not bool(((tensor >= 0) & (tensor <= 1)).all()):
+        raise InvalidArgument.at(f"{path}.tensor", "has values outside [0, 1] or not finite; divide 8-bit values by 255")
+    return tensor.double() if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _resized(pixels: Pil.Image | Tensor, size: tuple[int, int]) -> Pil.Image | Tensor:
+    if isinstance(pixels, Tensor):
+        return F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0].clamp(0, 1)
+    return pixels if pixels.size == size[::-1] else pixels.resize(size[::-1], Pil.Resampling.BILINEAR)
+
+
+def _rows(pixels: Pil.Image | Tensor) -> Tensor:
+    if isinstance(pixels, Tensor):
+        return pixels[None]
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+
+
+def to_picture(image: Tensor) -> Pil.Image:
+    """[1, 3, H, W] in [0, 1] as 8 bits; what is not finite is black."""
+    values = image[0].detach().float().nan_to_num(0, 0, 0).clamp(0, 1).mul(255).round().byte()
+    return Pil.fromarray(values.permute(1, 2, 0).cpu().numpy())
+
+
+def png(picture: Pil.Image) -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
