@@ -72,7 +72,7 @@ def export(net, form: str, directory: Path, *inputs) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if form == "traced":
-            torch.jit.trace(net, inputs).save(path)
+            torch.jit.trace(net, inputs, check_trace=False).save(path)
         elif form == "scripted":
             torch.jit.script(net).save(path)
         else:

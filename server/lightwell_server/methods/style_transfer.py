@@ -66,7 +66,7 @@ def style_transfer(
     size: Annotated[int, Interval(ge=32, le=2048)],
     content_weight: Annotated[float, Ge(0)] = 5.0,
     style_weight: Annotated[float, Ge(0)] = 100.0,
-    tv_weight: Annotated[float, Ge(0)] = 0.001,
+    tv_weight: Annotated[float, Ge(0)] = 30.0,
     content_layers: Annotated[tuple[LayerWeight, ...], MinLen(1)],
     style_layers: Annotated[tuple[LayerWeight, ...], MinLen(1)],
     style_scale: Annotated[float, Interval(ge=0.1, le=4)] = 1.0,

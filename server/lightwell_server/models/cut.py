@@ -20,6 +20,8 @@ from lightwell_server.models.recorder import guard
 
 aten = torch.ops.aten
 
+FOLDED = "folded_"
+"""How the names of weights begin that were made by folding."""
 BATCH = 5
 """The rows of the sample that a model is recorded on: a number that few layers have as a size of their own, so that a first
 dimension of this size is the batch."""
@@ -93,17 +95,22 @@ class _Writer:
         self, graph: fx.Graph, root: torch.nn.Module, rule: Rule, needed: set[fx.Node], keep: set[fx.Node]
     ) -> None:
         self.graph, self.root, self.rule, self.keep = graph, root, rule, keep
-        self.needed = needed
-        self.needed |= {node for node in graph.nodes if node.target is guard and _sources(node) <= needed}
+        guards = {node for node in graph.nodes if node.target is guard and _sources(node) <= needed}
+        self.needed = needed | guards
         self.live: dict[fx.Node, set[fx.Node]] = {}
 
     def stages(self, bounds: list[fx.Node], reads: list[fx.Node]) -> list[Stage]:
         """One stage up to each boundary, and one to the end."""
-        parts, computed = [], {node for node in self.needed if node.op == "placeholder"}
-        for bound in bounds:
-            parts.append({node for node in _ancestors([bound]) - computed if not _light(node)})
-            computed |= parts[-1]
-        parts.append({node for node in self.needed - computed if not _light(node)})
+        computed = {node for node in self.needed if node.op == "placeholder"}
+        guards = {node for node in self.needed if node.target is guard}
+        parts = []
+        for wanted in (*([bound] for bound in bounds), self.needed):
+            part = {node for node in _ancestors(wanted) - computed if not _light(node)}
+            computed |= part
+            # A guard stands as soon as what it looks at is there.
+            checked = {node for node in guards if _sources(node) <= computed}
+            guards -= checked
+            parts.append(part | checked)
         stages, later = [], set(reads)
         for part, bound in zip(reversed(parts), [None, *reversed(bounds)], strict=True):
             if bound is not None:
@@ -116,8 +123,7 @@ class _Writer:
 
     def _body(self, part: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
         """A part with the constants and sizes that it uses, and the values that it takes from before."""
-        guards = {node for node in self.needed if node.target is guard and not _sources(node).isdisjoint(part)}
-        body, takes = part | guards, set()
+        body, takes = set(part), set()
         waiting = [source for node in body for source in node.all_input_nodes]
         while waiting:
             node = waiting.pop()
@@ -165,7 +171,7 @@ def _fold(
     graph: fx.Graph, root: torch.nn.Module, norm: fx.Node, conv: fx.Node, copies: dict[fx.Node, fx.Node], constants: dict[str, Tensor]
 ) -> fx.Node:
     """Writes conv + batch norm as one convolution; the weights are made once for all cuts."""
-    names = [f"folded_{norm.name}_{part}" for part in ("weight", "bias")]
+    names = [f"{FOLDED}{norm.name}_{part}" for part in ("weight", "bias")]
     if not hasattr(root, names[0]):
         weight, bias, mean, var, kernel, own_bias = (
             None if c is None else getattr(root, c.target) for c in (*norm.args[1:5], *(*conv.args, None)[1:3])

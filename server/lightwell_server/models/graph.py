@@ -12,7 +12,7 @@ from torch import fx
 from lightwell_server.ask import INPUT, OUTPUT, Layer
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models import rules
-from lightwell_server.models.cut import Cut, Where
+from lightwell_server.models.cut import FOLDED, Cut, Where
 from lightwell_server.models.recorder import Site
 
 
@@ -66,6 +66,8 @@ class Graph:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Graph:
         """Moves the constants; floating ones take the type. Devices and types that the model names itself follow."""
         old, place = self.dtype, torch.device(device)
+        for name in [name for name, _ in self.root.named_buffers() if name.startswith(FOLDED)]:
+            delattr(self.root, name)  # made anew, in the new type's precision
         self.root.to(device=place, dtype=dtype)
         for name, constant in self.root.named_buffers():
             if constant.dim() == 4:

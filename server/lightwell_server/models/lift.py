@@ -142,11 +142,23 @@ def _prove(lifted: Lifted, original: Original, sample: Sample) -> Graph:
     graph = lifted.graph
     for count, seed in ((2, 1), (3, 2)):
         _compare(lifted, original, sample, sample.rows(count, seed=seed), f"at batch size {count}")
+    _differentiate(graph, sample)
     crowd = sample.rows(3, seed=3)
     alone, together = (_outputs(graph, [rows[:count] for rows in crowd]) for count in (1, 3))
     graph.mixes_rows = _distance(alone, together[:1]) > TOLERANCE
     graph.any_size = _takes_any_size(lifted, original, sample)
     return graph
+
+
+def _differentiate(graph: Graph, sample: Sample) -> None:
+    """A gradient must reach the image: nothing can be explained through an operation that has none."""
+    image, *others = sample.rows(1, seed=5)
+    inputs = dict(zip(graph.inputs, others, strict=True))
+    (output,), leaf = graph.cut(Where((OUTPUT,))).run(image, inputs, torch.arange(1), grad=True)
+    with torch.enable_grad():
+        grad = torch.autograd.grad(output.sum(), leaf, allow_unused=True)[0] if output.requires_grad and leaf is not None else None
+    if grad is None:
+        raise Refused("no gradient of the output reaches the image: an operation on the way cannot be differentiated")
 
 
 def _takes_any_size(lifted: Lifted, original: Original, sample: Sample) -> bool:

@@ -151,7 +151,7 @@ class Recorder:
             node.meta["shape"] = tuple(result.shape)
             return self._box(result, node)
         if isinstance(result, tuple | list):
-            items = [self._item(node, i, item) for i, item in enumerate(result)]
+            items = [None if item is None else self._item(node, i, item) for i, item in enumerate(result)]
             return type(result)(items) if type(result) in (tuple, list) else tuple(items)
         raise self.refuse(f"{target} reads a value out of the image:")
 
@@ -223,7 +223,9 @@ def _storage(value: Tensor) -> int:
 
 
 def _asleep(target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a dropout or an attention with dropout is switched off."""
+    """Whether a dropout, or an attention with dropout, is switched off."""
     names = [argument.name for argument in target._schema.arguments]
     given = dict(zip(names, args, strict=False)) | kwargs
-    return not given.get("train", given.get("training", False)) if "p" in given else not given.get("dropout_p", 0.0)
+    if "dropout_p" in names:
+        return not given.get("dropout_p", 0.0)
+    return "p" in names and not given.get("train", given.get("training", True))

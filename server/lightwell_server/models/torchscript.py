@@ -68,7 +68,7 @@ class _Interpreter:
             handler = _PRIMS.get(kind)
             if handler is not None:
                 results = handler(self, node, environment)
-            elif kind.startswith("prim::") and kind.removeprefix("prim::") not in _SCALARS:
+            elif kind.startswith("prim::") and kind.removeprefix("prim::") not in _KNOWN:
                 raise self.recorder.refuse(f"{kind} cannot be lifted:")
             else:
                 results = [self.operation(node, self.values(node, environment))]
@@ -222,8 +222,14 @@ _TENSOR_FACTS: dict[str, Callable[..., Any]] = {
     "dtype": lambda recorder, box: box.value.dtype,
     "device": lambda recorder, box: box.value.device,
     "layout": lambda recorder, box: box.value.layout,
-    "requires_grad": lambda recorder, box: False,
+    # A graph is lifted to be differentiated: fast ways that have no gradient must not be taken.
+    "requires_grad": lambda recorder, box: True,
     "is_cuda": lambda recorder, box: box.value.is_cuda,
+    "is_nested": lambda recorder, box: False,
+    "is_quantized": lambda recorder, box: False,
+    "is_sparse": lambda recorder, box: False,
+    "is_mkldnn": lambda recorder, box: False,
+    "ndim": lambda recorder, box: box.value.dim(),
     "__is__": lambda recorder, box, other: box is other,
     "__isnot__": lambda recorder, box, other: box is not other,
 }
@@ -285,10 +291,13 @@ _SCALARS: dict[str, Callable[..., Any]] = {
     "__is__": operator.is_,
     "__isnot__": operator.is_not,
     "is_scripting": lambda: True,
+    "is_grad_enabled": lambda: True,
     "is_tracing": lambda: False,
     "warn": lambda *args: None,
     "Print": lambda *args: None,
 }
+
+_KNOWN = _TENSOR_FACTS.keys() | _NUMBERS.keys() | _SCALARS.keys()
 
 _Handler = Callable[[_Interpreter, Any, Environment], list[Any]]
 
@@ -309,7 +318,7 @@ _PRIMS: dict[str, _Handler] = {
     "prim::TupleIndex": lambda run, node, env: [operator.getitem(*run.values(node, env))],
     "prim::Uninitialized": lambda run, node, env: [Uninitialised()],
     "prim::unchecked_cast": lambda run, node, env: run.values(node, env),
-    "prim::type": lambda run, node, env: [str(run.values(node, env)[0].value.device.type)],
+    "prim::type": lambda run, node, env: [run.values(node, env)[0].type],
     "prim::data": lambda run, node, env: run.values(node, env),
     "aten::detach": lambda run, node, env: run.values(node, env),
     "aten::contiguous": lambda run, node, env: run.values(node, env)[:1],

@@ -1,0 +1,16 @@
+"""What all tests share."""
+
+import os
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # small sums: threads would only get in each other's way
+
+
+@pytest.fixture(scope="session")
+def sdk_python():
+    """The interpreter of an environment with the base install alone; `make test` makes it."""
+    path = os.environ.get("LIGHTWELL_SDK_PYTHON", "")
+    assert os.path.exists(path), "LIGHTWELL_SDK_PYTHON must name an interpreter with only `pip install lightwell`; run `make test`"
+    return path

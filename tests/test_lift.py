@@ -1,0 +1,257 @@
+"""Lifting: the graph is the file, at any batch; its layers are the eager model's; what cannot be lifted is refused with a sentence."""
+
+import copy
+import pickle
+import zipfile
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightwell_server.ask import GRAD, OUT, OUTPUT, Ask, Part
+from lightwell_server.errors import Refused
+from lightwell_server.models.answer import answer
+from lightwell_server.models.cut import Where
+from lightwell_server.models.lift import InputSpec, Sample, lift
+from tests.nets import FORMS, PLAIN, Captioned, Residual, export, lifted, seeded
+
+SIDE = 64
+
+
+def vit():
+    net = torchvision.models.VisionTransformer(
+        image_size=SIDE, patch_size=16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10
+    )
+    nn.init.normal_(net.heads.head.weight)  # it begins as zeros, which would compare as nothing
+    return net
+
+
+NETS = {
+    "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
+    "densenet": lambda: torchvision.models.DenseNet(8, (2, 2), 8, num_classes=10),
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.25),
+    "efficientnet_b0": lambda: torchvision.models.efficientnet_b0(num_classes=10),
+    "squeezenet1_1": lambda: torchvision.models.squeezenet1_1(num_classes=10),
+    "convnext": lambda: torchvision.models.ConvNeXt(
+        [torchvision.models.convnext.CNBlockConfig(16, 32, 1), torchvision.models.convnext.CNBlockConfig(32, None, 1)], num_classes=10
+    ),
+    "vit": vit,
+}
+CASES = [(name, form) for name in NETS for form in FORMS]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
+def case(request, tmp_path_factory):
+    """The eager net and its lifted file, both in float64; the eager one takes pixels."""
+    name, form = request.param
+    net = seeded(NETS[name])
+    sample = Sample((SIDE, SIDE))
+    graph = lift(export(net, form, tmp_path_factory.mktemp(name), *sample.rows(2)), sample)
+    return copy.deepcopy(net).double(), graph.to("cpu", torch.float64), form
+
+
+def normalised(x):
+    """As the graph does it: its mean and deviation are kept in single precision."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1).double() for v in (Sample().mean, Sample().std))
+    return (x - mean) / std
+
+
+def rows(count):
+    return torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
+
+
+def near(ours, theirs, tolerance):
+    return float((ours - theirs).abs().max() / theirs.abs().max()) <= tolerance
+
+
+def test_outputs_and_gradients_are_the_eager_models(case):
+    net, graph, _ = case
+    x = rows(3)
+    ours = answer(graph, [Part(Ask(x, lambda v, i: v[:, 4], want=OUT | GRAD), 0, 3)])[0]
+    leaf = x.clone().requires_grad_()
+    theirs = net(normalised(leaf))
+    assert near(ours.out, theirs, 1e-10)
+    assert near(ours.grad, torch.autograd.grad(theirs[:, 4].sum(), leaf)[0], 1e-8)
+
+
+def test_layers_are_the_eager_models_with_what_a_hook_would_see(case):
+    net, graph, _ = case
+    seen = {}
+    # A hook's output may be changed in place afterwards: a copy is what the module gave.
+    handles = [
+        module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.detach().clone()}))
+        for name, module in net.named_modules()
+        if name and not isinstance(module, torchvision.ops.StochasticDepth | nn.Dropout | nn.MultiheadAttention)
+    ]
+    x = rows(2)
+    net(normalised(x))
+    for handle in handles:
+        handle.remove()
+    names = [name for name in seen if isinstance(seen[name], torch.Tensor)]
+    assert [name for name in names if name not in graph.nodes] == []
+    values = answer(graph, [Part(Ask(x, at=tuple(names), want=OUT), 0, 2)])[0].out
+    wrong = [name for name, value in zip(names, values, strict=True) if not near(value, seen[name], 1e-10)]
+    assert wrong == []
+
+
+def test_one_row_does_not_depend_on_its_neighbours(case):
+    _, graph, _ = case
+    assert not graph.mixes_rows
+
+
+def test_sizes_are_free_where_the_file_allows_it(case):
+    _, graph, form = case
+    takes_any = form != "pt2" and not any("encoder" in layer.name for layer in graph.layers)
+    assert graph.any_size == takes_any
+    if takes_any:
+        out, _ = graph.cut(Where((OUTPUT,))).run(torch.rand(1, 3, 96, 80, dtype=torch.float64), {}, torch.arange(1))
+        assert out[0].shape == (1, 10)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_module_called_twice_has_two_call_sites(tmp_path, form):
+    graph = lifted(seeded(Residual), tmp_path, form)
+    assert {"relu@0", "relu@1", "relu", "stem", "norm", "conv", "head"} <= set(graph.nodes)
+    assert graph.nodes["relu"] is graph.nodes["relu@1"] is not graph.nodes["relu@0"]
+    names = [layer.name for layer in graph.layers]
+    assert names == ["stem", "norm", "relu@0", "conv", "relu@1", "head"]
+    assert {layer.name: (layer.type, layer.shape) for layer in graph.layers}["norm"] == ("BatchNorm2d", (8, 16, 16))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_inputs_are_inputs_of_the_graph(tmp_path, form):
+    net = seeded(Captioned)
+    graph = lifted(net, tmp_path, form, inputs={"tokens": InputSpec((4,), torch.int64)})
+    x, tokens = torch.rand(3, 3, 16, 16), torch.tensor([[1, 2, 3, 4]] * 3)
+    out, _ = graph.cut(Where((OUTPUT,))).run(x, {"tokens": tokens}, torch.arange(3))
+    assert torch.allclose(out[0], net(x, tokens), atol=1e-6)
+
+
+class Softmaxed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Residual()
+
+    def forward(self, x):
+        return self.net(x).softmax(1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scores_are_read_before_a_final_softmax_unless_told_otherwise(tmp_path, form):
+    net, x = seeded(Softmaxed), torch.rand(2, 3, 16, 16)
+    for pre_softmax, truth in ((True, net.net(x)), (False, net(x))):
+        graph = lifted(net, tmp_path, form, pre_softmax=pre_softmax)
+        out, _ = graph.cut(Where((OUTPUT,))).run(x, {}, torch.arange(2))
+        assert torch.allclose(out[0], truth, atol=1e-5)
+
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Residual()
+
+    def forward(self, x):
+        scores = self.net(x)
+        return scores - scores.mean(0, keepdim=True) * 0.5
+
+
+def test_a_model_that_mixes_its_rows_is_run_row_by_row(tmp_path):
+    net = seeded(Mixing)
+    graph = lifted(net, tmp_path)
+    assert graph.mixes_rows
+    x = torch.rand(3, 3, 16, 16)
+    out = answer(graph, [Part(Ask(x, lambda v, i: v[:, 0], want=OUT), 0, 3)])[0].out
+    assert torch.allclose(out, torch.cat([net(x[i : i + 1]) for i in range(3)]), atol=1e-6)
+
+
+class BranchOnData(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) if bool(x.sum() > 0) else x.amax((2, 3))
+
+
+class WritesThroughView(nn.Module):
+    def forward(self, x):
+        y = x * 2
+        view = y[:, 0]
+        view.mul_(3)
+        return y.mean((2, 3))
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return (x + torch.rand_like(x)).mean((2, 3))
+
+
+class TwoOutputs(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)), x.amax((2, 3))
+
+
+class Stateful(nn.Module):
+    count: int
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def forward(self, x):
+        self.count = self.count + 1
+        return x.mean((2, 3)) * self.count
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        (BranchOnData, "read out of a tensor that depends on the image"),
+        (WritesThroughView, "overwritten through a view"),
+        (Random, "draws random numbers"),
+        (TwoOutputs, "returns 2 floating tensors"),
+        (Stateful, "changes its own attributes"),
+    ],
+)
+def test_what_cannot_be_lifted_is_refused_with_a_sentence(tmp_path, module, sentence):
+    path = export(module().eval(), "scripted", tmp_path)
+    with pytest.raises(Refused, match=sentence) as caught:
+        lift(path, Sample((16, 16), **PLAIN))
+    if module not in (TwoOutputs,):
+        assert "test_lift.py:" in str(caught.value), "the sentence names the source line"
+
+
+class BranchOnShape(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) if x.size(2) > 40 else x.amax((2, 3))
+
+
+def test_a_branch_on_a_shape_is_guarded(tmp_path):
+    graph = lifted(BranchOnShape(), tmp_path)
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(graph.cut(Where((OUTPUT,))).run(x, {}, torch.arange(2))[0][0], x.amax((2, 3)))
+    with pytest.raises(Refused, match="another branch"):
+        graph.cut(Where((OUTPUT,))).run(torch.rand(2, 3, 48, 48), {}, torch.arange(2))
+
+
+def test_a_file_with_a_fixed_batch_is_refused(tmp_path):
+    path = tmp_path / "fixed.pt2"
+    torch.export.save(torch.export.export(seeded(Residual), (torch.rand(2, 3, 16, 16),)), path)
+    with pytest.raises(Refused, match="dynamic batch"):
+        lift(path, Sample((16, 16), **PLAIN))
+
+
+@pytest.mark.parametrize("kind", ["garbage", "truncated", "state dict", "pickled module", "some zip"])
+def test_files_that_are_no_models_are_refused(tmp_path, kind):
+    path = tmp_path / "model.pt"
+    if kind == "garbage":
+        path.write_bytes(b"not a model at all")
+    elif kind == "truncated":
+        path.write_bytes(export(seeded(Residual), "scripted", tmp_path).read_bytes()[:2000])
+    elif kind == "state dict":
+        torch.save(seeded(Residual).state_dict(), path)
+    elif kind == "pickled module":
+        torch.save(seeded(Residual), path, pickle_module=pickle)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("hello.txt", "hello")
+    with pytest.raises(Refused) as caught:
+        lift(path, Sample((16, 16), **PLAIN))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
