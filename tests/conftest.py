@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,5 +13,7 @@ torch.set_num_threads(1)  # small sums: threads would only get in each other's w
 def sdk_python():
     """The interpreter of an environment with the base install alone; `make test` makes it."""
     path = os.environ.get("LIGHTWELL_SDK_PYTHON", "")
-    assert os.path.exists(path), "LIGHTWELL_SDK_PYTHON must name an interpreter with only `pip install lightwell`; run `make test`"
+    assert path and Path(path).exists(), (
+        "LIGHTWELL_SDK_PYTHON must name an interpreter with only `pip install lightwell`; run `make test`"
+    )
     return path

@@ -5,7 +5,8 @@ from lightwell_server.models.answer import answer
 
 
 def drive(generator, graph, inputs=None, seen=None):
-    """A method's result. Each step and what it was sent are appended to `seen`; of a frame only the step says something."""
+    """A method's result. Each step and what it was sent are appended to `seen`; of a frame only the step says
+    something."""
     reply = None
     while True:
         try:

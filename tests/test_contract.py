@@ -1,10 +1,10 @@
-"""The contract: every field of the oneof has its function, every parameter its field, every enum its words, on both sides."""
+"""The contract: every field of the oneof has its function, every parameter its field, every enum its words, on both
+sides."""
 
 from typing import Literal, get_args, get_origin
 
-import pytest
-
 import lightwell
+import pytest
 from lightwell.v1 import explain_pb2, synthesize_pb2
 from lightwell_server import fields
 from lightwell_server.catalog import catalog
@@ -79,7 +79,9 @@ def test_parameters_survive_the_way_there_and_back(name):
     """What fills a message from parameters is the inverse of what reads them."""
     message = FIELDS[name].message_type._concrete_class()
     for field in message.DESCRIPTOR.fields:
-        if field.message_type is None and not field.is_repeated and field.containing_oneof is None or field.name == "fill":
+        if (
+            field.message_type is None and not field.is_repeated and field.containing_oneof is None
+        ) or field.name == "fill":
             value = {"bool": True, "enum": 1, "float": 0.5, "string": "x"}.get(_kind(field), 3)
             setattr(message, field.name, value)
     read = fields.parameters(message, name, lambda image, path: image)

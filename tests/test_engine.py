@@ -1,4 +1,5 @@
-"""The engine with real graphs: every feature of the treaty at once, and each thing that can go wrong harms its own job only."""
+"""The engine with real graphs: every feature of the treaty at once, and each thing that can go wrong harms its own
+job only."""
 
 import queue
 import threading
@@ -6,13 +7,13 @@ import time
 
 import pytest
 import torch
-
 from lightwell_server.ask import ACT, GRAD, INPUT, OUT, OUTPUT, SCORE, Answer, Ask, Edit, Frame, Part, Rows, Work
 from lightwell_server.engine.job import Done, Failed, Job
 from lightwell_server.engine.worker import Worker
 from lightwell_server.errors import DeadlineExceeded, Internal, OutOfMemory, Overloaded, Unavailable
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lift import InputSpec
+
 from tests.nets import Captioned, Residual, lifted, seeded
 
 
@@ -198,7 +199,9 @@ def test_a_method_that_yields_within_no_grad_does_not_leak_it(worker, graph):
                 yield Ask(image(), first, want=GRAD)
         return None
 
-    crowd = [submit(worker, make, graph)[1] for make in (leaky(), gradients(image(), 3), leaky(), gradients(image(), 3))]
+    crowd = [
+        submit(worker, make, graph)[1] for make in (leaky(), gradients(image(), 3), leaky(), gradients(image(), 3))
+    ]
     grads = [result(events) for events in crowd]
     assert grads[1].abs().sum() > 0 and torch.equal(grads[1], grads[3])
 
@@ -315,7 +318,7 @@ def test_reproducible_jobs_share_no_step_and_keep_their_bits(graph):
     shared = []
 
     def watched(graph, parts):
-        shared.append(sorted({part.reproducible for part in parts}) + [len(parts)])
+        shared.append([*sorted({part.reproducible for part in parts}), len(parts)])
         return answer(graph, parts)
 
     worker = Worker(watched)

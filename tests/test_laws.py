@@ -1,4 +1,5 @@
-"""Laws that hold for every method that is registered: alone, in a crowd, reproducible, asked again. A new method gets them for nothing."""
+"""Laws that hold for every method that is registered: alone, in a crowd, reproducible, asked again. A new method gets
+them for nothing."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -6,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image as Pil
-
 from lightwell import images
 from lightwell.images import to_message
 from lightwell.results import Explanation
@@ -15,6 +14,7 @@ from lightwell.v1 import explain_pb2, synthesize_pb2
 from lightwell_server.catalog import catalog
 from lightwell_server.local import Local
 from lightwell_server.models.store import load_version
+from PIL import Image as Pil
 
 BUNDLED = Path(__file__).parents[1] / "server" / "lightwell_server" / "bundled"
 SAMPLES = BUNDLED.parents[2] / "client" / "lightwell" / "samples"
@@ -130,7 +130,7 @@ def test_results_are_finite_and_in_range(local, name):
     for key, array in numbers(result).items():
         assert np.isfinite(array).all() and array.size, key
     if catalog()[name].kind == "synthesize":
-        assert 0 <= result.tensors["image"].min() and result.tensors["image"].max() <= 1
+        assert result.tensors["image"].min() >= 0 and result.tensors["image"].max() <= 1
         assert np.asarray(result.image).shape == (*result.tensors["image"].shape[1:], 3)
 
 

@@ -1,4 +1,5 @@
-"""Lifting: the graph is the file, at any batch; its layers are the eager model's; what cannot be lifted is refused with a sentence."""
+"""Lifting: the graph is the file, at any batch; its layers are the eager model's; what cannot be lifted is refused
+with a sentence."""
 
 import copy
 import pickle
@@ -7,13 +8,13 @@ import zipfile
 import pytest
 import torch
 import torchvision
-from torch import nn
-
 from lightwell_server.ask import GRAD, OUT, OUTPUT, Ask, Part
 from lightwell_server.errors import Refused
 from lightwell_server.models.answer import answer
 from lightwell_server.models.cut import Where
 from lightwell_server.models.lift import InputSpec, Sample, lift
+from torch import nn
+
 from tests.nets import FORMS, PLAIN, Captioned, Residual, export, lifted, seeded
 
 SIDE = 64
@@ -34,7 +35,8 @@ NETS = {
     "efficientnet_b0": lambda: torchvision.models.efficientnet_b0(num_classes=10),
     "squeezenet1_1": lambda: torchvision.models.squeezenet1_1(num_classes=10),
     "convnext": lambda: torchvision.models.ConvNeXt(
-        [torchvision.models.convnext.CNBlockConfig(16, 32, 1), torchvision.models.convnext.CNBlockConfig(32, None, 1)], num_classes=10
+        [torchvision.models.convnext.CNBlockConfig(16, 32, 1), torchvision.models.convnext.CNBlockConfig(32, None, 1)],
+        num_classes=10,
     ),
     "vit": vit,
 }

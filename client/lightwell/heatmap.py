@@ -31,7 +31,8 @@ def _along(values: Floats, size: int, axis: int) -> Floats:
     high = np.minimum(low + 1, values.shape[axis] - 1)
     share = (places - low).astype(np.float32)
     share = share[:, None] if axis == 0 else share[None, :]
-    return np.take(values, low, axis) * (1 - share) + np.take(values, high, axis) * share
+    blended: Floats = np.take(values, low, axis) * (1 - share) + np.take(values, high, axis) * share
+    return blended
 
 
 def window_mean(values: Floats, height: int, width: int, window: int, stride: int) -> Floats:
@@ -42,4 +43,5 @@ def window_mean(values: Floats, height: int, width: int, window: int, stride: in
         place = np.s_[row * stride : row * stride + window, column * stride : column * stride + window]
         total[place] += value
         count[place] += 1
-    return total / np.maximum(count, 1)
+    mean: Floats = (total / np.maximum(count, 1)).astype(np.float32)
+    return mean

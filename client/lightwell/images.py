@@ -16,7 +16,7 @@ from lightwell.v1 import types_pb2 as types
 ImageLike = str | Path | bytes | Pil.Image | NDArray[Any] | types.Image
 """A file's path or bytes, a PIL image, an array [H, W, 3] or [3, H, W] (8 bits, or floats in [0, 1]), or the message itself."""
 
-_DTYPES = {
+_DTYPES: dict[np.dtype[Any], types.DataType.ValueType] = {
     np.dtype("float32"): types.DATA_TYPE_FLOAT32,
     np.dtype("float16"): types.DATA_TYPE_FLOAT16,
     np.dtype("float64"): types.DATA_TYPE_FLOAT64,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pil
@@ -56,6 +58,6 @@ def overlay(original: Pil.Image, values: Floats, message: types.Heatmap, placeme
     return result
 
 
-def _mixed(share: Floats, anchors: NDArray[np.int_]) -> Bytes:
+def _mixed(share: NDArray[np.floating[Any]], anchors: NDArray[np.int_]) -> Bytes:
     places = np.linspace(0, 1, len(anchors))
     return np.stack([np.interp(share, places, anchors[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)

@@ -44,12 +44,13 @@ def build(
     inputs: Mapping[str, NDArray[Any]] | None,
 ) -> RequestT:
     """Fills a request in place. Raises TypeError if the method is none of this request's."""
-    for field in request.DESCRIPTOR.oneofs_by_name["method"].fields:
+    fields: Any = request.DESCRIPTOR.oneofs_by_name["method"].fields
+    for field in fields:
         if field.message_type is method.DESCRIPTOR:
             getattr(request, field.name).CopyFrom(method)
             break
     else:
-        known = ", ".join(f.message_type.name for f in request.DESCRIPTOR.oneofs_by_name["method"].fields)
+        known = ", ".join(field.message_type.name for field in fields)
         raise TypeError(f"{type(method).__name__} is no method of this call; it takes {known}")
     if image is not None:
         request.image.CopyFrom(images.to_message(image, fit))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -13,10 +14,10 @@ import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
 from prometheus_client import start_http_server
 from pydantic_settings import CliApp
 
-from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
 from lightwell_server import metrics
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
@@ -38,7 +39,12 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
-        line = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        line = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line)
@@ -61,16 +67,21 @@ async def serve(settings: Settings) -> None:
     if settings.metrics_port is not None:
         start_http_server(settings.metrics_port, registry=metrics.REGISTRY)
     store, worker = Store(), Worker(answer, settings.max_jobs, settings.max_rows, settings.step_seconds)
-    server, status = _server(settings, store, worker)
+    stop, boundary = _signals(), Boundary()
+    server, status = _server(settings, store, worker, boundary)
     port = server.add_insecure_port(settings.address)
     await server.start()
     await _ready(settings, store, status)
     print(f"lightwell: serving {len(store.ready())} models on port {port}", flush=True)
-    await _stopped()
-    await _drain(settings, server, worker, status)
+    await stop.wait()
+    await status.enter_graceful_shutdown()
+    await asyncio.sleep(settings.settle_seconds)
+    await _drain(settings, server, worker, boundary)
 
 
-def _server(settings: Settings, store: Store, worker: Worker) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+def _server(
+    settings: Settings, store: Store, worker: Worker, boundary: Boundary
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     limit = settings.max_message_bytes
     options = [
         ("grpc.max_receive_message_length", limit),
@@ -78,7 +89,7 @@ def _server(settings: Settings, store: Store, worker: Worker) -> tuple[grpc.aio.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.so_reuseport", 0),
     ]
-    server = grpc.aio.server(interceptors=[Boundary()], options=options)
+    server = grpc.aio.server(interceptors=[boundary], options=options)
     explainer = ExplainerService(store, worker, settings.max_seconds, settings.max_pixels)
     explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, server)
     explainer_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(store), server)
@@ -90,7 +101,8 @@ def _server(settings: Settings, store: Store, worker: Worker) -> tuple[grpc.aio.
 
 
 async def _ready(settings: Settings, store: Store, status: health.aio.HealthServicer) -> None:
-    """Loads the models, and says so: the process at once, the services when all models are loaded, each model by its name."""
+    """Loads the models, and says so: the process at once, the services when all models are loaded, each model by its
+    name."""
     await status.set("", _SERVING)
     for service in (EXPLAINER, MODELS):
         await status.set(service, _NOT_SERVING)
@@ -101,24 +113,31 @@ async def _ready(settings: Settings, store: Store, status: health.aio.HealthServ
         await status.set(service, _SERVING)
 
 
-async def _stopped() -> None:
-    """Returns at the first signal; from then on a second one ends the process at once."""
+def _signals() -> asyncio.Event:
+    """An event that the first signal sets; from then on a second one ends the process at once."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def first() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, lambda *_: os._exit(1))
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
-        signal.signal(number, lambda *_: sys.exit(1))
+        loop.add_signal_handler(number, first)
+    return stop
 
 
-async def _drain(settings: Settings, server: grpc.aio.Server, worker: Worker, status: health.aio.HealthServicer) -> None:
-    """NOT_SERVING first, then no new calls, then what is accepted, within the grace time."""
-    log.info("stopping: %d requests are in progress", worker.jobs)
-    await status.enter_graceful_shutdown()
-    await asyncio.sleep(settings.settle_seconds)
+async def _drain(settings: Settings, server: grpc.aio.Server, worker: Worker, boundary: Boundary) -> None:
+    """Takes no new calls and finishes those that are accepted, within the grace time. Watches of health never end by
+    themselves: they are cut off when all other calls are done."""
+    log.info("stopping: %d requests are in progress", boundary.calls)
     began = time.monotonic()
-    await server.stop(settings.grace_seconds)
+    refusing = asyncio.create_task(server.stop(settings.grace_seconds))
+    while boundary.calls and time.monotonic() - began < settings.grace_seconds:
+        await asyncio.sleep(0.02)
+    await server.stop(0)
+    await refusing
     await asyncio.to_thread(worker.stop)
     log.info("stopped after %.1f seconds", time.monotonic() - began)
 

@@ -1,7 +1,8 @@
 """The treaty between methods, engine and models.
 
-A method is a generator. It yields `Ask`s and is sent `Answer`s, yields `Work`s and is sent their results, yields `Frame`s to
-show how far it is, and returns an `Explanation` or a `Synthesis`. It never sees a model, a device or a batch.
+A method is a generator. It yields `Ask`s and is sent `Answer`s, yields `Work`s and is sent their results, yields
+`Frame`s to show how far it is, and returns an `Explanation` or a `Synthesis`. It never sees a model, a device or a
+batch.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Edit:
-    """Changes what flows out of `layer`: `function(activations, index)` returns them changed, `index` being the rows' numbers
-    within the Ask. With `count`, the Ask's single row is run up to the layer once and becomes `count` rows there."""
+    """Changes what flows out of `layer`: `function(activations, index)` returns them changed, `index` being the rows'
+    numbers within the Ask. With `count`, the Ask's single row is run up to the layer once and becomes `count` rows
+    there."""
 
     layer: str
     function: Callable[[Tensor, Tensor], Tensor]
@@ -84,8 +86,9 @@ Score = Callable[[Values, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """One question to a model. `rows` is [n, 3, H, W] (or [n, k] codes), or `Rows`. `want` says what comes back; `wrt` is where
-    gradient and activation are taken, `at` what the score reads. `model` is None for the model of the request, or a role."""
+    """One question to a model. `rows` is [n, 3, H, W] (or [n, k] codes), or `Rows`. `want` says what comes back;
+    `wrt` is where gradient and activation are taken, `at` what the score reads. `model` is None for the model of the
+    request, or a role."""
 
     rows: Tensor | Rows
     score: Score | None = None
@@ -113,7 +116,8 @@ class Ask:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The rows `start` to `stop` of an Ask, for one device step. `inputs` are the model's other inputs, without a batch."""
+    """The rows `start` to `stop` of an Ask, for one device step. `inputs` are the model's other inputs, without a
+    batch."""
 
     ask: Ask
     start: int
@@ -129,7 +133,8 @@ class Part:
 
 @dataclass
 class Answer:
-    """What was wanted, and None for the rest: scores [n]; values at `at`; the activation at `wrt`; d score / d `wrt`."""
+    """What was wanted, and None for the rest: scores [n]; values at `at`; the activation at `wrt`; d score / d
+    `wrt`."""
 
     score: Tensor | None = None
     out: Values = None
@@ -199,7 +204,8 @@ class Facts:
 
 @dataclass
 class Heatmap:
-    """A map [h, w] on its native grid. `enlargement` is none, bilinear or windows (then with window and stride in pixels)."""
+    """A map [h, w] on its native grid. `enlargement` is none, bilinear or windows (then with window and stride in
+    pixels)."""
 
     values: Tensor
     enlargement: Literal["none", "bilinear", "windows"] = "none"
@@ -219,8 +225,9 @@ class Explanation:
 
 @dataclass
 class Synthesis:
-    """What a Synthesize method returns: the image [1, 3, H, W] as floats; `picture`, its 8-bit form where the method rounds it
-    itself; `final`, the scores [1, classes] of that form where the method saw them; `pictures`, [1, 3, H, W] in [0, 1] each."""
+    """What a Synthesize method returns: the image [1, 3, H, W] as floats; `picture`, its 8-bit form where the method
+    rounds it itself; `final`, the scores [1, classes] of that form where the method saw them; `pictures`, [1, 3, H,
+    W] in [0, 1] each."""
 
     image: Tensor
     picture: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Brings models into a repository: a file of one's own, or a classifier of torchvision. What cannot be explained does not stay there."""
+"""Brings models into a repository: a file of one's own, or one of torchvision. What cannot be explained does not stay."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,16 @@ class Given:
     def toml(self) -> str:
         """The card."""
         numbers = {"size": self.size, "resize": self.resize, "mean": self.mean, "std": self.std}
-        lines = [f"{name} = {list(value) if isinstance(value, tuple) else value}" for name, value in numbers.items() if value]
+        lines = [
+            f"{key} = {[*value] if isinstance(value, tuple) else value}" for key, value in numbers.items() if value
+        ]
         labels = ["", "[output]", 'labels = "labels.txt"'] if self.labels else []
         return "\n".join(["[input]", *lines, *labels, ""])
 
 
 def add(source: str, repository: Path, name: str, version: str, given: Given, random_weights: bool = False) -> Model:
-    """Puts a model file, or `torchvision/<name>`, into `repository/<name>/<version>` and lifts it there. Raises ValueError or OSError in
-    a sentence; then the repository is as before."""
+    """Puts a model file, or `torchvision/<name>`, into `repository/<name>/<version>` and lifts it there. Raises ValueError
+    or OSError in a sentence; then the repository is as before."""
     origin, _, called = source.partition("/")
     if origin == "torchvision" and called and not Path(source).exists():
         network, card = _torchvision(called, random_weights)
@@ -52,16 +55,18 @@ def add(source: str, repository: Path, name: str, version: str, given: Given, ra
         raise ValueError(f"{source} is neither a .pt or .pt2 file nor torchvision/<name>")
     if not path.is_file():
         raise FileNotFoundError(2, "there is no such file", source)
-    copy: Callable[[Path], object] = lambda place: shutil.copyfile(path, place)  # noqa: E731
-    return _placed(repository, name or path.stem, version, f"model{path.suffix}", copy, given)
+    return _placed(repository, name or path.stem, version, f"model{path.suffix}", partial(shutil.copyfile, path), given)
 
 
-def _placed(repository: Path, name: str, version: str, file: str, write: Callable[[Path], object], given: Given) -> Model:
+def _placed(
+    repository: Path, name: str, version: str, file: str, write: Callable[[Path], object], given: Given
+) -> Model:
     """Writes the version's directory and proves the model; takes the directory away again if that fails."""
-    directory = repository / _named("name", name) / (_named("version", version) if version else _next(repository / name))
+    model = repository / _named("name", name)
+    directory = model / (_named("version", version) if version else _next(model))
     if directory.exists():
         raise ValueError(f"{directory} is there already; give another --version")
-    fresh = next(path for path in (repository, repository / name, directory) if not path.exists())
+    fresh = next(path for path in (repository, model, directory) if not path.exists())
     directory.mkdir(parents=True)
     try:
         write(directory / file)

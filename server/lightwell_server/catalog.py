@@ -1,25 +1,26 @@
-"""The registry: every field of the requests' `oneof method` and the function of the same name, its parameters checked in one place."""
+"""The registry: every field of the requests' `oneof method` and the function of the same name, its parameters checked
+in one place."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, Literal, get_type_hints
 
 import torch
+from lightwell.v1 import explain_pb2, synthesize_pb2
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
-from lightwell.v1 import explain_pb2, synthesize_pb2
-from lightwell_server.ask import Facts, Step
+from lightwell_server.ask import Facts, Result, Step
 from lightwell_server.errors import InvalidArgument, NotApplicable
 from lightwell_server.target import Target
 
 Kind = Literal["explain", "synthesize"]
-_REQUESTS = {"explain": explain_pb2.ExplainRequest, "synthesize": synthesize_pb2.SynthesizeRequest}
+_REQUESTS: dict[Kind, Any] = {"explain": explain_pb2.ExplainRequest, "synthesize": synthesize_pb2.SynthesizeRequest}
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Method:
         return self._defaults(facts, {})
 
     def parameters(self, facts: Facts, given: Mapping[str, Any], model: str) -> dict[str, Any]:
-        """All parameters, the given ones checked and the others filled in. Raises NotApplicable, or InvalidArgument with one violation
-        for each bad parameter."""
+        """All parameters, the given ones checked and the others filled in. Raises NotApplicable, or InvalidArgument
+        with one violation for each bad parameter."""
         reason = self.applies(facts)
         if reason is not None:
             raise NotApplicable(f"{self.name} does not apply to {model}: {reason}", subject=f"{model}/{self.name}")
@@ -54,10 +55,14 @@ class Method:
             checked = self.checked.model_validate({**self._defaults(facts, given), **given}, context={"facts": facts})
         except ValidationError as error:
             violations = [(_path(self.name, e["loc"]), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
-            raise InvalidArgument("; ".join(f"{path}: {text}" for path, text in violations), violations=violations) from None
+            raise InvalidArgument(
+                "; ".join(f"{path}: {text}" for path, text in violations), violations=violations
+            ) from None
         return {name: getattr(checked, name) for name in type(checked).model_fields}
 
-    def start(self, image: Tensor | None, target: Target, facts: Facts, seed: int, parameters: Mapping[str, Any]) -> Step:
+    def start(
+        self, image: Tensor | None, target: Target, facts: Facts, seed: int, parameters: Mapping[str, Any]
+    ) -> Generator[Step, Any, Result]:
         """The method's generator for one request."""
         rng = torch.Generator().manual_seed(seed % 2**63)
         return self.function(image, target, facts, rng, **parameters)  # type: ignore[no-any-return]
@@ -69,7 +74,8 @@ def _path(method: str, location: tuple[int | str, ...]) -> str:
 
 @cache
 def catalog() -> dict[str, Method]:
-    """All methods by name. Raises if a field of the oneof has no function, or a function's parameters are not the message's."""
+    """All methods by name. Raises if a field of the oneof has no function, or a function's parameters are not the
+    message's."""
     return {
         field.name: _method(field.name, kind, [parameter.name for parameter in field.message_type.fields])
         for kind, request in _REQUESTS.items()

@@ -1,4 +1,5 @@
-"""What can go wrong, each with its one status. The service turns these into gRPC statuses with details; nothing else does."""
+"""What can go wrong, each with its one status. The service turns these into gRPC statuses with details; nothing else
+does."""
 
 from __future__ import annotations
 

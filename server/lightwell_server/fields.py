@@ -1,6 +1,8 @@
-"""Parameters between protobuf and Python, for every message alike: what is set crosses by its name, what is unset is absent.
+"""Parameters between protobuf and Python, for every message alike: what is set crosses by its name, what is unset is
+absent.
 
-Enums become the lower-case rest of their names, colours tuples, images whatever `picture` makes of them, other messages dicts.
+Enums become the lower-case rest of their names, colours tuples, images whatever `picture` makes of them, other
+messages dicts.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
+from lightwell.v1 import types_pb2 as types
 from torch import Tensor
 
-from lightwell.v1 import types_pb2 as types
 from lightwell_server.errors import InvalidArgument
 
 Decode = Callable[[types.Image, str], Any]
@@ -21,8 +23,11 @@ Decode = Callable[[types.Image, str], Any]
 
 def parameters(message: Message, path: str, picture: Decode) -> dict[str, Any]:
     """The set fields of a message. `path` is where it stands in the request, for errors."""
-    return {field.name: _value(field, value, f"{path}.{field.name}", picture) for field, value in message.ListFields()
-            if not (field.enum_type and value == 0)}
+    return {
+        field.name: _value(field, value, f"{path}.{field.name}", picture)
+        for field, value in message.ListFields()
+        if not (field.enum_type and value == 0)
+    }
 
 
 def _value(field: FieldDescriptor, value: Any, path: str, picture: Decode) -> Any:  # noqa: ANN401
@@ -46,7 +51,7 @@ def _single(field: FieldDescriptor, value: Any, path: str, picture: Decode) -> A
 def fill(message: Message, values: Mapping[str, Any]) -> None:
     """Sets a message's fields from parameters, leaving images out: the inverse of `parameters`."""
     for name, value in values.items():
-        field = message.DESCRIPTOR.fields_by_name[name]
+        field: Any = message.DESCRIPTOR.fields_by_name[name]
         if value is None or isinstance(value, Tensor):
             continue
         if field.is_repeated and field.message_type is not None:
@@ -82,5 +87,3 @@ def _word(enum: EnumDescriptor, number: int) -> str:
 
 def _number(enum: EnumDescriptor, word: str) -> int:
     return enum.values_by_name[_prefix(enum) + word.upper()].number
-
-

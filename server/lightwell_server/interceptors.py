@@ -32,39 +32,52 @@ DOMAIN = "lightwell"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """The outermost layer of Lightwell's own services."""
+class Boundary(grpc.aio.ServerInterceptor):
+    """The outermost layer of Lightwell's own services. `calls` is how many of their calls are open."""
+
+    def __init__(self) -> None:
+        self.calls = 0
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Any:  # noqa: ANN401 - gRPC's handlers are typed for its other server
         """Wraps a handler; health and reflection pass as they are."""
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/lightwell."):
             return handler
-        codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
+        codecs: Any = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(_stream(handler.unary_stream), **codecs)
-        return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary), **codecs)
+            return grpc.unary_stream_rpc_method_handler(_stream(self, handler.unary_stream), **codecs)
+        return grpc.unary_unary_rpc_method_handler(_unary(self, handler.unary_unary), **codecs)
 
 
 class _Watch:
     """Counts one call, and turns what it raises into a status."""
 
-    def __init__(self, request: Any, context: Context) -> None:  # noqa: ANN401
-        self.request, self.context, self.began, self.code = request, context, time.monotonic(), Code.OK
+    def __init__(self, boundary: Boundary, request: Any, context: Context) -> None:  # noqa: ANN401
+        self.boundary, self.request, self.context = boundary, request, context
+        self.began, self.code = time.monotonic(), Code.OK
 
     async def __aenter__(self) -> None:
+        self.boundary.calls += 1
         metrics.in_progress.inc()
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.boundary.calls -= 1
         metrics.in_progress.dec()
         if isinstance(error, asyncio.CancelledError):
             self.code = Code.CANCELLED
         elif error is not None and not isinstance(error, GeneratorExit):
-            told = error if isinstance(error, LightwellError) else Internal("internal error; the server's log has the details")
+            told = (
+                error
+                if isinstance(error, LightwellError)
+                else Internal("internal error; the server's log has the details")
+            )
             if told is not error:
                 log.error("a call failed", exc_info=error)
             self.code = told.code
@@ -80,17 +93,21 @@ class _Watch:
         metrics.request_seconds.labels(method or "", model).observe(time.monotonic() - self.began)
 
 
-def _unary(handle: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+def _unary(
+    boundary: Boundary, handle: Callable[[Any, Context], Awaitable[Any]]
+) -> Callable[[Any, Context], Awaitable[Any]]:
     async def call(request: Any, context: Context) -> Any:  # noqa: ANN401
-        async with _Watch(request, context):
+        async with _Watch(boundary, request, context):
             return await handle(request, context)
 
     return call
 
 
-def _stream(handle: Callable[[Any, Context], AsyncIterator[Any]]) -> Callable[[Any, Context], AsyncIterator[Any]]:
+def _stream(
+    boundary: Boundary, handle: Callable[[Any, Context], AsyncIterator[Any]]
+) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
-        async with _Watch(request, context):
+        async with _Watch(boundary, request, context):
             async for response in handle(request, context):
                 yield response
 
@@ -110,7 +127,9 @@ def status(error: LightwellError) -> status_pb2.Status:
     if isinstance(error, NotFound):
         found.append(details.ResourceInfo(resource_type=error.resource_type, resource_name=error.resource_name))
     if isinstance(error, NotApplicable):
-        violation = details.PreconditionFailure.Violation(type="METHOD", subject=error.subject, description=error.message)
+        violation = details.PreconditionFailure.Violation(
+            type="METHOD", subject=error.subject, description=error.message
+        )
         found.append(details.PreconditionFailure(violations=[violation]))
     packed = []
     for detail in found:

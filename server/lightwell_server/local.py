@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from google.protobuf.message import Message
-
 from lightwell.client import Stream
 from lightwell.errors import error_for
 from lightwell.images import ImageLike
 from lightwell.requests import explain_request, synthesize_request
 from lightwell.results import Explanation
-from lightwell.v1.synthesize_pb2 import SynthesizeResponse
+from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
+
 from lightwell_server import reply
 from lightwell_server.ask import Frame
 from lightwell_server.engine.job import Done, Event, Failed, Job
@@ -31,8 +31,8 @@ from lightwell_server.question import Question, Request, understand
 
 
 class Local:
-    """A model in this process: a `.pt` or `.pt2` file, an `nn.Module` (it is traced), or a loaded model. `card` says what the file does
-    not; `labels` names the classes. Errors are the SDK's."""
+    """A model in this process: a `.pt` or `.pt2` file, an `nn.Module` (it is traced), or a loaded model. `card` says
+    what the file does not; `labels` names the classes. Errors are the SDK's."""
 
     def __init__(
         self,
@@ -50,7 +50,12 @@ class Local:
         return _finished(self._begun(image, method, options))
 
     def explain_all(
-        self, images: Iterable[ImageLike], method: Message, *, concurrency: int = 32, **options: Any  # noqa: ANN401
+        self,
+        images: Iterable[ImageLike],
+        method: Message,
+        *,
+        concurrency: int = 32,
+        **options: Any,  # noqa: ANN401
     ) -> Iterator[Explanation]:
         """Explains many images, at most `concurrency` at a time; results in the images' order."""
         begun: deque[_Running] = deque()
@@ -88,12 +93,12 @@ class Local:
             raise _told(error) from None
         return running
 
-    def _streamed(self, request: Request) -> Iterator[SynthesizeResponse]:
+    def _streamed(self, request: SynthesizeRequest) -> Iterator[SynthesizeResponse]:
         running = self._submitted(request)
         try:
             for event in running:
                 if isinstance(event, Frame):
-                    due = reply.preview_due(event, request.output.previews)  # type: ignore[union-attr]
+                    due = reply.preview_due(event, request.output.previews)
                     yield SynthesizeResponse(progress=reply.progress(event, due))
                 elif isinstance(event, Done):
                     yield SynthesizeResponse(result=reply.synthesis(running.question, event.result, running.job))
@@ -140,5 +145,5 @@ def _loaded(
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.pt"
         sample = card.sample()
-        torch.jit.trace(model.eval(), tuple(sample.rows(2))).save(str(path))  # type: ignore[no-untyped-call]
+        torch.jit.trace(model.eval(), tuple(sample.rows(2))).save(str(path))
         return load_file(path, card, labels, type(model).__name__, "1", device, dtype)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from lightwell.v1 import types_pb2 as types
 from lightwell.v1.explain_pb2 import ExplainRequest
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest
+from torch import Tensor
+
 from lightwell_server import fields, wire
 from lightwell_server.ask import Facts, Step
 from lightwell_server.catalog import Method, catalog
@@ -48,7 +48,9 @@ class Question:
     def steps(self) -> Generator[Step, Any, Any]:
         """The method at work, observed for what it shows of the clean image on the way."""
         steps = self.method.start(self.image, self.target, self.model.facts, self.request.seed, self.parameters)
-        return observed(steps, self.image, self.target, self.predictions > 0 and self.request.output.HasField("predictions"))  # type: ignore[arg-type]
+        return observed(
+            steps, self.image, self.target, self.predictions > 0 and self.request.output.HasField("predictions")
+        )
 
     def job(self, deliver: Callable[[Event], None], deadline: float = math.inf) -> Job:
         """The request as work for an engine."""
@@ -67,9 +69,9 @@ class Question:
         """How many predictions shall come back, at most."""
         return self.request.output.predictions if self.request.output.HasField("predictions") else 5
 
-    def resolved(self) -> Request:
+    def resolved(self) -> Any:  # noqa: ANN401 - of the request's own type
         """The request with everything filled in and its images left out."""
-        message = type(self.request)()
+        message: Any = type(self.request)()
         message.CopyFrom(self.request)
         message.ClearField("image")
         message.model, message.version, message.seed = self.model.name, self.model.version, self.request.seed
@@ -92,7 +94,8 @@ def method_of(request: Request) -> Method:
 
 
 def understand(request: Request, model: Model, max_pixels: int = wire.MAX_PIXELS) -> Question:
-    """Decodes the images and checks everything. Raises InvalidArgument, NotApplicable. Takes time: run it beside the event loop."""
+    """Decodes the images and checks everything. Raises InvalidArgument, NotApplicable. Takes time: run it beside the
+    event loop."""
     method = method_of(request)
     digests: list[types.ImageDigest] = []
 
@@ -132,13 +135,19 @@ def _placed(rows: Tensor, model: Model) -> Tensor:
 def _inputs(request: Request, model: Model) -> dict[str, Tensor]:
     specs = model.card.sample().inputs
     for name in {*specs, *request.inputs} - ({*specs} & {*request.inputs}):
-        wrong = "the model needs this input" if name in specs else f"the model has no such input; {nearest(name, list(specs))}"
+        wrong = (
+            "the model needs this input"
+            if name in specs
+            else f"the model has no such input; {nearest(name, list(specs))}"
+        )
         raise InvalidArgument.at(f"inputs[{name}]", wrong)
     values = {}
     for name, spec in specs.items():
         value = wire.to_tensor(request.inputs[name], f"inputs[{name}]")
         if tuple(value.shape) != spec.shape:
-            raise InvalidArgument.at(f"inputs[{name}]", f"has shape {list(value.shape)}; the model takes {list(spec.shape)}")
+            raise InvalidArgument.at(
+                f"inputs[{name}]", f"has shape {list(value.shape)}; the model takes {list(spec.shape)}"
+            )
         values[name] = value.to(model.graph.device, spec.dtype)
     return values
 
@@ -163,28 +172,39 @@ def _class_target(message: types.Target, kind: str | None, model: Model) -> Targ
     if kind == "label":
         return ClassTarget(label_index(message.label, model.labels), of)
     if kind == "contrast":
-        pair = (message.contrast.class_index, message.contrast.against)
-        return ContrastTarget(*(_class(index, "target.contrast", model.facts) for index in pair), of)
+        index, against = (
+            _class(i, "target.contrast", model.facts) for i in (message.contrast.class_index, message.contrast.against)
+        )
+        return ContrastTarget(index, against, of)
     return ClassTarget(_class(message.class_index, "target.class_index", model.facts) if kind else None, of)
 
 
 def _class(index: int, path: str, facts: Facts) -> int:
     if not 0 <= index < facts.classes:
-        raise InvalidArgument.at(path, f"{index} is no class; the model has {facts.classes}, from 0 to {facts.classes - 1}")
+        raise InvalidArgument.at(
+            path, f"{index} is no class; the model has {facts.classes}, from 0 to {facts.classes - 1}"
+        )
     return index
 
 
 def label_index(label: str, labels: tuple[str, ...]) -> int:
-    """The class of that name, or of one part of its comma-separated name. Raises InvalidArgument if there are none or several."""
+    """The class of that name, or of one part of its comma-separated name. Raises InvalidArgument if there are none or
+    several."""
     if not labels:
         raise InvalidArgument.at("target.label", "the model's card has no labels; name the class by its index")
     wanted = label.strip().casefold()
     whole = [i for i, name in enumerate(labels) if name.casefold() == wanted]
-    found = whole or [i for i, name in enumerate(labels) if wanted in (part.strip().casefold() for part in name.split(","))]
+    found = whole or [
+        i for i, name in enumerate(labels) if wanted in (part.strip().casefold() for part in name.split(","))
+    ]
     if len(found) > 1:
-        raise InvalidArgument.at("target.label", f"{label!r} names several classes, {', '.join(map(str, found))}; name one by its index")
+        raise InvalidArgument.at(
+            "target.label", f"{label!r} names several classes, {', '.join(map(str, found))}; name one by its index"
+        )
     if not found:
-        raise InvalidArgument.at("target.label", f"there is no class {label!r}; {nearest(wanted, [name.casefold() for name in labels])}")
+        raise InvalidArgument.at(
+            "target.label", f"there is no class {label!r}; {nearest(wanted, [name.casefold() for name in labels])}"
+        )
     return found[0]
 
 
@@ -192,13 +212,12 @@ def _neuron(neuron: types.Neuron, facts: Facts) -> ChannelTarget:
     shape = _activations(neuron.layer, neuron.channel, "target.neuron", facts)
     if len(shape) == 1:
         return ChannelTarget(neuron.layer, neuron.channel)
-    position = []
-    for name, size in zip(("row", "column"), shape[1:], strict=True):
-        place = getattr(neuron, name) if neuron.HasField(name) else size // 2
+    row = neuron.row if neuron.HasField("row") else shape[1] // 2
+    column = neuron.column if neuron.HasField("column") else shape[2] // 2
+    for name, place, size in (("row", row, shape[1]), ("column", column, shape[2])):
         if not 0 <= place < size:
             raise InvalidArgument.at(f"target.neuron.{name}", f"{place} is not within 0 to {size - 1}")
-        position.append(place)
-    return ChannelTarget(neuron.layer, neuron.channel, (position[0], position[1]))
+    return ChannelTarget(neuron.layer, neuron.channel, (row, column))
 
 
 def _activations(name: str, channel: int, path: str, facts: Facts) -> tuple[int, ...]:
@@ -211,5 +230,3 @@ def _activations(name: str, channel: int, path: str, facts: Facts) -> tuple[int,
     if not 0 <= channel < layer.shape[0]:
         raise InvalidArgument.at(f"{path}.channel", f"{channel} is not within 0 to {layer.shape[0] - 1}")
     return layer.shape
-
-

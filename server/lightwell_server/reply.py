@@ -1,19 +1,21 @@
-"""Results as responses: tensors, pictures, predictions, warnings, provenance. Takes time: run it beside the event loop."""
+"""Results as responses: tensors, pictures, predictions, warnings, provenance. Takes time: run it beside the event
+loop."""
 
 from __future__ import annotations
 
 import math
 import platform
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-from PIL import Image as Pil
-from torch import Tensor
-
 from lightwell import heatmap, render
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
+from PIL import Image as Pil
+from torch import Tensor
+
 from lightwell_server import __version__, wire
 from lightwell_server.ask import Explanation, Frame, Heatmap, Synthesis
 from lightwell_server.engine.job import Job
@@ -31,7 +33,7 @@ _ENLARGEMENTS = {
     "bilinear": types.ENLARGEMENT_BILINEAR,
     "windows": types.ENLARGEMENT_WINDOWS,
 }
-_OF: dict[Of, types.Of] = {
+_OF: dict[Of, types.Of.ValueType] = {
     "score": types.OF_SCORE,
     "probability": types.OF_PROBABILITY,
     "log_probability": types.OF_LOG_PROBABILITY,
@@ -61,8 +63,9 @@ def explanation(question: Question, observed: Observed, job: Job) -> explain.Exp
 
 def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.SynthesizeResult:
     """The last message of a Synthesize stream."""
-    result, seen, output = observed.result, observed.seen, question.request.output
-    assert isinstance(result, Synthesis)
+    result, seen, request = observed.result, observed.seen, question.request
+    assert isinstance(result, Synthesis) and isinstance(request, synthesize.SynthesizeRequest)
+    output = request.output
     picture = result.image if result.picture is None else result.picture
     target = _settled(question.target, seen)
     tensors = {"image": result.image[0]} if output.image_tensor else {}
@@ -152,7 +155,7 @@ def _settled(target: Target, seen: Seen) -> Target:
     return target
 
 
-def _resolved(question: Question, target: Target) -> explain.ExplainRequest | synthesize.SynthesizeRequest:
+def _resolved(question: Question, target: Target) -> Any:  # noqa: ANN401 - of the request's own type
     question.target = target
     return question.resolved()
 
@@ -175,7 +178,7 @@ def _target(target: Target) -> types.Target:
     return message
 
 
-def _heatmap(result: Heatmap, image: Tensor, dtype: types.DataType) -> types.Heatmap:
+def _heatmap(result: Heatmap, image: Tensor, dtype: types.DataType.ValueType) -> types.Heatmap:
     return types.Heatmap(
         values=wire.from_tensor(result.values, dtype),
         enlargement=_ENLARGEMENTS[result.enlargement],
@@ -187,7 +190,7 @@ def _heatmap(result: Heatmap, image: Tensor, dtype: types.DataType) -> types.Hea
     )
 
 
-def _tensors(tensors: Mapping[str, Tensor], dtype: types.DataType) -> list[types.NamedTensor]:
+def _tensors(tensors: Mapping[str, Tensor], dtype: types.DataType.ValueType) -> list[types.NamedTensor]:
     return [types.NamedTensor(name=name, tensor=wire.from_tensor(tensor, dtype)) for name, tensor in tensors.items()]
 
 
@@ -205,7 +208,9 @@ def _pictures(question: Question, result: Heatmap, message: types.Heatmap) -> It
             yield types.Picture(name="map", png=wire.png(render.picture(values, message)))
         elif kind == explain.PICTURE_KIND_OVERLAY and question.placement is not None:
             original: Pil.Image = wire.to_picture(question.original.whole())
-            yield types.Picture(name="overlay", png=wire.png(render.overlay(original, values, message, question.placement)))
+            yield types.Picture(
+                name="overlay", png=wire.png(render.overlay(original, values, message, question.placement))
+            )
 
 
 def _warnings(question: Question, target: Target, seen: Seen, result: Heatmap | None) -> Iterator[types.Warning]:
@@ -224,7 +229,9 @@ def _warnings(question: Question, target: Target, seen: Seen, result: Heatmap | 
                 message=f"The model saw {1 - lost:.0%} of the image; the rest was cut off by the crop to a square.",
             )
     if question.model.graph.mixes_rows:
-        yield types.Warning(code=types.WARNING_CODE_ROW_BY_ROW, message="The model mixes its rows and is run row by row.")
+        yield types.Warning(
+            code=types.WARNING_CODE_ROW_BY_ROW, message="The model mixes its rows and is run row by row."
+        )
 
 
 def _saturation(target: Target, seen: Seen) -> Iterator[types.Warning]:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
-
 from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
+
 from lightwell_server import describe, metrics, reply
 from lightwell_server.ask import Frame
 from lightwell_server.engine.job import Done, Event, Failed, Job
@@ -31,9 +31,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         self._max_seconds, self._max_pixels = max_seconds, max_pixels
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="codec")
 
-    async def Explain(  # noqa: N802 - gRPC's name
-        self, request: explain_pb2.ExplainRequest, context: Context
-    ) -> explain_pb2.ExplainResponse:
+    async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
         """One request, one answer."""
         question, deadline = await self._understood(request, context)
         async for event, job in self._events(question, deadline):
@@ -41,7 +39,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
                 return await self._beside(reply.explanation, question, event.result, job)
         raise DeadlineExceeded("the deadline passed before the request was finished")
 
-    async def Synthesize(  # noqa: N802 - gRPC's name
+    async def Synthesize(
         self, request: synthesize_pb2.SynthesizeRequest, context: Context
     ) -> AsyncIterator[synthesize_pb2.SynthesizeResponse]:
         """Progress, then one result."""
@@ -64,7 +62,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
     async def _events(self, question: Question, deadline: float) -> AsyncIterator[tuple[Event, Job]]:
         """Runs a question; yields its frames and its end. A caller that leaves stops the work at the next step."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
-        job = question.job(lambda event: loop.call_soon_threadsafe(events.put_nowait, event), deadline)
+        job = question.job(lambda event: _tell(loop, events, event), deadline)
         self._worker.submit(job)
         try:
             while not job.over or not events.empty():
@@ -84,20 +82,23 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
 
+def _tell(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
+    """Hands an event from the engine's thread to the loop's."""
+    loop.call_soon_threadsafe(events.put_nowait, event)
+
+
 class ModelService(explainer_pb2_grpc.ModelServiceServicer):
     """Tells what can be asked."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def ListModels(  # noqa: N802 - gRPC's name
+    async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: Context
     ) -> models_pb2.ListModelsResponse:
         """Every version of every model."""
         return describe.listed(self._store)
 
-    async def GetModel(  # noqa: N802 - gRPC's name
-        self, request: models_pb2.GetModelRequest, context: Context
-    ) -> models_pb2.GetModelResponse:
+    async def GetModel(self, request: models_pb2.GetModelRequest, context: Context) -> models_pb2.GetModelResponse:
         """One version."""
         return describe.described(self._store.get(request.model, request.version))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -84,7 +84,10 @@ class ChannelTarget(Target):
         return activations.flatten(1).mean(1) if activations.dim() > 1 else activations
 
 
-def settle(target: Target, image: Tensor) -> Generator[Step, Any, tuple[Target, Tensor]]:
+TargetT = TypeVar("TargetT", bound=Target)
+
+
+def settle(target: TargetT, image: Tensor) -> Generator[Step, Any, tuple[TargetT, Tensor]]:
     """Fixes an unset target by one pass over the clean image; returns it with the clean score, [1]."""
     answer = yield Ask(image, target.score, at=target.at, want=SCORE | OUT)
     if isinstance(target, ClassTarget) and target.index is None:
@@ -112,8 +115,8 @@ class Observed:
 def observed(
     method: Generator[Step, Any, Result], image: Tensor | None, target: Target, predict: bool
 ) -> Generator[Step, Any, Observed]:
-    """Runs a method and notes the target's score, and the model's output, where the method passes over the unchanged image
-    anyway. With `predict`, one more pass is made if it never did."""
+    """Runs a method and notes the target's score, and the model's output, where the method passes over the unchanged
+    image anyway. With `predict`, one more pass is made if it never did."""
     seen, reply = Seen(), None
     while True:
         try:

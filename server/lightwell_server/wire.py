@@ -6,15 +6,16 @@ import hashlib
 import io
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
+import torch.nn.functional as F
+from lightwell.v1 import types_pb2 as types
 from PIL import Image as Pil
 from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lightwell.v1 import types_pb2 as types
 from lightwell_server.errors import InvalidArgument
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -23,7 +24,7 @@ MAX_PIXELS = 50_000_000
 
 Pil.MAX_IMAGE_PIXELS = None  # ours is checked first, and says what to change
 
-_DTYPES: dict[int, np.dtype] = {
+_DTYPES: dict[types.DataType.ValueType, np.dtype[Any]] = {
     types.DATA_TYPE_FLOAT32: np.dtype("<f4"),
     types.DATA_TYPE_FLOAT16: np.dtype("<f2"),
     types.DATA_TYPE_FLOAT64: np.dtype("<f8"),
@@ -33,10 +34,14 @@ _DTYPES: dict[int, np.dtype] = {
     types.DATA_TYPE_BOOL: np.dtype("?"),
 }
 _NUMBERS = {np.dtype(dtype): number for number, dtype in _DTYPES.items()}
-_WEIGHTS = {torch.float32: types.DATA_TYPE_FLOAT32, torch.float16: types.DATA_TYPE_FLOAT16, torch.float64: types.DATA_TYPE_FLOAT64}
+_WEIGHTS = {
+    torch.float32: types.DATA_TYPE_FLOAT32,
+    torch.float16: types.DATA_TYPE_FLOAT16,
+    torch.float64: types.DATA_TYPE_FLOAT64,
+}
 
 
-def data_type(dtype: torch.dtype) -> types.DataType:
+def data_type(dtype: torch.dtype) -> types.DataType.ValueType:
     """The enum's value for a floating type."""
     return _WEIGHTS[dtype]
 
@@ -54,7 +59,7 @@ def to_tensor(message: types.Tensor, path: str) -> Tensor:
     return torch.from_numpy(np.frombuffer(message.data, dtype).reshape(shape).copy())
 
 
-def from_tensor(tensor: Tensor, dtype: types.DataType = types.DATA_TYPE_FLOAT32) -> types.Tensor:
+def from_tensor(tensor: Tensor, dtype: types.DataType.ValueType = types.DATA_TYPE_FLOAT32) -> types.Tensor:
     """A message; floating tensors take the type asked for, others keep theirs."""
     array = tensor.detach().cpu().numpy()
     if array.dtype.kind == "f":
@@ -89,7 +94,9 @@ class Decoded:
         """The image as it is. Raises InvalidArgument if the model does not take its size."""
         height, width = self.size
         if (height, width) != size and (not any_size or min(height, width) < min(32, *size)):
-            raise InvalidArgument.at(f"{self.path}.fit", f"exact: the image is {height} x {width}, the model takes {size[0]} x {size[1]}")
+            raise InvalidArgument.at(
+                f"{self.path}.fit", f"exact: the image is {height} x {width}, the model takes {size[0]} x {size[1]}"
+            )
         return self.whole(), placed(self.size)
 
     def fitted(self, size: tuple[int, int], resize: int) -> tuple[Tensor, types.Placement]:
@@ -122,7 +129,9 @@ def _picture(data: bytes, path: str, max_pixels: int) -> Pil.Image:
     try:
         picture: Pil.Image = Pil.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > max_pixels:
-            raise InvalidArgument.at(path, f"{picture.width} x {picture.height} pixels are more than {max_pixels:,}; send a smaller image")
+            raise InvalidArgument.at(
+                path, f"{picture.width} x {picture.height} pixels are more than {max_pixels:,}; send a smaller image"
+            )
         return _rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         raise InvalidArgument.at(path, f"is no image; send one of {', '.join(FORMATS)}") from None
@@ -150,13 +159,17 @@ def _floats(tensor: Tensor, path: str, max_pixels: int) -> Tensor:
     if not tensor.is_floating_point():
         raise InvalidArgument.at(f"{path}.tensor.dtype", "an image is UINT8 or floating")
     if not bool(((tensor >= 0) & (tensor <= 1)).all()):
-        raise InvalidArgument.at(f"{path}.tensor", "has values outside [0, 1] or not finite; divide 8-bit values by 255")
+        raise InvalidArgument.at(
+            f"{path}.tensor", "has values outside [0, 1] or not finite; divide 8-bit values by 255"
+        )
     return tensor.double() if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _resized(pixels: Pil.Image | Tensor, size: tuple[int, int]) -> Pil.Image | Tensor:
     if isinstance(pixels, Tensor):
-        return F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0].clamp(0, 1)
+        return F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0].clamp(
+            0, 1
+        )
     return pixels if pixels.size == size[::-1] else pixels.resize(size[::-1], Pil.Resampling.BILINEAR)
 
 

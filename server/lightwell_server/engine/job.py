@@ -36,8 +36,9 @@ Event = Frame | Done | Failed
 
 @dataclass(eq=False)
 class Job:
-    """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model. `deliver` takes the
-    job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is a moment of the engine's clock."""
+    """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model.
+    `deliver` takes the job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is
+    a moment of the engine's clock."""
 
     method: str
     steps: Generator[Step, Any, Any]
@@ -56,8 +57,9 @@ class Job:
     _answers: list[Answer] = field(default_factory=list)
 
     def resume(self, reply: Answer | Any) -> Ask | Work | None:  # noqa: ANN401
-        """Sends the generator what it waited for; returns what it waits for next, or None if it is over. Frames are delivered on the
-        way. Autograd's mode is set anew each time: a method that yields inside a `no_grad` block must not leak it."""
+        """Sends the generator what it waited for; returns what it waits for next, or None if it is over. Frames are
+        delivered on the way. Autograd's mode is set anew each time: a method that yields inside a `no_grad` block
+        must not leak it."""
         torch.set_grad_enabled(False)
         try:
             step = self.steps.send(reply)

@@ -1,9 +1,9 @@
 """Decides what the device does next. Pure data: no tensor, no thread, no clock of its own.
 
-The job that has used the least device time goes first, so that a new saliency map overtakes a style transfer at the next step with nothing
-predicted. Waiting counts in a job's favour, so nobody starves: `attained - AGEING * waited` orders the line, and since all wait equally fast,
-`attained + AGEING * since` is a fixed key of a heap. The step is filled with jobs of the same key. A chunk is bounded in rows, and in seconds by
-what rows of its key have cost before.
+The job that has used the least device time goes first, so that a new saliency map overtakes a style transfer at the
+next step with nothing predicted. Waiting counts in a job's favour, so nobody starves: `attained - AGEING * waited`
+orders the line, and since all wait equally fast, `attained + AGEING * since` is a fixed key of a heap. The step is
+filled with jobs of the same key. A chunk is bounded in rows, and in seconds by what rows of its key have cost before.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ class Scheduler:
                 self.add(part.ticket, now)
 
     def shrink(self, take: Take, now: float) -> bool:
-        """After a step that did not fit into memory: halves the rows of its key from now on and puts all back in line. False if
-        it was one row already."""
+        """After a step that did not fit into memory: halves the rows of its key from now on and puts all back in
+        line. False if it was one row already."""
         if take.rows == 1:
             return False
         key = take.slices[0].ticket.key

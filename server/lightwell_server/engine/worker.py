@@ -104,7 +104,7 @@ class Worker:
             if not self._scheduler.shrink(take, time.monotonic()):
                 self._over(_job(take.slices[0]), Failed(error))
             return
-        except Exception as error:  # noqa: BLE001 - whatever a method's score raises belongs to its job alone
+        except Exception as error:
             self._apart(take, error)
             return
         seconds = time.monotonic() - began
@@ -136,7 +136,7 @@ class Worker:
             return
         try:
             step = job.resume(reply)
-        except Exception as error:  # noqa: BLE001 - a method's failure belongs to its job alone
+        except Exception as error:
             self._over(job, Failed(_told(error)))
             return
         if step is None:
@@ -146,7 +146,9 @@ class Worker:
             future.add_done_callback(lambda done: self._post(lambda: self._worked(job, done)))
         else:
             key = (id(job.models[step.model]), step.key, tuple(value.shape for value in job.inputs.values()))
-            ticket = Ticket(job, (key, id(job)) if job.reproducible else key, step.count, CHUNK if job.reproducible else None)
+            ticket = Ticket(
+                job, (key, id(job)) if job.reproducible else key, step.count, CHUNK if job.reproducible else None
+            )
             self._scheduler.add(ticket, time.monotonic())
 
     def _worked(self, job: Job, done: Future[Any]) -> None:
@@ -199,5 +201,3 @@ def _told(error: BaseException) -> LightwellError:
         return error
     log.error("a method failed", exc_info=error)
     return Internal("internal error; the server's log has the details")
-
-

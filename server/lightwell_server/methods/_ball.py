@@ -40,7 +40,8 @@ class Ball:
         return self._inside(offset * (self.radius / offset.norm().clamp(min=self.radius)))
 
     def rounded(self, x: Tensor) -> Tensor:
-        """The 8-bit picture next to `x` on the centre's side, so that rounding never leaves the ball around an 8-bit centre."""
+        """The 8-bit picture next to `x` on the centre's side, so that rounding never leaves the ball around an 8-bit
+        centre."""
         down, up = (x * 255).floor(), (x * 255).ceil()
         whole = (x * 255).round()
         # What is a whole step but for rounding stays; everything else goes towards the centre.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from lightwell_server.ask import Facts, Layer
-
 
 ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SiLU", "GELU", "Hardswish", "Mish"}
 
@@ -31,7 +30,8 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
 
 
 def sized(image: Tensor, longer: int, facts: Facts) -> Tensor:
-    """[1, 3, h, w] with its longer side brought to `longer` pixels; for a model of one size, its middle at that size."""
+    """[1, 3, h, w] with its longer side brought to `longer` pixels; for a model of one size, its middle at that
+    size."""
     height, width = image.shape[-2:]
     if facts.any_size:
         scale = longer / max(height, width)
@@ -71,8 +71,8 @@ def total_variation(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def style_layers(facts: Facts) -> tuple[str, ...]:
-    """Up to five layers over the resolutions of a convolutional network: of each resolution the first activation, else its first
-    layer; of networks with fewer than five resolutions more of the finest that have several."""
+    """Up to five layers over the resolutions of a convolutional network: of each resolution the first activation,
+    else its first layer; of networks with fewer than five resolutions more of the finest that have several."""
     stages: dict[int, list[Layer]] = {}
     for layer in facts.layers:
         if len(layer.shape) == 3 and min(layer.shape[1:]) > 1:
@@ -86,8 +86,8 @@ def style_layers(facts: Facts) -> tuple[str, ...]:
 
 
 def as_grid(activations: Tensor) -> Tensor | None:
-    """Activations as [n, channels, height, width]: as they are, or a transformer's tokens [n, tokens, channels] laid out as a
-    square, with or without a class token in front. None if they have no height and width."""
+    """Activations as [n, channels, height, width]: as they are, or a transformer's tokens [n, tokens, channels] laid
+    out as a square, with or without a class token in front. None if they have no height and width."""
     if activations.dim() == 4:
         return activations
     if activations.dim() != 3:
@@ -96,7 +96,7 @@ def as_grid(activations: Tensor) -> Tensor | None:
     spare = activations.shape[1] - side * side
     if side < 2 or spare > 1:
         return None
-    return activations[:, spare:].transpose(1, 2).unflatten(2, (side, side))
+    return activations[:, spare:].transpose(1, 2).reshape(-1, activations.shape[2], side, side)
 
 
 def has_grid(layer: Layer) -> bool:

@@ -15,7 +15,8 @@ HISTORY = 10
 def optimizer(name: Literal["lbfgs", "adam"], x: Tensor, rate: float) -> Callable[[Tensor, Tensor], None]:
     """Returns `follow(objective, gradient)`, which changes `x` in place so that the objective falls.
 
-    L-BFGS has thresholds that suit objectives of the order of the number of pixels: objective and gradient are scaled to that.
+    L-BFGS has thresholds that suit objectives of the order of the number of pixels: objective and gradient are scaled
+    to that.
     """
     x.requires_grad_(False)
     if name == "adam":
@@ -28,6 +29,6 @@ def optimizer(name: Literal["lbfgs", "adam"], x: Tensor, rate: float) -> Callabl
     def follow(objective: Tensor, gradient: Tensor) -> None:
         x.grad = gradient.contiguous() * x.numel()
         known = float(objective) * x.numel()
-        algorithm.step(lambda: known)  # type: ignore[arg-type]
+        algorithm.step(lambda: known)
 
     return follow

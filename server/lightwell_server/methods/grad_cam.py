@@ -27,7 +27,9 @@ def grad_cam(
     answer = yield Ask(image, target.score, at=target.at, wrt=layer, want=ACT | GRAD)
     activations, grads = as_grid(answer.act), as_grid(answer.grad)
     if activations is None or grads is None:
-        raise InvalidArgument.at("grad_cam.layer", f"{layer} has no height and width; its output is {tuple(answer.act.shape[1:])}")
+        raise InvalidArgument.at(
+            "grad_cam.layer", f"{layer} has no height and width; its output is {tuple(answer.act.shape[1:])}"
+        )
     weights = grads.mean((2, 3), keepdim=True)
     values = (weights * activations).sum(1)[0]
     return Explanation(Heatmap(values.relu() if relu else values, "bilinear", signed=not relu))

@@ -29,11 +29,14 @@ def occlusion(
     color: tuple[Share, Share, Share] | None = None,
     value: Literal["score", "probability", "log_probability"] = "probability",
 ) -> Explaining:
-    """The drop of the value for each window [rows, columns]; `value`, what was left of it (the paper's heat map: low is important);
-    `top_class`, the most probable class at each place (its figure 7e)."""
+    """The drop of the value for each window [rows, columns]; `value`, what was left of it (the paper's heat map: low
+    is important); `top_class`, the most probable class at each place (its figure 7e)."""
     height, width = image.shape[-2:]
     if window > min(height, width):
-        raise InvalidArgument.at("occlusion.window", f"{window} is larger than the image, {height} x {width}; use at most {min(height, width)}")
+        raise InvalidArgument.at(
+            "occlusion.window",
+            f"{window} is larger than the image, {height} x {width}; use at most {min(height, width)}",
+        )
     target, clean = yield from settle(target.read(value), image)
     down, across = (math.ceil((side - window) / stride) + 1 for side in (height, width))
     patch = _filling(image, facts, fill, color, window)
@@ -46,12 +49,16 @@ def occlusion(
         return rows
 
     at_output = target.at == OUTPUT
-    answer = yield Ask(Rows(down * across, masked), target.score, at=target.at, want=SCORE | OUT if at_output else SCORE)
+    answer = yield Ask(
+        Rows(down * across, masked), target.score, at=target.at, want=SCORE | OUT if at_output else SCORE
+    )
     left_over = answer.score.view(down, across)
     tensors = {"value": left_over}
     if at_output:
         tensors["top_class"] = answer.out.argmax(1).to(torch.int32).view(down, across)
-    return Explanation(Heatmap(clean - left_over, "windows", window, stride, signed=True), tensors, {"clean_value": float(clean)})
+    return Explanation(
+        Heatmap(clean - left_over, "windows", window, stride, signed=True), tensors, {"clean_value": float(clean)}
+    )
 
 
 def _filling(image: Tensor, facts: Facts, fill: str, color: tuple[float, ...] | None, window: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Projected gradient descent: steps up the loss, each thrown back into a ball around the image. Madry et al. 2017, arXiv:1706.06083."""
+"""Projected gradient descent: steps up the loss, each thrown back into a ball around the image. Madry et al. 2017,
+arXiv:1706.06083."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
+import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval
 from torch import Generator, Tensor
 
@@ -49,9 +50,10 @@ def pgd(
         raise InvalidArgument.at("target", "pgd leaves a class; name one by index or label, or leave the target unset")
     if targeted is not None and targeted >= facts.classes:
         raise InvalidArgument.at("pgd.targeted", f"{targeted} is not a class; the model has {facts.classes}")
-    target, _ = yield from settle(target, image)
+    settled, _ = yield from settle(target, image)
+    assert settled.index is not None  # that is what settling means
     ball = Ball(image, norm, epsilon)
-    goal = Goal(target.index or 0, targeted, loss)
+    goal = Goal(settled.index, targeted, loss)
     total, queries = steps * restarts, 1
     for restart in range(restarts):
         x = ball.random(rng) if random_start else image

@@ -1,8 +1,9 @@
-"""Style transfer: the features of one picture, the Gram matrices of others. Gatys et al. 2016, "Image Style Transfer Using Convolutional
-Neural Networks", CVPR.
+"""Style transfer: the features of one picture, the Gram matrices of others. Gatys et al. 2016, "Image Style Transfer
+Using Convolutional Neural Networks", CVPR.
 
-The Gram matrix of features F [C, M] is G = F F' / M, so that pictures of different sizes compare. Each layer's loss is divided by the
-squared norm of what it aims at, so that a weight means the same on any network: 1 is as far away as nothing at all.
+The Gram matrix of features F [C, M] is G = F F' / M, so that pictures of different sizes compare. Each layer's loss
+is divided by the squared norm of what it aims at, so that a weight means the same on any network: 1 is as far away as
+nothing at all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ import torch
 from annotated_types import Ge, Gt, Interval, MinLen
 from torch import Generator, Tensor
 
-from lightwell_server.ask import GRAD, OUT, SCORE, Ask, Asking, Facts, Frame, LayerName, Picture, Synthesis, Synthesizing
+from lightwell_server.ask import (
+    GRAD,
+    OUT,
+    SCORE,
+    Ask,
+    Asking,
+    Facts,
+    Frame,
+    LayerName,
+    Picture,
+    Synthesis,
+    Synthesizing,
+)
 from lightwell_server.methods._math import drawn, gram, mean_color, relative, sized, style_layers, total_variation
 from lightwell_server.methods._optimizer import optimizer as make_optimizer
 from lightwell_server.target import Target
@@ -41,16 +54,20 @@ class LayerWeight:
 
 def applies(facts: Facts) -> str | None:
     """It needs layers at several resolutions."""
-    return None if style_layers(facts) else "the model has no convolutional layers whose Gram matrices could carry a style"
+    return (
+        None if style_layers(facts) else "the model has no convolutional layers whose Gram matrices could carry a style"
+    )
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's layers, else five over the resolutions and the fourth of them for the content; a size that the model takes; a
-    rate for the algorithm."""
+    """The card's layers, else five over the resolutions and the fourth of them for the content; a size that the model
+    takes; a rate for the algorithm."""
     layers = style_layers(facts)
     return {
         "style_layers": [{"layer": name, "weight": 1.0} for name in facts.defaults.get("style", layers)],
-        "content_layers": [{"layer": name, "weight": 1.0} for name in facts.defaults.get("content", layers[3:4] or layers[-1:])],
+        "content_layers": [
+            {"layer": name, "weight": 1.0} for name in facts.defaults.get("content", layers[3:4] or layers[-1:])
+        ],
         "size": 384 if facts.any_size else max(facts.size),
         "rate": 0.02 if given.get("optimizer") == "adam" else 1.0,
     }
@@ -76,7 +93,8 @@ def style_transfer(
     optimizer: Literal["lbfgs", "adam"] = "lbfgs",
     rate: Annotated[float, Gt(0)],
 ) -> Synthesizing:
-    """The content in the styles, its longer side `size` pixels; measures: objective, and content, style and tv without weights."""
+    """The content in the styles, its longer side `size` pixels; measures: objective, and content, style and tv
+    without weights."""
     content = sized(image, size, facts)
     features = yield from _features(content, content_layers)
     grams = yield from _grams(styles, style_layers, size, style_scale, facts)
@@ -124,7 +142,10 @@ def _weighted(
     """The mean, by the layers' weights, of the relative distances of the values' forms from their aims: [1]."""
     total = sum(part.weight for part in layers)
     return torch.stack(
-        [part.weight / total * relative(form(value), aim) for part, value, aim in zip(layers, values, aims, strict=True)]
+        [
+            part.weight / total * relative(form(value), aim)
+            for part, value, aim in zip(layers, values, aims, strict=True)
+        ]
     ).sum(0)
 
 
@@ -139,7 +160,9 @@ def _grams(styles: Sequence[Style], layers: Sequence[LayerWeight], size: int, sc
     for style in styles:
         picture = sized(style.image, max(32, round(size * scale)), facts)
         features = yield from _features(picture, layers)
-        grams = [mean.to(value) + style.weight / total * gram(value) for mean, value in zip(grams, features, strict=True)]
+        grams = [
+            mean.to(value) + style.weight / total * gram(value) for mean, value in zip(grams, features, strict=True)
+        ]
     return grams
 
 

@@ -1,4 +1,5 @@
-"""The only place where a model runs: rows together, one forward of the cut graph, the sum of all scores, one backward, apart again."""
+"""The only place where a model runs: rows together, one forward of the cut graph, the sum of all scores, one
+backward, apart again."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from lightwell_server.models.graph import Graph
 
 
 def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
-    """Answers parts of Asks with equal keys in one step; a model that mixes its rows is run row by row. Raises `OutOfMemory`."""
+    """Answers parts of Asks with equal keys in one step; a model that mixes its rows is run row by row. Raises
+    `OutOfMemory`."""
     if graph.mixes_rows and (len(parts) > 1 or parts[0].count > 1):
         return [Answer.join([_step(graph, [row])[0] for row in _rows(part)]) for part in parts]
     return _step(graph, parts)
@@ -45,7 +47,10 @@ def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:
     with torch.set_grad_enabled(bool(want & GRAD)):
         scores = [_score(part, values, slice(*b), i) for part, b, i in zip(parts, bounds, index, strict=True)]
     grad = _gradient(scores, act) if want & GRAD else None
-    answers = [_answer(part.ask, values, act, grad, score, slice(*b)) for part, score, b in zip(parts, scores, bounds, strict=True)]
+    answers = [
+        _answer(part.ask, values, act, grad, score, slice(*b))
+        for part, score, b in zip(parts, scores, bounds, strict=True)
+    ]
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return answers

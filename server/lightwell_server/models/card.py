@@ -22,8 +22,8 @@ class _Part(BaseModel):
 
 
 class InputCard(_Part):
-    """How an image becomes rows: the shorter side is brought to `resize`, the middle `size` (height, width) is taken, and the model takes
-    (pixel - mean) / std of RGB in [0, 1]."""
+    """How an image becomes rows: the shorter side is brought to `resize`, the middle `size` (height, width) is taken,
+    and the model takes (pixel - mean) / std of RGB in [0, 1]."""
 
     size: tuple[Positive, Positive] = (224, 224)
     resize: Positive | None = None
@@ -32,8 +32,8 @@ class InputCard(_Part):
 
 
 class OutputCard(_Part):
-    """`labels`: the classes' names in index order, or a file with one a line. `scores`: read before a final softmax, or as the file
-    returns them."""
+    """`labels`: the classes' names in index order, or a file with one a line. `scores`: read before a final softmax,
+    or as the file returns them."""
 
     labels: str | tuple[str, ...] = ()
     scores: Literal["before_softmax", "as_returned"] = "before_softmax"
@@ -66,7 +66,8 @@ class Card(_Part):
         return {name: (layers,) if isinstance(layers, str) else layers for name, layers in self.layers.items()}
 
     def sample(self) -> Sample:
-        """What the model is recorded and proved on. Other kinds than classifiers take pixels as they are unless told otherwise."""
+        """What the model is recorded and proved on. Other kinds than classifiers take pixels as they are unless told
+        otherwise."""
         plain = self.kind != "classifier" and not self.input.model_fields_set & {"mean", "std"}
         return Sample(
             size=self.input.size,
@@ -78,7 +79,8 @@ class Card(_Part):
 
 
 def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
-    """The card of a version's directory and its labels; defaults if there is none. Raises `Refused` naming what is wrong."""
+    """The card of a version's directory and its labels; defaults if there is none. Raises `Refused` naming what is
+    wrong."""
     path = directory / "card.toml"
     try:
         card = Card.model_validate(tomllib.loads(path.read_text())) if path.exists() else Card()
@@ -91,5 +93,7 @@ def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
         return card, card.output.labels
     labels = (directory / card.output.labels).resolve()
     if not labels.is_relative_to(repository.resolve()) or not labels.is_file():
-        raise Refused(f"card.toml: output.labels names no file inside the repository: {card.output.labels}", reason="BAD_CARD")
+        raise Refused(
+            f"card.toml: output.labels names no file inside the repository: {card.output.labels}", reason="BAD_CARD"
+        )
     return card, tuple(line.strip() for line in labels.read_text().splitlines() if line.strip())

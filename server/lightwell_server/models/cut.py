@@ -1,7 +1,7 @@
 """Cuts a graph to what one kind of Ask needs.
 
-Nothing behind the layers read is computed; what lies before `wrt` runs without autograd; sizes are computed anew behind an expansion; a
-convolution is folded with its batch norm wherever nothing else reads what flows between them.
+Nothing behind the layers read is computed; what lies before `wrt` runs without autograd; sizes are computed anew
+behind an expansion; a convolution is folded with its batch norm wherever nothing else reads what flows between them.
 """
 
 from __future__ import annotations
@@ -11,20 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lightwell_server.ask import INPUT, Edit, Rule
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.models import rules
+from lightwell_server.models import folding, rules
 from lightwell_server.models.recorder import guard
 
-aten = torch.ops.aten
-
-FOLDED = "folded_"
-"""How the names of weights begin that were made by folding."""
 BATCH = 5
-"""The rows of the sample that a model is recorded on: a number that few layers have as a size of their own, so that a first
-dimension of this size is the batch."""
+"""The rows of the sample that a model is recorded on: a number that few layers have as a size of their own, so that a
+first dimension of this size is the batch."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,9 @@ class Cut:
         needed = _ancestors(self.reads)
         self.influential = self.wrt in needed
         if self.edited is not None and self.edited not in needed:
-            raise InvalidArgument(f"layer {where.edit!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE")
+            raise InvalidArgument(
+                f"layer {where.edit!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE"
+            )
         bounds = [node for node in graph.nodes if node in (self.wrt, self.edited) and node in needed]
         writer = _Writer(graph, root, where.rule, needed, {*bounds, *self.reads})
         self.stages = writer.stages(bounds, self.reads)
@@ -69,8 +66,8 @@ class Cut:
     def run(
         self, rows: Tensor, inputs: dict[str, Tensor], index: Tensor, edit: Edit | None = None, grad: bool = False
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Returns the values read and the activation at `wrt` (None if nothing read depends on it), which requires gradients
-        if `grad` is set. `index` numbers the rows within their Ask."""
+        """Returns the values read and the activation at `wrt` (None if nothing read depends on it), which requires
+        gradients if `grad` is set. `index` numbers the rows within their Ask."""
         values = {self.rows.name: rows, **inputs}
         expanding = edit is not None and edit.count is not None
         if expanding and not self.expands:
@@ -139,49 +136,29 @@ class _Writer:
     def _stage(self, body: set[fx.Node], takes: list[fx.Node], gives: list[fx.Node], bound: fx.Node | None) -> Stage:
         graph, constants = fx.Graph(), {}
         copies = {node: graph.placeholder(node.name) for node in takes}
-        folded = {node: conv for node in body if (conv := self._foldable(node, body)) is not None}
+        folded = {node: conv for node in body if (conv := self._before(node, body)) is not None}
         for node in self.graph.nodes:
             if node not in body or node in folded.values():
                 continue
             if node.op == "get_attr":
                 constants[node.target] = getattr(self.root, node.target)
             if node in folded:
-                copies[node] = _fold(graph, self.root, node, folded[node], copies, constants)
+                copies[node] = folding.fold(graph, self.root, node, folded[node], copies, constants)
             else:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
             if self.rule != "plain" and rules.is_relu(node):
                 copies[node].args = (self.rule, node.target, *copies[node].args)
                 copies[node].target = rules.exchanged
         graph.output(tuple(copies[node] for node in gives))
-        names = [tuple(node.name for node in nodes) for nodes in (takes, gives)]
-        return Stage(fx.GraphModule(constants, graph), *names, bound.name if bound is not None else None)
+        taken, given = (tuple(node.name for node in nodes) for nodes in (takes, gives))
+        return Stage(fx.GraphModule(constants, graph), taken, given, bound.name if bound is not None else None)
 
-    def _foldable(self, node: fx.Node, body: set[fx.Node]) -> fx.Node | None:
-        """The convolution before a batch norm, if the two may become one."""
-        if node.target is not aten.batch_norm.default or not isinstance(conv := node.args[0], fx.Node):
+    def _before(self, norm: fx.Node, body: set[fx.Node]) -> fx.Node | None:
+        """The convolution that may be folded with a batch norm: of this stage, and read by nothing else."""
+        conv = folding.convolution(norm)
+        if conv is None or conv not in body or conv in self.keep or self.needed.intersection(conv.users) != {norm}:
             return None
-        constants = [*node.args[1:5], *conv.args[1:3]]
-        alone = conv in body and conv not in self.keep and self.needed.intersection(conv.users) == {node}
-        plain = all(c is None or (isinstance(c, fx.Node) and c.op == "get_attr") for c in constants)
-        known = plain and conv.target is aten.conv2d.default and None not in node.args[3:5] and not node.args[5]
-        return conv if alone and known else None
-
-
-def _fold(
-    graph: fx.Graph, root: torch.nn.Module, norm: fx.Node, conv: fx.Node, copies: dict[fx.Node, fx.Node], constants: dict[str, Tensor]
-) -> fx.Node:
-    """Writes conv + batch norm as one convolution; the weights are made once for all cuts."""
-    names = [f"{FOLDED}{norm.name}_{part}" for part in ("weight", "bias")]
-    if not hasattr(root, names[0]):
-        weight, bias, mean, var, kernel, own_bias = (
-            None if c is None else getattr(root, c.target) for c in (*norm.args[1:5], *(*conv.args, None)[1:3])
-        )
-        for name, value in zip(names, fuse_conv_bn_weights(kernel, own_bias, mean, var, norm.args[7], weight, bias), strict=True):
-            root.register_buffer(name, value.detach(), persistent=False)
-    constants.update({name: getattr(root, name) for name in names})
-    parameters = [graph.get_attr(name) for name in names]
-    rest = [copies.get(arg, arg) if isinstance(arg, fx.Node) else arg for arg in conv.args[3:]]
-    return graph.call_function(aten.conv2d.default, (copies[conv.args[0]], *parameters, *rest))
+        return conv
 
 
 def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
@@ -218,5 +195,3 @@ def _by_rows(node: fx.Node) -> bool:
 
 def _expanded(values: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     return {name: value.expand(count, *value.shape[1:]) for name, value in values.items()}
-
-

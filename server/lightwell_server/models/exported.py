@@ -13,7 +13,13 @@ from torch.utils._pytree import tree_map
 from lightwell_server.models.recorder import Box, Recorder
 
 # Checks of the exporter on its own inputs; the recorder's guards take their place.
-_CHECKS = ("_assert_scalar", "_assert_tensor_metadata", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size")
+_CHECKS = (
+    "_assert_scalar",
+    "_assert_tensor_metadata",
+    "_assert_async",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+)
 
 
 def record(program: torch.export.ExportedProgram, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
@@ -23,7 +29,9 @@ def record(program: torch.export.ExportedProgram, inputs: list[Box], recorder: R
     layers = _Layers(recorder)
     waiting = list(inputs)
     for node in module.graph.nodes:
-        args, kwargs = tree_map(lambda item: environment[item] if isinstance(item, fx.Node) else item, (node.args, node.kwargs))
+        args, kwargs = tree_map(
+            lambda item: environment[item] if isinstance(item, fx.Node) else item, (node.args, node.kwargs)
+        )
         if node.op == "placeholder":
             environment[node] = waiting.pop(0)
         elif node.op == "get_attr":
@@ -39,8 +47,8 @@ def record(program: torch.export.ExportedProgram, inputs: list[Box], recorder: R
 
 
 class _Layers:
-    """Tells the recorder what each module gave: the last value computed while it was active. An exporter numbers the calls of a
-    module that is called again, so that each is a module of its own here."""
+    """Tells the recorder what each module gave: the last value computed while it was active. An exporter numbers the
+    calls of a module that is called again, so that each is a module of its own here."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -79,7 +87,12 @@ def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict
         return recorder.op(target, args, kwargs)
     if target is operator.getitem:
         return args[0][args[1]]
-    if callable(target) and getattr(target, "__module__", "") in ("_operator", "math", "torch", "torch.fx.experimental.sym_node"):
+    if callable(target) and getattr(target, "__module__", "") in (
+        "_operator",
+        "math",
+        "torch",
+        "torch.fx.experimental.sym_node",
+    ):
         return recorder.scalar(target, *args)
     raise recorder.refuse(f"{target} cannot be lifted:")
 
@@ -94,4 +107,3 @@ def _source(node: fx.Node) -> str:
         return ""
     path, _, rest = lines[-1].partition('", line ')
     return f"{path.rpartition('/')[2]}:{rest.split(',')[0]}"
-

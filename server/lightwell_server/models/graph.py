@@ -12,7 +12,8 @@ from torch import fx
 from lightwell_server.ask import INPUT, OUTPUT, Layer
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models import rules
-from lightwell_server.models.cut import FOLDED, Cut, Where
+from lightwell_server.models.cut import Cut, Where
+from lightwell_server.models.folding import FOLDED
 from lightwell_server.models.recorder import Site
 
 
@@ -31,7 +32,8 @@ class Graph:
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:
-        """Names of layers to nodes. A module called several times is `path@0`, `path@1` ...; its bare path is the last call."""
+        """Names of layers to nodes. A module called several times is `path@0`, `path@1` ...; its bare path is the
+        last call."""
         calls: dict[str, list[fx.Node]] = {}
         for site in self.sites:
             calls.setdefault(site.path, []).append(site.node)
@@ -60,7 +62,9 @@ class Graph:
     def node(self, name: str) -> fx.Node:
         """The node of a layer; INVALID_ARGUMENT with the nearest names if there is none."""
         if name not in self.nodes:
-            raise InvalidArgument(f"the model has no layer {name!r}; {nearest(name, list(self.nodes))}", reason="UNKNOWN_LAYER")
+            raise InvalidArgument(
+                f"the model has no layer {name!r}; {nearest(name, list(self.nodes))}", reason="UNKNOWN_LAYER"
+            )
         return self.nodes[name]
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Graph:
@@ -77,7 +81,10 @@ class Graph:
             return place if isinstance(value, torch.device) else dtype if value is old else value
 
         for node in self.graph.nodes:
-            node.args, node.kwargs = fx.node.map_aggregate(node.args, follow), fx.node.map_aggregate(node.kwargs, follow)
+            node.args, node.kwargs = (
+                fx.node.map_aggregate(node.args, follow),
+                fx.node.map_aggregate(node.kwargs, follow),
+            )
         self._cuts.clear()
         return self
 

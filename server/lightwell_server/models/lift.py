@@ -1,7 +1,8 @@
 """Lifts a model file into a `Graph`, and proves that the graph is the model.
 
-TorchScript archives (traced or scripted) and `torch.export` programs are recorded on one sample. Then graph and file are compared on random input
-at two batch sizes, a row alone is compared with the same row in a crowd, and another image size is tried. What does not agree is refused.
+TorchScript archives (traced or scripted) and `torch.export` programs are recorded on one sample. Then graph and file
+are compared on random input at two batch sizes, a row alone is compared with the same row in a crowd, and another
+image size is tried. What does not agree is refused.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype, rng: torch.Generator) ->
 
 
 def lift(path: Path, sample: Sample) -> Graph:
-    """Reads a `.pt` or `.pt2` file as a graph, on the CPU. Raises `Refused` with one sentence that names the node and its source
-    line if the file cannot be read, recorded or proved."""
+    """Reads a `.pt` or `.pt2` file as a graph, on the CPU. Raises `Refused` with one sentence that names the node and
+    its source line if the file cannot be read, recorded or proved."""
     try:
-        with torch.no_grad(), torch.jit.optimized_execution(False), warnings.catch_warnings():
+        with torch.no_grad(), torch.jit._fuser.optimized_execution(False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             original, record = _open(path)
             return _prove(_record(record, sample), original, sample)
@@ -91,7 +92,9 @@ def lift(path: Path, sample: Sample) -> Graph:
 def _open(path: Path) -> tuple[Original, Callable[[list[Box], Recorder], Any]]:
     """The file's own function, and how it is recorded."""
     if not zipfile.is_zipfile(path):
-        raise Refused(f"{path.name} is no TorchScript archive and no torch.export program: it is no zip file, or is truncated")
+        raise Refused(
+            f"{path.name} is no TorchScript archive and no torch.export program: it is no zip file, or is truncated"
+        )
     with zipfile.ZipFile(path) as archive:
         names = {name.partition("/")[2] for name in archive.namelist()} | set(archive.namelist())
     if any(name.startswith("code/") or name == "constants.pkl" for name in names):
@@ -100,12 +103,16 @@ def _open(path: Path) -> tuple[Original, Callable[[list[Box], Recorder], Any]]:
     if any(name.startswith(("models/", "serialized_exported_program")) for name in names):
         program = torch.export.load(path)
         return program.module(), lambda inputs, recorder: exported.record(program, inputs, recorder)
-    raise Refused(f"{path.name} holds weights or a pickled module but no code; export it with torch.jit.script, torch.jit.trace or torch.export")
+    raise Refused(
+        f"{path.name} holds weights or a pickled module but no code; "
+        "export it with torch.jit.script, torch.jit.trace or torch.export"
+    )
 
 
 @dataclass(frozen=True)
 class Lifted:
-    """A graph with what its proof must know: which of the file's tensors it gives, and what the file does to it afterwards."""
+    """A graph with what its proof must know: which of the file's tensors it gives, and what the file does to it
+    afterwards."""
 
     graph: Graph
     index: int
@@ -118,11 +125,14 @@ def _record(record: Callable[[list[Box], Recorder], Any], sample: Sample) -> Lif
     rows = recorder.input("rows", image)
     boxes = [recorder.input(name, value) for name, value in zip(sample.inputs, others, strict=True)]
     if any(sample.mean) or any(v != 1 for v in sample.std):
-        mean, std = (recorder.constant(torch.tensor(v).view(1, -1, 1, 1), n) for n, v in (("mean", sample.mean), ("std", sample.std)))
+        mean, std = (
+            recorder.constant(torch.tensor(v).view(1, -1, 1, 1), n)
+            for n, v in (("mean", sample.mean), ("std", sample.std))
+        )
         rows = recorder.op(aten.div.Tensor, (recorder.op(aten.sub.Tensor, (rows, mean), {}), std), {})
     index, output = _main_output(record([rows, *boxes], recorder))
     activation = _ACTIVATIONS.get(output.target) if sample.pre_softmax and output.args[1:2] in ((1,), (-1,)) else None
-    scores = output.args[0] if activation else output
+    scores = output.all_input_nodes[0] if activation else output
     recorder.graph.output(scores)
     return Lifted(Graph(recorder.graph, recorder.root, scores, recorder.sites, tuple(sample.inputs)), index, activation)
 
@@ -133,7 +143,9 @@ def _main_output(output: Any) -> tuple[int, fx.Node]:  # noqa: ANN401
     found = [i for i, box in enumerate(tensors) if box.node is not None and box.value.is_floating_point()]
     if len(found) != 1:
         shapes = ", ".join(str(tuple(tensors[i].value.shape)) for i in found) or "none"
-        raise Refused(f"the model returns {len(found)} floating tensors that depend on the image (shapes {shapes}); one is needed")
+        raise Refused(
+            f"the model returns {len(found)} floating tensors that depend on the image (shapes {shapes}); one is needed"
+        )
     return found[0], cast(fx.Node, tensors[found[0]].node)
 
 
@@ -156,7 +168,11 @@ def _differentiate(graph: Graph, sample: Sample) -> None:
     inputs = dict(zip(graph.inputs, others, strict=True))
     (output,), leaf = graph.cut(Where((OUTPUT,))).run(image, inputs, torch.arange(1), grad=True)
     with torch.enable_grad():
-        grad = torch.autograd.grad(output.sum(), leaf, allow_unused=True)[0] if output.requires_grad and leaf is not None else None
+        grad = (
+            torch.autograd.grad(output.sum(), leaf, allow_unused=True)[0]
+            if output.requires_grad and leaf is not None
+            else None
+        )
     if grad is None:
         raise Refused("no gradient of the output reaches the image: an operation on the way cannot be differentiated")
 

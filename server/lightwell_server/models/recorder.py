@@ -1,7 +1,8 @@
 """Records a model as a graph of functional ATen calls while it runs once on a sample.
 
-Each value is a `Box`: what it is on the sample, and the graph's node that computes it (None for constants). Tensor operations run and
-are recorded; sizes stay symbolic; constants fold; operations in place become their functional twins.
+Each value is a `Box`: what it is on the sample, and the graph's node that computes it (None for constants). Tensor
+operations run and are recorded; sizes stay symbolic; constants fold; operations in place become their functional
+twins.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def guard(holds: bool, expected: bool, message: str) -> None:
 
 @dataclass(eq=False)
 class Box:
-    """A tensor or symbolic number: its value on the sample and its node. `stale` says where its memory was overwritten through
-    another view."""
+    """A tensor or symbolic number: its value on the sample and its node. `stale` says where its memory was
+    overwritten through another view."""
 
     value: Any
     node: fx.Node | None = None
@@ -112,7 +113,8 @@ class Recorder:
             raise self.refuse("a branch depends on data, so no single graph describes the model:")
         taken = bool(condition.value)
         if condition.node is not None:
-            message = f"the model takes another branch for this image size than for the card's: {self.refuse('branch').message}"
+            place = self.refuse("branch").message
+            message = f"the model takes another branch for this image size than for the card's: {place}"
             self._call(guard, (condition, taken, message), {}, scalar=True)
         return taken
 

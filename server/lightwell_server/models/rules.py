@@ -1,5 +1,5 @@
-"""How a gradient passes a ReLU backwards: plain, guided (Springenberg et al. 2014, arXiv:1412.6806) or as in a deconvnet (Zeiler and
-Fergus 2013, arXiv:1311.2901)."""
+"""How a gradient passes a ReLU backwards: plain, guided (Springenberg et al. 2014, arXiv:1412.6806) or as in a
+deconvnet (Zeiler and Fergus 2013, arXiv:1311.2901)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_relu(node: fx.Node) -> bool:
     if node.target in (aten.relu.default, aten.relu6.default):
         return True
     if node.target in (aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default):
-        return len(node.args) > 1 and node.args[1] == 0
+        return len(node.args) > 1 and bool(node.args[1] == 0)
     return False
 
 
@@ -45,5 +45,5 @@ def exchanged(rule: Rule, target: Callable[..., Tensor], activations: Tensor, *a
     """The same values as `target(activations, ...)`, with the rule's backward."""
     with torch.no_grad():
         passed = target(activations, *args, **kwargs)
-    result: Tensor = _Exchanged.apply(activations, passed, rule == "guided")  # type: ignore[no-untyped-call]
+    result: Tensor = _Exchanged.apply(activations, passed, rule == "guided")
     return result

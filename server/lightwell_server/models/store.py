@@ -77,19 +77,27 @@ class Store:
         return [model for model in self.all() if isinstance(model, Model)]
 
     def get(self, name: str = "", version: str = "") -> Model:
-        """A version that answers; without a name the only model, without a version the newest. Raises NotFound or Refused."""
-        if not name and len(self._models) == 1:
-            name = next(iter(self._models))
+        """A version that answers; without a name the only model, without a version the newest. Raises NotFound or
+        Refused."""
+        ready_names = {model.name for model in self.ready()} or set(self._models)
+        if not name and len(ready_names) == 1:
+            (name,) = ready_names
         if name not in self._models:
             known = sorted(self._models)
-            raise NotFound(f"there is no model {name!r}; {nearest(name, known)}" if name else f"name a model: {', '.join(known)}",
-                           reason="MODEL_NOT_FOUND", resource_name=name)
+            raise NotFound(
+                f"there is no model {name!r}; {nearest(name, known)}" if name else f"name a model: {', '.join(known)}",
+                reason="MODEL_NOT_FOUND",
+                resource_name=name,
+            )
         versions = self._models[name]
         ready = [v for v in sorted(versions, key=_natural) if isinstance(versions[v], Model)]
         version = version or (ready or sorted(versions, key=_natural))[-1]
         if version not in versions:
-            raise NotFound(f"model {name} has no version {version!r}; it has {', '.join(versions)}",
-                           reason="VERSION_NOT_FOUND", resource_name=f"{name}@{version}")
+            raise NotFound(
+                f"model {name} has no version {version!r}; it has {', '.join(versions)}",
+                reason="VERSION_NOT_FOUND",
+                resource_name=f"{name}@{version}",
+            )
         model = versions[version]
         if isinstance(model, RefusedModel):
             raise Refused(f"model {name}@{version} was refused: {model.reason}")
@@ -115,8 +123,13 @@ def load_version(directory: Path, repository: Path, device: str = "cpu", dtype: 
 
 
 def load_file(
-    path: Path, card: Card, labels: tuple[str, ...], name: str, version: str,
-    device: str = "cpu", dtype: torch.dtype = torch.float32,
+    path: Path,
+    card: Card,
+    labels: tuple[str, ...],
+    name: str,
+    version: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Model:
     """Lifts one file as a model. Raises `Refused`."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -126,7 +139,9 @@ def load_file(
         raise Refused(f"the card has {len(labels)} labels and the model {facts.classes} classes", reason="BAD_CARD")
     unknown = [n for names in card.default_layers.values() for n in names if n not in graph.nodes]
     if unknown:
-        raise Refused(f"the card names a layer {unknown[0]!r}; {nearest(unknown[0], list(graph.nodes))}", reason="BAD_CARD")
+        raise Refused(
+            f"the card names a layer {unknown[0]!r}; {nearest(unknown[0], list(graph.nodes))}", reason="BAD_CARD"
+        )
     return Model(name, version, digest, card, labels, graph, facts)
 
 

@@ -1,7 +1,8 @@
 """Reads a TorchScript module by interpreting its graph once on a sample, and records what it does.
 
-Calls of modules are walked one by one, so that each knows its path; calls of plain functions are inlined into their caller. `prim::If` and
-`prim::Loop` take the way of the sample; the recorder refuses ways that depend on data and guards those that depend on sizes.
+Calls of modules are walked one by one, so that each knows its path; calls of plain functions are inlined into their
+caller. `prim::If` and `prim::Loop` take the way of the sample; the recorder refuses ways that depend on data and
+guards those that depend on sizes.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class _Interpreter:
         overload = getattr(getattr(getattr(torch.ops, namespace), name), schema.overload_name or "default")
         positional = [arg for arg in schema.arguments if not arg.kwarg_only]
         named = [arg.name for arg in schema.arguments if arg.kwarg_only]
-        return self.recorder.op(overload, tuple(args[: len(positional)]), dict(zip(named, args[len(positional) :], strict=True)))
+        return self.recorder.op(
+            overload, tuple(args[: len(positional)]), dict(zip(named, args[len(positional) :], strict=True))
+        )
 
     def constant(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         value = node.output().toIValue() if node.hasAttributes() and not node.hasAttribute("name") else None
@@ -142,7 +145,7 @@ class _Interpreter:
 
 def _inlined(call: Any) -> Any:  # noqa: ANN401
     """A graph of its own for one `prim::CallFunction`, with the function's body inlined."""
-    graph = torch._C.Graph()
+    graph: Any = torch._C.Graph()
     function, *arguments = call.inputs()
     inner = {function.debugName(): graph.appendNode(graph.createClone(function.node(), lambda value: value)).output()}
     for value in arguments:
@@ -169,7 +172,9 @@ def _source(node: Any) -> str:  # noqa: ANN401
 
 
 def _is_tensor(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, Box) and isinstance(value.value, Tensor) and (value.node is not None or value.value.dim() > 0)
+    return (
+        isinstance(value, Box) and isinstance(value.value, Tensor) and (value.node is not None or value.value.dim() > 0)
+    )
 
 
 def _without_alpha(name: str, args: list[Any]) -> list[Any]:
@@ -327,5 +332,3 @@ _PRIMS: dict[str, _Handler] = {
 
 def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:
     return list(zip(values[::2], values[1::2], strict=True))
-
-

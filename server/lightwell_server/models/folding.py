@@ -1,0 +1,53 @@
+"""Makes one convolution of a convolution and its batch norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+aten = torch.ops.aten
+
+FOLDED = "folded_"
+"""How the names of weights begin that were made by folding."""
+
+
+def convolution(norm: fx.Node) -> fx.Node | None:
+    """The convolution right before a batch norm in eval mode, if the weights of both are constants."""
+    conv, *constants = norm.args[:5] if norm.target is aten.batch_norm.default else (None,)
+    if not isinstance(conv, fx.Node) or conv.target is not aten.conv2d.default:
+        return None
+    known = all(c is None or (isinstance(c, fx.Node) and c.op == "get_attr") for c in (*constants, *conv.args[1:3]))
+    training = norm.args[5] or None in constants[2:]
+    return conv if known and not training else None
+
+
+def fold(
+    graph: fx.Graph,
+    root: torch.nn.Module,
+    norm: fx.Node,
+    conv: fx.Node,
+    copies: dict[fx.Node, fx.Node],
+    constants: dict[str, Tensor],
+) -> fx.Node:
+    """Writes both as one convolution into `graph`. Its weights are kept on `root`, so that they are made once for all
+    cuts."""
+    names = [f"{FOLDED}{norm.name}_{part}" for part in ("weight", "bias")]
+    if not hasattr(root, names[0]):
+        for name, value in zip(names, _weights(root, norm.args, conv.args), strict=True):
+            root.register_buffer(name, value.detach(), persistent=False)
+    constants.update({name: getattr(root, name) for name in names})
+    source: Any = conv.args[0]
+    parameters = [graph.get_attr(name) for name in names]
+    return graph.call_function(aten.conv2d.default, (copies[source], *parameters, *conv.args[3:]))
+
+
+def _weights(root: torch.nn.Module, norm: Any, conv: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - arguments of nodes
+    def value(node: fx.Node | None) -> Any:  # noqa: ANN401
+        return None if node is None else getattr(root, str(node.target))
+
+    weight, bias, mean, var = (value(node) for node in norm[1:5])
+    own_bias = value(conv[2]) if len(conv) > 2 else None
+    return fuse_conv_bn_weights(value(conv[1]), own_bias, mean, var, norm[7], weight, bias)
