@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import grpc
 from google.protobuf.message import Message
@@ -15,13 +15,14 @@ from google.protobuf.message import Message
 from lightwell import channel
 from lightwell.errors import from_rpc
 from lightwell.images import ImageLike
-from lightwell.requests import explain_request, synthesize_request
+from lightwell.requests import ExplainOptions, SynthesizeOptions, explain_request, synthesize_request
 from lightwell.results import Explanation, Progress, Synthesis
 from lightwell.v1 import explainer_pb2_grpc, models_pb2
 
 
 class AsyncStream:
-    """A synthesis on its way. Iterating gives its progress; `await result()` waits for the end; leaving it early cancels it."""
+    """A synthesis on its way. Iterating gives its progress; `await result()` waits for the end; leaving it early
+    cancels it."""
 
     def __init__(self, call: Any) -> None:  # noqa: ANN401 - grpc's call has no public type
         self._call = call
@@ -61,12 +62,14 @@ class AsyncClient:
     ) -> None:
         secure = channel.credentials(tls)
         opts = channel.options()
-        self._channel = grpc.aio.secure_channel(address, secure, opts) if secure else grpc.aio.insecure_channel(address, opts)
+        self._channel = (
+            grpc.aio.secure_channel(address, secure, opts) if secure else grpc.aio.insecure_channel(address, opts)
+        )
         self._explainer: Any = explainer_pb2_grpc.ExplainerServiceStub(self._channel)
         self._models: Any = explainer_pb2_grpc.ModelServiceStub(self._channel)
         self._call: dict[str, Any] = {"timeout": timeout, "metadata": channel.metadata(token)}
 
-    async def explain(self, image: ImageLike, method: Message, **options: Any) -> Explanation:  # noqa: ANN401
+    async def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation:
         """Explains an image; options as for `Client.explain`."""
         request = explain_request(image, method, **options)
         try:
@@ -74,12 +77,17 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise from_rpc(error) from None
 
-    def synthesize(self, method: Message, **options: Any) -> AsyncStream:  # noqa: ANN401
+    def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> AsyncStream:
         """Synthesises an image; options as for `Client.synthesize`."""
         return AsyncStream(self._explainer.Synthesize(synthesize_request(method, **options), **self._call))
 
     async def explain_all(
-        self, images: Iterable[ImageLike], method: Message, *, concurrency: int = 32, **options: Any  # noqa: ANN401
+        self,
+        images: Iterable[ImageLike],
+        method: Message,
+        *,
+        concurrency: int = 32,
+        **options: Any,  # noqa: ANN401
     ) -> AsyncIterator[Explanation]:
         """Explains many images, at most `concurrency` at a time; results in the images' order."""
         tasks: deque[asyncio.Task[Explanation]] = deque()

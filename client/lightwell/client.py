@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import grpc
 from google.protobuf.message import Message
@@ -15,13 +15,14 @@ from lightwell import channel
 from lightwell.errors import from_rpc
 from lightwell.images import ImageLike
 from lightwell.progress import shown
-from lightwell.requests import explain_request, synthesize_request
+from lightwell.requests import ExplainOptions, SynthesizeOptions, explain_request, synthesize_request
 from lightwell.results import Explanation, Progress, Synthesis
 from lightwell.v1 import explainer_pb2_grpc, models_pb2, synthesize_pb2
 
 
 class Stream:
-    """A synthesis on its way. Iterating gives its progress; `result()` waits for the end; leaving it early cancels it."""
+    """A synthesis on its way. Iterating gives its progress; `result()` waits for the end; leaving it early cancels
+    it."""
 
     def __init__(self, events: Iterator[synthesize_pb2.SynthesizeResponse]) -> None:
         self._events = events
@@ -55,8 +56,8 @@ class Stream:
 
 
 class Client:
-    """A connection to a server; safe for threads. `timeout` is in seconds a call (None: the server's limit), `tls` True, False or a
-    file of certificate authorities, `token` a bearer token."""
+    """A connection to a server; safe for threads. `timeout` is in seconds a call (None: the server's limit), `tls`
+    True, False or a file of certificate authorities, `token` a bearer token."""
 
     def __init__(
         self, address: str, *, timeout: float | None = None, tls: str | Path | bool = False, token: str | None = None
@@ -68,24 +69,30 @@ class Client:
         self._models = explainer_pb2_grpc.ModelServiceStub(self._channel)
         self._call: dict[str, Any] = {"timeout": timeout, "metadata": channel.metadata(token)}
 
-    def explain(self, image: ImageLike, method: Message, **options: Any) -> Explanation:  # noqa: ANN401
-        """Explains an image. Options: model, version, target (a label, an index, a message), of, fit, inputs, seed, reproducible,
-        predictions, pictures. Raises `LightwellError`."""
+    def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation:
+        """Explains an image; options as in `ExplainOptions`. Raises `LightwellError`."""
         request = explain_request(image, method, **options)
         try:
             return Explanation(self._explainer.Explain(request, **self._call), request.image)
         except grpc.RpcError as error:
             raise from_rpc(error) from None
 
-    def synthesize(self, method: Message, **options: Any) -> Stream:  # noqa: ANN401
-        """Synthesises an image. Options: image, model, version, target, of, fit, inputs, seed, reproducible, predictions, previews,
-        image_tensor. Iterate over it for progress, or call its `result()`."""
+    def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream:
+        """Synthesises an image; options as in `SynthesizeOptions`. Iterate over it for progress, or call its
+        `result()`."""
         return Stream(self._explainer.Synthesize(synthesize_request(method, **options), **self._call))
 
     def explain_all(
-        self, images: Iterable[ImageLike], method: Message, *, concurrency: int = 32, progress: bool = False, **options: Any  # noqa: ANN401
+        self,
+        images: Iterable[ImageLike],
+        method: Message,
+        *,
+        concurrency: int = 32,
+        progress: bool = False,
+        **options: Any,  # noqa: ANN401
     ) -> Iterator[Explanation]:
-        """Explains many images, at most `concurrency` at a time; results in the images' order. `progress` shows a bar."""
+        """Explains many images, at most `concurrency` at a time; results in the images' order. `progress` shows a
+        bar."""
         calls: deque[tuple[Any, Any]] = deque()
         try:
             for image in shown(images, progress):
@@ -131,5 +138,3 @@ def _waited(call: Any, source: Any) -> Explanation:  # noqa: ANN401 - grpc's fut
         return Explanation(call.result(), source)
     except grpc.RpcError as error:
         raise from_rpc(error) from None
-
-

@@ -1,10 +1,10 @@
-"""Builds requests from the arguments of `explain` and `synthesize`. The field of the oneof is found by the parameter object's type, so nothing
-here changes for a new method."""
+"""Builds requests from the arguments of `explain` and `synthesize`. The field of the oneof is found by the parameter
+object's type, so nothing here changes for a new method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import Message
 from numpy.typing import NDArray
@@ -14,10 +14,75 @@ from lightwell.images import ImageLike
 from lightwell.v1 import explain_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 
-TargetLike = int | str | types.Target | types.Neuron | types.Channel | types.Contrast | types.Element | types.Direction | None
+TargetLike = (
+    int | str | types.Target | types.Neuron | types.Channel | types.Contrast | types.Element | types.Direction | None
+)
 """A class's index or label, a target message or one of its parts, or None for the class with the highest score."""
 
 RequestT = TypeVar("RequestT", explain_pb2.ExplainRequest, synthesize_pb2.SynthesizeRequest)
+
+
+class Options(TypedDict, total=False):
+    """What every request may say. `model` and `version` (unset: the only one, the newest); `target` and `of` (score,
+    probability, log_probability); `fit` (card, exact); `inputs`, the model's other inputs by name; `seed`;
+    `reproducible`, the same bits whatever the load; `predictions`, how many come back."""
+
+    model: str
+    version: str
+    target: TargetLike
+    of: str
+    fit: str
+    inputs: Mapping[str, NDArray[Any]]
+    seed: int
+    reproducible: bool
+    predictions: int
+
+
+class ExplainOptions(Options, total=False):
+    """And what an explanation may: `pictures` that the server draws (map, overlay)."""
+
+    pictures: Sequence[str]
+
+
+class SynthesizeOptions(Options, total=False):
+    """And what a synthesis may: the `image` that it starts from; `previews`, how many pictures of the way;
+    `image_tensor`, the result as floats too."""
+
+    image: ImageLike | None
+    previews: int
+    image_tensor: bool
+
+
+def explain_request(image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> explain_pb2.ExplainRequest:
+    """A request to explain an image."""
+    request = _request(explain_pb2.ExplainRequest(), method, image, options)
+    request.output.pictures.extend(
+        explain_pb2.PictureKind.Value(f"PICTURE_KIND_{name.upper()}") for name in options.get("pictures", ())
+    )
+    return request
+
+
+def synthesize_request(method: Message, **options: Unpack[SynthesizeOptions]) -> synthesize_pb2.SynthesizeRequest:
+    """A request to synthesise an image."""
+    request = _request(synthesize_pb2.SynthesizeRequest(), method, options.get("image"), options)
+    request.output.previews = options.get("previews", 0)
+    request.output.image_tensor = options.get("image_tensor", False)
+    return request
+
+
+def _request(request: RequestT, method: Message, image: ImageLike | None, options: Options) -> RequestT:
+    """What both kinds of request have in common. Raises TypeError if the method is none of this request's."""
+    _set_method(request, method)
+    request.model, request.version = options.get("model", ""), options.get("version", "")
+    request.target.CopyFrom(to_target(options.get("target"), options.get("of", "score")))
+    request.seed, request.reproducible = options.get("seed", 0), options.get("reproducible", False)
+    if image is not None:
+        request.image.CopyFrom(images.to_message(image, options.get("fit", "card")))
+    for name, array in options.get("inputs", {}).items():
+        request.inputs[name].CopyFrom(images.to_tensor(array))
+    if "predictions" in options:
+        request.output.predictions = options["predictions"]
+    return request
 
 
 def to_target(target: TargetLike, of: str = "score") -> types.Target:
@@ -34,74 +99,11 @@ def to_target(target: TargetLike, of: str = "score") -> types.Target:
     return message
 
 
-def build(
-    request: RequestT,
-    method: Message,
-    image: ImageLike | None,
-    target: TargetLike,
-    of: str,
-    fit: str,
-    inputs: Mapping[str, NDArray[Any]] | None,
-) -> RequestT:
-    """Fills a request in place. Raises TypeError if the method is none of this request's."""
+def _set_method(request: RequestT, method: Message) -> None:
     fields: Any = request.DESCRIPTOR.oneofs_by_name["method"].fields
     for field in fields:
         if field.message_type is method.DESCRIPTOR:
             getattr(request, field.name).CopyFrom(method)
-            break
-    else:
-        known = ", ".join(field.message_type.name for field in fields)
-        raise TypeError(f"{type(method).__name__} is no method of this call; it takes {known}")
-    if image is not None:
-        request.image.CopyFrom(images.to_message(image, fit))
-    request.target.CopyFrom(to_target(target, of))
-    for name, array in (inputs or {}).items():
-        request.inputs[name].CopyFrom(images.to_tensor(array))
-    return request
-
-
-def explain_request(
-    image: ImageLike,
-    method: Message,
-    *,
-    model: str = "",
-    version: str = "",
-    target: TargetLike = None,
-    of: str = "score",
-    fit: str = "card",
-    inputs: Mapping[str, NDArray[Any]] | None = None,
-    seed: int = 0,
-    reproducible: bool = False,
-    predictions: int | None = None,
-    pictures: tuple[str, ...] = (),
-) -> explain_pb2.ExplainRequest:
-    """A request to explain an image."""
-    request = explain_pb2.ExplainRequest(model=model, version=version, seed=seed, reproducible=reproducible)
-    request.output.pictures.extend(explain_pb2.PictureKind.Value(f"PICTURE_KIND_{name.upper()}") for name in pictures)
-    if predictions is not None:
-        request.output.predictions = predictions
-    return build(request, method, image, target, of, fit, inputs)
-
-
-def synthesize_request(
-    method: Message,
-    *,
-    image: ImageLike | None = None,
-    model: str = "",
-    version: str = "",
-    target: TargetLike = None,
-    of: str = "score",
-    fit: str = "card",
-    inputs: Mapping[str, NDArray[Any]] | None = None,
-    seed: int = 0,
-    reproducible: bool = False,
-    predictions: int | None = None,
-    previews: int = 0,
-    image_tensor: bool = False,
-) -> synthesize_pb2.SynthesizeRequest:
-    """A request to synthesise an image."""
-    request = synthesize_pb2.SynthesizeRequest(model=model, version=version, seed=seed, reproducible=reproducible)
-    request.output.previews, request.output.image_tensor = previews, image_tensor
-    if predictions is not None:
-        request.output.predictions = predictions
-    return build(request, method, image, target, of, fit, inputs)
+            return
+    known = ", ".join(field.message_type.name for field in fields)
+    raise TypeError(f"{type(method).__name__} is no method of this call; it takes {known}")

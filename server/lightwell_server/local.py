@@ -8,14 +8,14 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from google.protobuf.message import Message
 from lightwell.client import Stream
 from lightwell.errors import error_for
 from lightwell.images import ImageLike
-from lightwell.requests import explain_request, synthesize_request
+from lightwell.requests import ExplainOptions, SynthesizeOptions, explain_request, synthesize_request
 from lightwell.results import Explanation
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
 
@@ -45,7 +45,7 @@ class Local:
         self.model = _loaded(model, card or Card(), labels, device, dtype)
         self._worker = Worker(answer, name="local")
 
-    def explain(self, image: ImageLike, method: Message, **options: Any) -> Explanation:  # noqa: ANN401
+    def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation:
         """Explains an image; options as for `Client.explain`."""
         return _finished(self._begun(image, method, options))
 
@@ -55,7 +55,7 @@ class Local:
         method: Message,
         *,
         concurrency: int = 32,
-        **options: Any,  # noqa: ANN401
+        **options: Unpack[ExplainOptions],
     ) -> Iterator[Explanation]:
         """Explains many images, at most `concurrency` at a time; results in the images' order."""
         begun: deque[_Running] = deque()
@@ -66,7 +66,7 @@ class Local:
         while begun:
             yield _finished(begun.popleft())
 
-    def synthesize(self, method: Message, **options: Any) -> Stream:  # noqa: ANN401
+    def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream:
         """Synthesises an image; options as for `Client.synthesize`."""
         request = synthesize_request(method, **options)
         return Stream(self._streamed(request))
@@ -81,7 +81,7 @@ class Local:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begun(self, image: ImageLike, method: Message, options: dict[str, Any]) -> _Running:
+    def _begun(self, image: ImageLike, method: Message, options: ExplainOptions) -> _Running:
         request = explain_request(image, method, **options)
         return self._submitted(request)
 

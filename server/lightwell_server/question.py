@@ -107,6 +107,8 @@ def understand(request: Request, model: Model, max_pixels: int = wire.MAX_PIXELS
     parameters = method.parameters(model.facts, given, model.id)
     if request.output.predictions < 0 or request.output.predictions > 1000:
         raise InvalidArgument.at("output.predictions", f"{request.output.predictions} is not within 0 to 1000")
+    if request.output.dtype not in (types.DATA_TYPE_UNSPECIFIED, types.DATA_TYPE_FLOAT32, types.DATA_TYPE_FLOAT16):
+        raise InvalidArgument.at("output.dtype", "results come as FLOAT32 or FLOAT16")
     question = Question(request, model, method, target_of(request.target, model), parameters, digests=digests)
     question.inputs = _inputs(request, model)
     question.original = wire.decode(request.image, "image", max_pixels)
