@@ -15,10 +15,22 @@ Bytes = NDArray[np.uint8]
 
 # Anchors from dark to light, their lightness rising evenly.
 _HEAT = np.array(
-    [(8, 6, 24), (43, 14, 82), (95, 20, 110), (148, 32, 108), (199, 52, 84), (235, 94, 54), (250, 151, 42), (250, 209, 86), (253, 250, 210)]
+    [
+        (8, 6, 24),
+        (43, 14, 82),
+        (95, 20, 110),
+        (148, 32, 108),
+        (199, 52, 84),
+        (235, 94, 54),
+        (250, 151, 42),
+        (250, 209, 86),
+        (253, 250, 210),
+    ]
 )
 # Blue below zero, red above, white at zero.
-_SIGNS = np.array([(18, 52, 124), (62, 124, 190), (160, 200, 226), (247, 247, 247), (246, 178, 148), (206, 78, 68), (116, 8, 36)])
+_SIGNS = np.array(
+    [(18, 52, 124), (62, 124, 190), (160, 200, 226), (247, 247, 247), (246, 178, 148), (206, 78, 68), (116, 8, 36)]
+)
 _BRIGHTEST = 99.5
 """The percentile of a map of pixels that is drawn white; single pixels beyond it would leave the rest dark."""
 
@@ -49,7 +61,7 @@ def overlay(original: Pil.Image, values: Floats, message: types.Heatmap, placeme
     heat = picture(values, message)
     peak = float(np.abs(values).max()) or 1.0
     pixels = message.enlargement in (types.ENLARGEMENT_NONE, types.ENLARGEMENT_UNSPECIFIED)
-    strength = np.asarray(heat.convert("L")) / 255 if pixels else 0.15 + 0.55 * np.clip(np.abs(values) / peak, 0, 1)
+    strength = np.asarray(heat.convert("L")) / 255 if pixels else 0.75 * np.clip(np.abs(values) / peak, 0, 1)
     mask = Pil.fromarray((strength * 255).astype(np.uint8))
     size = (max(1, round(heat.width * placement.scale_x)), max(1, round(heat.height * placement.scale_y)))
     result = original.convert("RGB")
