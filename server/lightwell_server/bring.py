@@ -1,4 +1,4 @@
-"""Brings models into a repository: a file of one's own, or one of torchvision. What cannot be explained does not stay."""
+"""Brings models into a repository: one's own file, or one of torchvision. What cannot be explained does not stay."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Given:
 
 
 def add(source: str, repository: Path, name: str, version: str, given: Given, random_weights: bool = False) -> Model:
-    """Puts a model file, or `torchvision/<name>`, into `repository/<name>/<version>` and lifts it there. Raises ValueError
-    or OSError in a sentence; then the repository is as before."""
+    """Puts a model file, or `torchvision/<name>`, into `repository/<name>/<version>` and lifts it there. Raises
+    ValueError or OSError in a sentence; then the repository is as before."""
     origin, _, called = source.partition("/")
     if origin == "torchvision" and called and not Path(source).exists():
         network, card = _torchvision(called, random_weights)

@@ -7,7 +7,6 @@ guards those that depend on sizes.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightwell_server.models import operators
 from lightwell_server.models.recorder import Box, Recorder
 
 Environment = dict[str, Any]
@@ -82,14 +82,14 @@ class _Interpreter:
     def operation(self, node: Any, args: list[Any]) -> Any:  # noqa: ANN401
         """An operation of a library: on sizes and containers in Python, on tensors recorded."""
         namespace, name = node.kind().split("::")
-        if name in _TENSOR_FACTS and isinstance(args[0], Box) and isinstance(args[0].value, Tensor):
-            return _TENSOR_FACTS[name](self.recorder, *args)
-        if name in _NUMBERS:
-            return self.recorder.scalar(_NUMBERS[name], self.recorder.number(args[0]))
-        if name in _CONTAINERS and isinstance(args[0], list | dict | str | tuple):
-            return _CONTAINERS[name](*args)
-        if name in _SCALARS and not any(_is_tensor(arg) for arg in args):
-            return self.recorder.scalar(_SCALARS[name], *_without_alpha(name, args))
+        if name in operators.TENSOR_FACTS and isinstance(args[0], Box) and isinstance(args[0].value, Tensor):
+            return operators.TENSOR_FACTS[name](self.recorder, *args)
+        if name in operators.NUMBERS:
+            return self.recorder.scalar(operators.NUMBERS[name], self.recorder.number(args[0]))
+        if name in operators.CONTAINERS and isinstance(args[0], list | dict | str | tuple):
+            return operators.CONTAINERS[name](*args)
+        if name in operators.SCALARS and not any(_is_tensor(arg) for arg in args):
+            return self.recorder.scalar(operators.SCALARS[name], *_without_alpha(name, args))
         schema = torch._C.parse_schema(node.schema())
         overload = getattr(getattr(getattr(torch.ops, namespace), name), schema.overload_name or "default")
         positional = [arg for arg in schema.arguments if not arg.kwarg_only]
@@ -183,126 +183,7 @@ def _without_alpha(name: str, args: list[Any]) -> list[Any]:
     return numbers[:2] if name in ("add", "sub") and len(numbers) == 3 and numbers[2] == 1 else numbers
 
 
-def _divide(a: float, b: float, rounding_mode: str | None = None) -> float:
-    if rounding_mode is None:
-        return a / b
-    return a // b if rounding_mode == "floor" else math.trunc(a / b)
-
-
-def _set_item(container: Any, key: Any, value: Any) -> Any:  # noqa: ANN401
-    container[key] = value
-    return container
-
-
-def _append(container: list[Any], value: Any) -> list[Any]:  # noqa: ANN401
-    container.append(value)
-    return container
-
-
-def _concat(first: Any, second: Any) -> Any:  # noqa: ANN401
-    return first + second
-
-
-def _slice(container: Any, start: int | None = None, end: int | None = None, step: int = 1) -> Any:  # noqa: ANN401
-    return container[start:end:step]
-
-
-def _sizes(recorder: Recorder, box: Box, dim: int | None = None) -> Any:  # noqa: ANN401
-    if dim is not None:
-        return recorder.size(box, dim)
-    return [recorder.size(box, i) for i in range(box.value.dim())]
-
-
-def _numel(recorder: Recorder, box: Box) -> Any:  # noqa: ANN401
-    return recorder.scalar(lambda *sizes: math.prod(sizes), *_sizes(recorder, box))
-
-
-# What is asked of a tensor without touching its elements.
-_TENSOR_FACTS: dict[str, Callable[..., Any]] = {
-    "size": _sizes,
-    "len": lambda recorder, box: recorder.size(box, 0),
-    "numel": _numel,
-    "dim": lambda recorder, box: box.value.dim(),
-    "is_floating_point": lambda recorder, box: box.value.is_floating_point(),
-    "dtype": lambda recorder, box: box.value.dtype,
-    "device": lambda recorder, box: box.value.device,
-    "layout": lambda recorder, box: box.value.layout,
-    # A graph is lifted to be differentiated: fast ways that have no gradient must not be taken.
-    "requires_grad": lambda recorder, box: True,
-    "is_cuda": lambda recorder, box: box.value.is_cuda,
-    "is_nested": lambda recorder, box: False,
-    "is_quantized": lambda recorder, box: False,
-    "is_sparse": lambda recorder, box: False,
-    "is_mkldnn": lambda recorder, box: False,
-    "ndim": lambda recorder, box: box.value.dim(),
-    "__is__": lambda recorder, box, other: box is other,
-    "__isnot__": lambda recorder, box, other: box is not other,
-}
-
-_NUMBERS: dict[str, Callable[..., Any]] = {
-    "Int": int,
-    "Float": float,
-    "Bool": bool,
-    "item": lambda value: value,
-    "IntImplicit": int,
-    "FloatImplicit": float,
-    "ScalarImplicit": lambda value: value,
-    "NumToTensor": lambda value: value,
-}
-
-_CONTAINERS: dict[str, Callable[..., Any]] = {
-    "__getitem__": operator.getitem,
-    "_set_item": _set_item,
-    "append": _append,
-    "add": _concat,
-    "add_": _concat,
-    "len": len,
-    "list": list,
-    "slice": _slice,
-    "keys": lambda mapping: list(mapping.keys()),
-    "values": lambda mapping: list(mapping.values()),
-    "items": lambda mapping: [tuple(item) for item in mapping.items()],
-    "__contains__": operator.contains,
-    "format": lambda text, *args: text.format(*args),
-    "copy": lambda container: container.copy(),
-}
-
-_SCALARS: dict[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": _divide,
-    "floordiv": operator.floordiv,
-    "floor_divide": operator.floordiv,
-    "remainder": operator.mod,
-    "neg": operator.neg,
-    "pow": operator.pow,
-    "sqrt": math.sqrt,
-    "floor": math.floor,
-    "ceil": math.ceil,
-    "round": round,
-    "abs": abs,
-    "min": min,
-    "max": max,
-    "eq": operator.eq,
-    "ne": operator.ne,
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "__and__": operator.and_,
-    "__or__": operator.or_,
-    "__not__": operator.not_,
-    "__is__": operator.is_,
-    "__isnot__": operator.is_not,
-    "is_scripting": lambda: True,
-    "is_grad_enabled": lambda: True,
-    "is_tracing": lambda: False,
-    "warn": lambda *args: None,
-    "Print": lambda *args: None,
-}
-
-_KNOWN = _TENSOR_FACTS.keys() | _NUMBERS.keys() | _SCALARS.keys()
+_KNOWN = operators.TENSOR_FACTS.keys() | operators.NUMBERS.keys() | operators.SCALARS.keys()
 
 _Handler = Callable[[_Interpreter, Any, Environment], list[Any]]
 

@@ -1,0 +1,130 @@
+"""What TorchScript's operators on sizes, numbers and containers are in Python."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from lightwell_server.models.recorder import Box, Recorder
+
+
+def _divide(a: float, b: float, rounding_mode: str | None = None) -> float:
+    if rounding_mode is None:
+        return a / b
+    return a // b if rounding_mode == "floor" else math.trunc(a / b)
+
+
+def _set_item(container: Any, key: Any, value: Any) -> Any:  # noqa: ANN401
+    container[key] = value
+    return container
+
+
+def _append(container: list[Any], value: Any) -> list[Any]:  # noqa: ANN401
+    container.append(value)
+    return container
+
+
+def _concat(first: Any, second: Any) -> Any:  # noqa: ANN401
+    return first + second
+
+
+def _slice(container: Any, start: int | None = None, end: int | None = None, step: int = 1) -> Any:  # noqa: ANN401
+    return container[start:end:step]
+
+
+def _sizes(recorder: Recorder, box: Box, dim: int | None = None) -> Any:  # noqa: ANN401
+    if dim is not None:
+        return recorder.size(box, dim)
+    return [recorder.size(box, i) for i in range(box.value.dim())]
+
+
+def _numel(recorder: Recorder, box: Box) -> Any:  # noqa: ANN401
+    return recorder.scalar(lambda *sizes: math.prod(sizes), *_sizes(recorder, box))
+
+
+# What is asked of a tensor without touching its elements.
+TENSOR_FACTS: dict[str, Callable[..., Any]] = {
+    "size": _sizes,
+    "len": lambda recorder, box: recorder.size(box, 0),
+    "numel": _numel,
+    "dim": lambda recorder, box: box.value.dim(),
+    "is_floating_point": lambda recorder, box: box.value.is_floating_point(),
+    "dtype": lambda recorder, box: box.value.dtype,
+    "device": lambda recorder, box: box.value.device,
+    "layout": lambda recorder, box: box.value.layout,
+    # A graph is lifted to be differentiated: fast ways that have no gradient must not be taken.
+    "requires_grad": lambda recorder, box: True,
+    "is_cuda": lambda recorder, box: box.value.is_cuda,
+    "is_nested": lambda recorder, box: False,
+    "is_quantized": lambda recorder, box: False,
+    "is_sparse": lambda recorder, box: False,
+    "is_mkldnn": lambda recorder, box: False,
+    "ndim": lambda recorder, box: box.value.dim(),
+    "__is__": lambda recorder, box, other: box is other,
+    "__isnot__": lambda recorder, box, other: box is not other,
+}
+
+NUMBERS: dict[str, Callable[..., Any]] = {
+    "Int": int,
+    "Float": float,
+    "Bool": bool,
+    "item": lambda value: value,
+    "IntImplicit": int,
+    "FloatImplicit": float,
+    "ScalarImplicit": lambda value: value,
+    "NumToTensor": lambda value: value,
+}
+
+CONTAINERS: dict[str, Callable[..., Any]] = {
+    "__getitem__": operator.getitem,
+    "_set_item": _set_item,
+    "append": _append,
+    "add": _concat,
+    "add_": _concat,
+    "len": len,
+    "list": list,
+    "slice": _slice,
+    "keys": lambda mapping: list(mapping.keys()),
+    "values": lambda mapping: list(mapping.values()),
+    "items": lambda mapping: [tuple(item) for item in mapping.items()],
+    "__contains__": operator.contains,
+    "format": lambda text, *args: text.format(*args),
+    "copy": lambda container: container.copy(),
+}
+
+SCALARS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": _divide,
+    "floordiv": operator.floordiv,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+    "neg": operator.neg,
+    "pow": operator.pow,
+    "sqrt": math.sqrt,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": round,
+    "abs": abs,
+    "min": min,
+    "max": max,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "__and__": operator.and_,
+    "__or__": operator.or_,
+    "__not__": operator.not_,
+    "__is__": operator.is_,
+    "__isnot__": operator.is_not,
+    "is_scripting": lambda: True,
+    "is_grad_enabled": lambda: True,
+    "is_tracing": lambda: False,
+    "warn": lambda *args: None,
+    "Print": lambda *args: None,
+}
