@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from typer.testing import CliRunner
-
 from lightwell import parameters
 from lightwell.cli import app
 from lightwell.v1.explain_pb2 import Occlusion, Saliency
 from lightwell.v1.synthesize_pb2 import Norm, StyleTransfer
 from lightwell.v1.types_pb2 import Channel
+from PIL import Image
+from typer.testing import CliRunner
+
 from tests.nets import Linear, export, seeded
 from tests.serving import bundled, served
 
@@ -43,7 +43,9 @@ def lightwell(server):
     """Runs a command against the server; gives exit code, standard output and standard error."""
 
     def run(*words, address=server.address):
-        result = CliRunner().invoke(app, [str(word) for word in words], env={"LIGHTWELL_SERVER": address, "COLUMNS": "200"})
+        result = CliRunner().invoke(
+            app, [str(word) for word in words], env={"LIGHTWELL_SERVER": address, "COLUMNS": "200"}
+        )
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result.exit_code, result.stdout, result.stderr
 
@@ -68,7 +70,9 @@ def test_explain_writes_an_overlay_for_each_image_and_says_so(lightwell, photo, 
     second = tmp_path / "other" / "photo.png"
     second.parent.mkdir()
     shutil.copy(photo, second)
-    code, out, _ = lightwell("explain", photo, second, "--method", "saliency", "--target", "star", "--out", tmp_path / "maps")
+    code, out, _ = lightwell(
+        "explain", photo, second, "--method", "saliency", "--target", "star", "--out", tmp_path / "maps"
+    )
     assert code == 0
     lines = out.splitlines()
     assert [line.split()[:2] for line in lines] == [["photo.png", "star"]] * 2 and all("%" in line for line in lines)
@@ -81,8 +85,15 @@ def test_explain_prints_json_that_says_everything(lightwell, photo, tmp_path):
     words = ("-p", "layer=features.10", "-p", "relu=false", "--target", 3, "--of", "probability", "--seed", 7)
     [answer] = told(lightwell("explain", photo, *words, "--out", out, "--json"))
     assert answer["parameters"] == {"layer": "features.10", "relu": False}
-    assert answer["target"]["target"] == {"class_index": 3, "of": "probability"} and answer["target"]["label"] == "circle"
-    assert len(answer["predictions"]) == 5 and answer["predictions"][0].keys() == {"class_index", "label", "score", "probability"}
+    assert (
+        answer["target"]["target"] == {"class_index": 3, "of": "probability"} and answer["target"]["label"] == "circle"
+    )
+    assert len(answer["predictions"]) == 5 and answer["predictions"][0].keys() == {
+        "class_index",
+        "label",
+        "score",
+        "probability",
+    }
     assert answer["provenance"]["model"] == "shapes" and isinstance(answer["provenance"]["steps"], int)
     assert answer["file"] == str(out) and out.exists()
 
@@ -93,20 +104,23 @@ def test_explain_names_the_one_bad_image_of_many(lightwell, photo, tmp_path):
     assert code == 1 and "text.png" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(("words", "code", "part"), [
-    (["--method", "grad_cm"], 2, "grad_cam"),
-    (["--method", "pgd"], 2, "lightwell synthesize"),
-    (["-p", "layr=x"], 2, "layer"),
-    (["-p", "layer"], 2, "NAME=VALUE"),
-    (["-p", "relu=maybe"], 2, "true"),
-    (["--method", "occlusion", "-p", "fill=blu"], 2, "blur"),
-    (["--method", "occlusion", "-p", "window=wide"], 2, "whole number"),
-    (["--out", "map.xyz"], 2, ".xyz"),
-    (["--target", "sta"], 1, "star"),
-    (["-p", "layer=features.99"], 1, "features.9"),
-    (["--model", "shape"], 1, "shapes"),
-    (["--method", "occlusion", "-p", "window=0"], 1, "window"),
-])
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["--method", "grad_cm"], 2, "grad_cam"),
+        (["--method", "pgd"], 2, "lightwell synthesize"),
+        (["-p", "layr=x"], 2, "layer"),
+        (["-p", "layer"], 2, "NAME=VALUE"),
+        (["-p", "relu=maybe"], 2, "true"),
+        (["--method", "occlusion", "-p", "fill=blu"], 2, "blur"),
+        (["--method", "occlusion", "-p", "window=wide"], 2, "whole number"),
+        (["--out", "map.xyz"], 2, ".xyz"),
+        (["--target", "sta"], 1, "star"),
+        (["-p", "layer=features.99"], 1, "features.9"),
+        (["--model", "shape"], 1, "shapes"),
+        (["--method", "occlusion", "-p", "window=0"], 1, "window"),
+    ],
+)
 def test_what_cannot_be_asked_is_one_sentence(lightwell, photo, tmp_path, monkeypatch, words, code, part):
     monkeypatch.chdir(tmp_path)
     assert part in sentence(lightwell("explain", photo, *words), code)
@@ -138,10 +152,24 @@ def test_a_fooling_picture_fools_again_when_sent_exactly(lightwell, photo, tmp_p
 
 
 def test_style_transfer_writes_its_previews(lightwell, photo, tmp_path):
-    words = ("-p", f"styles={photo}:2", "-p", "size=48", "-p", "steps=4", "-p", "style_layers=features.2:1,features.6:0.5")
+    words = (
+        "-p",
+        f"styles={photo}:2",
+        "-p",
+        "size=48",
+        "-p",
+        "steps=4",
+        "-p",
+        "style_layers=features.2:1,features.6:0.5",
+    )
     out, way = tmp_path / "painted.png", tmp_path / "way"
-    [answer] = told(lightwell("synthesize", photo, *words, "--out", out, "--previews", 2, "--previews-dir", way, "--json"))
-    assert answer["parameters"]["style_layers"] == [{"layer": "features.2", "weight": 1}, {"layer": "features.6", "weight": 0.5}]
+    [answer] = told(
+        lightwell("synthesize", photo, *words, "--out", out, "--previews", 2, "--previews-dir", way, "--json")
+    )
+    assert answer["parameters"]["style_layers"] == [
+        {"layer": "features.2", "weight": 1},
+        {"layer": "features.6", "weight": 0.5},
+    ]
     assert answer["previews"] == [str(way / "step_00002.png"), str(way / "step_00004.png")]
     assert Image.open(out).size == Image.open(way / "step_00004.png").size == (48, 36)
 
@@ -169,12 +197,27 @@ def test_status_tells_the_health_of_services_and_models(lightwell):
 
 
 def test_an_added_model_is_served(lightwell, photo, tmp_path):
-    card = ("--size", 96, "--resize", 96, "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--labels", SHAPES / "labels.txt")
+    card = (
+        "--size",
+        96,
+        "--resize",
+        96,
+        "--mean",
+        "0.5,0.5,0.5",
+        "--std",
+        "0.2,0.2,0.2",
+        "--labels",
+        SHAPES / "labels.txt",
+    )
     for version in "12":
-        code, line, _ = lightwell("models", "add", SHAPES / "model.pt", "--repository", tmp_path / "models", "--name", "mine", *card)
+        code, line, _ = lightwell(
+            "models", "add", SHAPES / "model.pt", "--repository", tmp_path / "models", "--name", "mine", *card
+        )
         assert code == 0 and f"mine version {version}" in line and "15 classes" in line
     with served(tmp_path / "models", "--threads", "1") as other:
-        [seen] = told(lightwell("explain", photo, "--target", "star", "--out", tmp_path, "--json", address=other.address))
+        [seen] = told(
+            lightwell("explain", photo, "--target", "star", "--out", tmp_path, "--json", address=other.address)
+        )
         [shown] = told(lightwell("models", "show", "--json", address=other.address))
     assert (seen["provenance"]["model"], seen["provenance"]["version"]) == ("mine", "2")
     assert shown["card"]["mean"] == [0.5, 0.5, 0.5] and shown["card"]["resize"] == 96
@@ -182,7 +225,9 @@ def test_an_added_model_is_served(lightwell, photo, tmp_path):
 
 def test_a_pt2_file_is_added_under_its_own_name(lightwell, tmp_path):
     file = export(seeded(Linear), "pt2", tmp_path, torch.rand(2, 3, 16, 16))
-    code, line, error = lightwell("models", "add", file, "--repository", tmp_path / "models", "--size", 16, "--version", "v1")
+    code, line, error = lightwell(
+        "models", "add", file, "--repository", tmp_path / "models", "--size", 16, "--version", "v1"
+    )
     assert code == 0, error
     assert "Linear_pt2 version v1" in line and (tmp_path / "models" / "Linear_pt2" / "v1" / "model.pt2").exists()
 
@@ -198,14 +243,17 @@ def test_a_refused_model_does_not_stay(lightwell, tmp_path):
     assert not repository.exists()
 
 
-@pytest.mark.parametrize(("words", "code", "part"), [
-    (["model.onnx"], 1, ".pt2"),
-    (["nowhere.pt"], 1, "nowhere.pt"),
-    ([SHAPES / "model.pt", "--name", "../out"], 1, "../out"),
-    ([SHAPES / "model.pt", "--size", "big"], 2, "224x320"),
-    ([SHAPES / "model.pt", "--mean", "1,2"], 2, "R,G,B"),
-    (["torchvision/resnet51"], 1, "resnet50"),
-])
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["model.onnx"], 1, ".pt2"),
+        (["nowhere.pt"], 1, "nowhere.pt"),
+        ([SHAPES / "model.pt", "--name", "../out"], 1, "../out"),
+        ([SHAPES / "model.pt", "--size", "big"], 2, "224x320"),
+        ([SHAPES / "model.pt", "--mean", "1,2"], 2, "R,G,B"),
+        (["torchvision/resnet51"], 1, "resnet50"),
+    ],
+)
 def test_what_cannot_be_added_is_one_sentence(lightwell, tmp_path, words, code, part):
     assert part in sentence(lightwell("models", "add", *words, "--repository", tmp_path / "models"), code)
     assert not (tmp_path / "models").exists()
@@ -231,12 +279,16 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(lightwell, tmp_path,
 def test_serve_passes_its_options_to_the_server():
     command = [sys.executable, "-c", "from lightwell.cli import app; app()", "serve", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert "--repository" in done.stdout and "--max_rows" in done.stdout
+    assert "--repository" in done.stdout and "--max-rows" in done.stdout
 
 
 def test_parameters_of_every_shape_are_read(photo):
     occlusion = parameters.method("explain", "occlusion", ["color=1,0.5,0", "window=24", "value=log_probability"])
-    assert isinstance(occlusion, Occlusion) and (occlusion.color.red, occlusion.color.green, occlusion.window) == (1, 0.5, 24)
+    assert isinstance(occlusion, Occlusion) and (occlusion.color.red, occlusion.color.green, occlusion.window) == (
+        1,
+        0.5,
+        24,
+    )
     saliency = parameters.method("explain", "saliency", ["channels=none", "magnitude=no"])
     assert saliency == Saliency(channels=Saliency.REDUCTION_NONE, magnitude=False)
     assert parameters.method("synthesize", "pgd", ["norm=l2"]).norm == Norm.NORM_L2

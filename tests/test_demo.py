@@ -4,9 +4,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from PIL import Image
-
 from lightwell import demo, serving
+from PIL import Image
 
 
 class Page(HTMLParser):
@@ -44,7 +43,9 @@ def test_the_page_needs_nothing_but_itself(page):
 
 def test_all_methods_are_on_the_page(page):
     text = page.read_text()
-    assert all(word in text for word in ("Grad-CAM", "Occlusion", "Saliency", "difference × 10", "the painting", "step 12"))
+    assert all(
+        word in text for word in ("Grad-CAM", "Occlusion", "Saliency", "difference × 10", "the painting", "step 12")
+    )
     names = [path.stem for path in demo.samples()][: demo.EXPLAINED]
     assert all(f"<b>{name}</b>" in text for name in names), "the model named its own samples differently"
 
@@ -58,7 +59,7 @@ def test_its_pictures_lie_beside_it(page):
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path):
-    with pytest.raises(OSError, match="did not start"), serving.served(tmp_path, "--max_jobs", "0"):
+    with pytest.raises(OSError, match="did not start"), serving.served(tmp_path, "--max-jobs", "0"):
         pass
 
 

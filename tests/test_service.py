@@ -68,7 +68,7 @@ def metrics_port():
 
 @pytest.fixture(scope="module")
 def server(repository, metrics_port):
-    with served(repository, "--metrics_port", str(metrics_port), "--threads", "1") as server:
+    with served(repository, "--metrics-port", str(metrics_port), "--threads", "1") as server:
         yield server
 
 
@@ -308,7 +308,7 @@ def test_reflection_lists_the_services(server):
 
 
 def test_a_full_queue_says_when_to_come_back(repository):
-    with served(repository, "--max_jobs", "1") as server, Client(server.address) as client:
+    with served(repository, "--max-jobs", "1") as server, Client(server.address) as client:
         stream = iter(client.synthesize(LONG, image=STAR, model="shapes"))
         next(stream)
         with pytest.raises(OverloadedError) as caught:
@@ -318,7 +318,7 @@ def test_a_full_queue_says_when_to_come_back(repository):
 
 
 def test_sigterm_finishes_what_is_accepted_and_refuses_the_rest(repository):
-    with served(repository, "--settle_seconds", "0.5") as server, Client(server.address, timeout=30) as client:
+    with served(repository, "--settle-seconds", "0.5") as server, Client(server.address, timeout=30) as client:
         watch = health_pb2_grpc.HealthStub(grpc.insecure_channel(server.address)).Watch(health_pb2.HealthCheckRequest())
         states = [next(watch).status]
         stream = client.synthesize(StyleTransfer(styles=[PAINTING], size=96, steps=150), image=STAR, model="shapes")
@@ -351,7 +351,7 @@ def test_logs_are_json_lines(repository, tmp_path):
 
     command = [sys.executable, "-W", "ignore", "-m", "lightwell_server", "--repository", str(repository)]
     with subprocess.Popen(
-        [*command, "--address", "127.0.0.1:0", "--metrics_port", "null"],
+        [*command, "--address", "127.0.0.1:0", "--metrics-port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert re.match(r"lightwell: serving 1 models on port \d+", process.stdout.readline())

@@ -87,7 +87,7 @@ class AsyncClient:
         method: Message,
         *,
         concurrency: int = 32,
-        **options: Any,  # noqa: ANN401
+        **options: Unpack[ExplainOptions],
     ) -> AsyncIterator[Explanation]:
         """Explains many images, at most `concurrency` at a time; results in the images' order."""
         tasks: deque[asyncio.Task[Explanation]] = deque()

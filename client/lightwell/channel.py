@@ -29,7 +29,8 @@ _SERVICE_CONFIG = {
 
 
 def options() -> list[tuple[str, Any]]:
-    """Channel options: message limits, and retries of UNAVAILABLE within a budget, spread over all addresses of the name."""
+    """Channel options: message limits, and retries of UNAVAILABLE within a budget, spread over all addresses of the
+    name."""
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
@@ -89,14 +89,26 @@ class Client:
         *,
         concurrency: int = 32,
         progress: bool = False,
-        **options: Any,  # noqa: ANN401
+        **options: Unpack[ExplainOptions],
     ) -> Iterator[Explanation]:
         """Explains many images, at most `concurrency` at a time; results in the images' order. `progress` shows a
         bar."""
+        total = len(images) if isinstance(images, Sized) else None
+        yield from shown(self._answers(images, method, concurrency, options), total, progress)
+
+    def _answers(
+        self, images: Iterable[ImageLike], method: Message, concurrency: int, options: ExplainOptions
+    ) -> Iterator[Explanation]:
+        """The answers in order. An image that cannot be read raises when its turn comes."""
         calls: deque[tuple[Any, Any]] = deque()
+        unreadable: Exception | None = None
         try:
-            for image in shown(images, progress):
-                request = explain_request(image, method, **options)
+            for image in images:
+                try:
+                    request = explain_request(image, method, **options)
+                except (OSError, ValueError) as error:
+                    unreadable = error
+                    break
                 calls.append((self._explainer.Explain.future(request, **self._call), request.image))
                 if len(calls) >= concurrency:
                     yield _waited(*calls.popleft())
@@ -105,6 +117,8 @@ class Client:
         finally:
             for call, _ in calls:
                 call.cancel()
+        if unreadable is not None:
+            raise unreadable
 
     def models(self) -> list[models_pb2.ModelSummary]:
         """Every version of every model."""

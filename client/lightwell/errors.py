@@ -10,11 +10,15 @@ from grpc_status import rpc_status
 
 
 class LightwellError(Exception):
-    """A failed call. `code` is the gRPC status, `reason` is for programs, `violations` are pairs of a field and what is wrong with it,
-    `retry_seconds` says when another try is worthwhile (None: the server did not say)."""
+    """A failed call. `code` is the gRPC status, `reason` is for programs, `violations` are pairs of a field and what
+    is wrong with it, `retry_seconds` says when another try is worthwhile (None: the server did not say)."""
 
     def __init__(
-        self, message: str, code: grpc.StatusCode, reason: str = "", violations: tuple[tuple[str, str], ...] = (),
+        self,
+        message: str,
+        code: grpc.StatusCode,
+        reason: str = "",
+        violations: tuple[tuple[str, str], ...] = (),
         retry_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
@@ -57,7 +61,10 @@ _KINDS: dict[grpc.StatusCode, type[LightwellError]] = {
 
 
 def error_for(
-    code: grpc.StatusCode, message: str, reason: str = "", violations: tuple[tuple[str, str], ...] = (),
+    code: grpc.StatusCode,
+    message: str,
+    reason: str = "",
+    violations: tuple[tuple[str, str], ...] = (),
     retry_seconds: float | None = None,
 ) -> LightwellError:
     """The exception that a status calls for."""

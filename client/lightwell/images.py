@@ -14,7 +14,8 @@ from PIL import ImageOps
 from lightwell.v1 import types_pb2 as types
 
 ImageLike = str | Path | bytes | Pil.Image | NDArray[Any] | types.Image
-"""A file's path or bytes, a PIL image, an array [H, W, 3] or [3, H, W] (8 bits, or floats in [0, 1]), or the message itself."""
+"""A file's path or bytes, a PIL image, an array [H, W, 3] or [3, H, W] (8 bits, or floats in [0, 1]), or the message
+itself."""
 
 _DTYPES: dict[np.dtype[Any], types.DataType.ValueType] = {
     np.dtype("float32"): types.DATA_TYPE_FLOAT32,
@@ -29,8 +30,8 @@ _TYPES = {number: dtype.newbyteorder("<") for dtype, number in _DTYPES.items()}
 
 
 def to_message(image: ImageLike, fit: str = "card") -> types.Image:
-    """The image as a message; `fit` is card or exact. Raises ValueError for anything that is no image, and OSError for a path that
-    cannot be read."""
+    """The image as a message; `fit` is card or exact. Raises ValueError for anything that is no image, and OSError
+    for a path that cannot be read."""
     if isinstance(image, types.Image):
         return image
     message = types.Image(fit=types.Fit.Value(f"FIT_{fit.upper()}"))

@@ -1,15 +1,15 @@
-"""A progress bar around an iterable, where a person is looking."""
+"""A progress bar around results as they come, where a person is looking."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def shown(items: Iterable[T], wanted: bool) -> Iterator[T]:
+def shown(items: Iterable[T], total: int | None, wanted: bool) -> Iterator[T]:
     """Gives the items on, with a bar on standard error if wanted and it is a terminal."""
     if not wanted or not sys.stderr.isatty():
         yield from items
@@ -17,5 +17,4 @@ def shown(items: Iterable[T], wanted: bool) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import track
 
-    total = len(items) if isinstance(items, Sized) else None
     yield from track(items, total=total, description="explaining", console=Console(stderr=True))

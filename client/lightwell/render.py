@@ -1,4 +1,5 @@
-"""Draws maps: grey where every pixel has its own value, colours of even steps in lightness elsewhere, two colours where the sign matters."""
+"""Draws maps: grey where every pixel has its own value, colours of even steps in lightness elsewhere, two colours
+where the sign matters."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def picture(values: Floats, message: types.Heatmap) -> Pil.Image:
 
 
 def overlay(original: Pil.Image, values: Floats, message: types.Heatmap, placement: types.Placement) -> Pil.Image:
-    """A map over the original image, at the place and size where the model saw it. The stronger the map, the less transparent."""
+    """A map over the original image, at the place and size where the model saw it. The stronger the map, the less
+    transparent."""
     values = np.nan_to_num(values, posinf=0, neginf=0)
     heat = picture(values, message)
     peak = float(np.abs(values).max()) or 1.0

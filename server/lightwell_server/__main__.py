@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
 from prometheus_client import start_http_server
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from lightwell_server import metrics
@@ -52,7 +53,11 @@ class JsonLines(logging.Formatter):
 
 def main() -> None:
     """Runs until SIGTERM or SIGINT; a second signal stops at once."""
-    settings = CliApp.run(Settings)
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        wrong = (f"--{'.'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors())
+        sys.exit(f"lightwell serve: {'; '.join(wrong)}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -64,7 +69,7 @@ async def serve(settings: Settings) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     catalog()
-    if settings.metrics_port is not None:
+    if settings.metrics_port:
         start_http_server(settings.metrics_port, registry=metrics.REGISTRY)
     store, worker = Store(), Worker(answer, settings.max_jobs, settings.max_rows, settings.step_seconds)
     stop, boundary = _signals(), Boundary()

@@ -16,12 +16,14 @@ Seconds = Annotated[float, Gt(0)]
 class Settings(BaseSettings):
     """Settings of a server."""
 
-    model_config = SettingsConfigDict(env_prefix="LIGHTWELL_", extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="LIGHTWELL_", extra="forbid", cli_prog_name="lightwell serve", cli_kebab_case=True
+    )
 
     repository: Path = Field(description="Directory of models: <name>/<version>/model.pt or model.pt2, and card.toml.")
     address: str = Field("0.0.0.0:50051", description="Where gRPC is served; port 0 takes a free one.")
-    metrics_port: Annotated[int, Ge(0)] | None = Field(
-        9464, description="Port of the Prometheus metrics; none switches them off."
+    metrics_port: Annotated[int, Ge(0)] = Field(
+        9464, description="Port of the Prometheus metrics; 0 switches them off."
     )
     device: str = Field("cpu", description="The device that computes: cpu, or an accelerator such as cuda:0.")
     dtype: Literal["float32", "float64"] = Field("float32", description="The type of numbers computed with.")

@@ -3,18 +3,21 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
-
 from lightwell_server.catalog import catalog
 from lightwell_server.models.store import Model
 from lightwell_server.target import ClassTarget
+from torch import nn
+
 from tests.drive import drive
 
 NETS = ("resnet18", "squeezenet1_1", "mobilenet_v2")
 SCRIPTED = [f"{name}-scripted" for name in NETS]
+MIXED = ["resnet18-scripted", "squeezenet1_1-pt2", "mobilenet_v2-traced"]
+"""Every network and every form once, for what takes longer."""
 SIDE = 64
 
-# Layers of each network from fine to coarse. An in-place ReLU follows most of them: what is read must be what was there before it.
+# Layers of each network from fine to coarse. An in-place ReLU follows most of them: what is read must be what was
+# there before it.
 LAYERS = {
     "resnet18": ("bn1", "layer2.0.conv2", "layer4"),
     "squeezenet1_1": ("features.0", "features.6.expand3x3", "features.12"),
@@ -25,8 +28,8 @@ LAYERS = {
 class Twin(nn.Module):
     """The network as it was before the export, taking pixels in [0, 1].
 
-    Its mean and deviation are rounded to float32 as the file's graph keeps them. They are not called `mean` and `std`, by which
-    torchattacks would take the network for one that is fed normalised pixels.
+    Its mean and deviation are rounded to float32 as the file's graph keeps them. They are not called `mean` and
+    `std`, by which torchattacks would take the network for one that is fed normalised pixels.
     """
 
     def __init__(self, net, card):
@@ -50,7 +53,9 @@ class Twin(nn.Module):
     def features(self, x, names):
         """What the layers give, by hooks; `path@i` is the module's call number i, the bare path its last."""
         calls = {name: [] for name in names}
-        hooks = [self.layer(name).register_forward_hook(lambda m, i, out, n=name: calls[n].append(out)) for name in names]
+        hooks = [
+            self.layer(name).register_forward_hook(lambda m, i, out, n=name: calls[n].append(out)) for name in names
+        ]
         self(x)
         for hook in hooks:
             hook.remove()
@@ -91,7 +96,7 @@ def picture(seed, height=SIDE, width=SIDE):
 
 def distance(ours, theirs):
     """The largest difference as a share of the largest value."""
-    ours, theirs = (torch.as_tensor(value).double() for value in (ours, theirs))
+    ours, theirs = (torch.as_tensor(value, dtype=torch.float64) for value in (ours, theirs))
     assert ours.shape == theirs.shape
     assert theirs.abs().max() > 0, "two results of zeros prove nothing"
     return float((ours - theirs).abs().max() / theirs.abs().max())

@@ -1,0 +1,108 @@
+"""Results for the command line: a line for people, plain values for scripts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from rich.text import Text
+
+from lightwell.results import Explanation, Synthesis, named
+from lightwell.v1 import types_pb2 as types
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """A message as values that JSON knows: enums as words, what is not finite as null, without what is unset."""
+    fields = (field for field in message.DESCRIPTOR.fields if not field.has_presence or message.HasField(field.name))
+    return {field.name: _values(cast(FieldDescriptor, field), getattr(message, field.name)) for field in fields}
+
+
+def explanation(seen: Explanation, image: str, file: Path | None) -> dict[str, Any]:
+    """An explanation without its map, which is in the file."""
+    return {**_both(seen, image, file), "predictions": [plain(item) for item in seen.predictions]}
+
+
+def synthesis(made: Synthesis, image: str | None, files: list[Path], previews: list[Path]) -> dict[str, Any]:
+    """A synthesis; the pictures are in the files, its image in the first."""
+    return {
+        **_both(made, image, files[0]),
+        "succeeded": made.succeeded,
+        "predictions_before": [plain(item) for item in made.before],
+        "predictions_after": [plain(item) for item in made.after],
+        "pictures": [str(path) for path in files[1:]],
+        "previews": [str(path) for path in previews],
+    }
+
+
+def explanation_line(seen: Explanation, image: str, file: Path | None) -> Text:
+    """What an explanation found, and where it is."""
+    line = Text.assemble((Path(image).name, "bold"), "  ", (named(seen.target), "yellow"), "  ", _strength(seen.target))
+    return _noted(_at(line, file), seen.warnings)
+
+
+def synthesis_line(made: Synthesis, file: Path) -> Text:
+    """What a synthesis reached, and where it is."""
+    line = Text(str(made.message.resolved.WhichOneof("method")), "bold")
+    if made.succeeded is not None:
+        line.append("  succeeded" if made.succeeded else "  did not succeed", "green" if made.succeeded else "red")
+    if made.before and made.after:
+        line.append(f"  {_top(made.before)} → {_top(made.after)}", "yellow")
+    for name, value in made.measures.items():
+        line.append(f"  {name} {value:.4g}", "dim")
+    return _noted(_at(line, file), made.warnings)
+
+
+def _both(result: Explanation | Synthesis, image: str | None, file: Path | None) -> dict[str, Any]:
+    name = result.message.resolved.WhichOneof("method")
+    return {
+        "image": image,
+        "method": name,
+        "parameters": plain(getattr(result.message.resolved, str(name))),
+        "target": plain(result.target) if result.message.HasField("target") else None,
+        "measures": {key: _finite(value) for key, value in result.measures.items()},
+        "warnings": result.warnings,
+        "provenance": plain(result.provenance),
+        "file": str(file) if file else None,
+    }
+
+
+def _values(field: FieldDescriptor, value: Any) -> Any:  # noqa: ANN401 - of the field's type
+    return [_value(field, item) for item in value] if field.is_repeated else _value(field, value)
+
+
+def _value(field: FieldDescriptor, value: Any) -> Any:  # noqa: ANN401 - of the field's type
+    if field.message_type is not None:
+        return plain(value)
+    if field.enum_type is not None:
+        prefix = field.enum_type.values[0].name.removesuffix("UNSPECIFIED")
+        return field.enum_type.values_by_number[value].name.removeprefix(prefix).lower()
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    return _finite(value) if isinstance(value, float) else value
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _strength(target: types.ExplainedTarget) -> str:
+    return f"{target.probability:.1%}" if target.HasField("probability") else f"score {target.score:.4g}"
+
+
+def _top(predictions: list[types.Prediction]) -> str:
+    best = predictions[0]
+    return f"{best.label or f'class {best.class_index}'} {best.probability:.1%}"
+
+
+def _at(line: Text, file: Path | None) -> Text:
+    return line.append("  ").append(str(file), "cyan") if file else line
+
+
+def _noted(line: Text, warnings: Iterable[str]) -> Text:
+    for warning in warnings:
+        line.append(f"\n  {warning}", "dim")
+    return line
