@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from lightwell_server.models.lift import Sample, lift
 from torch import nn
+
+from lightwell_server.models.lift import Sample, lift
 
 FORMS = ("traced", "scripted", "pt2")
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

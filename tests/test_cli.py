@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
+
 from lightwell import parameters
 from lightwell.cli import app
 from lightwell.v1.explain_pb2 import Occlusion, Saliency
 from lightwell.v1.synthesize_pb2 import Norm, StyleTransfer
 from lightwell.v1.types_pb2 import Channel
-from PIL import Image
-from typer.testing import CliRunner
-
 from tests.nets import Linear, export, seeded
 from tests.serving import bundled, served
 

@@ -3,8 +3,9 @@ sides."""
 
 from typing import Literal, get_args, get_origin
 
-import lightwell
 import pytest
+
+import lightwell
 from lightwell.v1 import explain_pb2, synthesize_pb2
 from lightwell_server import fields
 from lightwell_server.catalog import catalog

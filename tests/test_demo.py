@@ -4,8 +4,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from lightwell import demo, serving
 from PIL import Image
+
+from lightwell import demo, serving
 
 
 class Page(HTMLParser):

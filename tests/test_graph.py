@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
+
 from lightwell_server.ask import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Edit, Part
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.answer import answer
 from lightwell_server.models.cut import Where
-from torch import nn
-
 from tests.nets import Residual, lifted, seeded
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pil
+
 from lightwell import images
 from lightwell.images import to_message
 from lightwell.results import Explanation
@@ -14,7 +16,6 @@ from lightwell.v1 import explain_pb2, synthesize_pb2
 from lightwell_server.catalog import catalog
 from lightwell_server.local import Local
 from lightwell_server.models.store import load_version
-from PIL import Image as Pil
 
 BUNDLED = Path(__file__).parents[1] / "server" / "lightwell_server" / "bundled"
 SAMPLES = BUNDLED.parents[2] / "client" / "lightwell" / "samples"

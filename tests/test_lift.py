@@ -8,13 +8,13 @@ import zipfile
 import pytest
 import torch
 import torchvision
+from torch import nn
+
 from lightwell_server.ask import GRAD, OUT, OUTPUT, Ask, Part
 from lightwell_server.errors import Refused
 from lightwell_server.models.answer import answer
 from lightwell_server.models.cut import Where
 from lightwell_server.models.lift import InputSpec, Sample, lift
-from torch import nn
-
 from tests.nets import FORMS, PLAIN, Captioned, Residual, export, lifted, seeded
 
 SIDE = 64

@@ -11,11 +11,13 @@ import urllib.request
 from pathlib import Path
 
 import grpc
-import lightwell
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+import lightwell
 from lightwell import (
     AsyncClient,
     Client,
@@ -37,7 +39,6 @@ from lightwell.images import to_message
 from lightwell.serving import bundled, served
 from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
-from prometheus_client.parser import text_string_to_metric_families
 
 SAMPLES = Path(lightwell.__file__).parent / "samples"
 STAR, HEART = SAMPLES / "star.png", SAMPLES / "heart.png"

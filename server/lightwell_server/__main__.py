@@ -14,11 +14,11 @@ import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
 from prometheus_client import start_http_server
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
 from lightwell_server import metrics
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
@@ -78,10 +78,14 @@ async def serve(settings: Settings) -> None:
     await server.start()
     await _ready(settings, store, status)
     print(f"lightwell: serving {len(store.ready())} models on port {port}", flush=True)
-    await stop.wait()
+    while worker.alive and not stop.is_set():
+        await asyncio.wait([asyncio.ensure_future(stop.wait())], timeout=1.0)
+    healthy = worker.alive
     await status.enter_graceful_shutdown()
     await asyncio.sleep(settings.settle_seconds)
     await _drain(settings, server, worker, boundary)
+    if not healthy:
+        sys.exit("lightwell: the engine failed; see the log")
 
 
 def _server(

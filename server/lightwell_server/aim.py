@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lightwell.v1 import types_pb2 as types
-
 from lightwell_server.ask import Facts
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.store import Model

@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import Any, Literal, get_type_hints
 
 import torch
-from lightwell.v1 import explain_pb2, synthesize_pb2
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
+from lightwell.v1 import explain_pb2, synthesize_pb2
 from lightwell_server.ask import Facts, Result, Step
 from lightwell_server.errors import InvalidArgument, NotApplicable
 from lightwell_server.target import Target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lightwell.v1 import models_pb2 as models
-
 from lightwell_server.catalog import Method, catalog
 from lightwell_server.models.store import Model, RefusedModel, Store
 

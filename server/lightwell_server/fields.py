@@ -13,9 +13,9 @@ from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
-from lightwell.v1 import types_pb2 as types
 from torch import Tensor
 
+from lightwell.v1 import types_pb2 as types
 from lightwell_server.errors import InvalidArgument
 
 Decode = Callable[[types.Image, str], Any]

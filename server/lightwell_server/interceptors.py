@@ -71,7 +71,8 @@ class _Watch:
         self.boundary.calls -= 1
         metrics.in_progress.dec()
         if isinstance(error, asyncio.CancelledError):
-            self.code = Code.CANCELLED
+            late = (self.context.time_remaining() or 1.0) <= 0
+            self.code = Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
         elif error is not None and not isinstance(error, GeneratorExit):
             told = (
                 error
@@ -82,7 +83,7 @@ class _Watch:
                 log.error("a call failed", exc_info=error)
             self.code = told.code
         self._count()
-        if error is not None and self.code not in (Code.OK, Code.CANCELLED):
+        if error is not None and not isinstance(error, asyncio.CancelledError | GeneratorExit):
             await self.context.abort_with_status(rpc_status.to_status(status(told)))
 
     def _count(self) -> None:

@@ -12,13 +12,13 @@ from typing import Unpack
 
 import torch
 from google.protobuf.message import Message
+
 from lightwell.client import Stream
 from lightwell.errors import error_for
 from lightwell.images import ImageLike
 from lightwell.requests import ExplainOptions, SynthesizeOptions, explain_request, synthesize_request
 from lightwell.results import Explanation
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
-
 from lightwell_server import reply
 from lightwell_server.ask import Frame
 from lightwell_server.engine.job import Done, Event, Failed, Job
@@ -98,8 +98,7 @@ class Local:
         try:
             for event in running:
                 if isinstance(event, Frame):
-                    due = reply.preview_due(event, request.output.previews)
-                    yield SynthesizeResponse(progress=reply.progress(event, due))
+                    yield SynthesizeResponse(progress=reply.progress(event))
                 elif isinstance(event, Done):
                     yield SynthesizeResponse(result=reply.synthesis(running.question, event.result, running.job))
         finally:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from torch import Tensor
 
 from lightwell.v1 import types_pb2 as types
 from lightwell.v1.explain_pb2 import ExplainRequest
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest
-from torch import Tensor
-
 from lightwell_server import fields, wire
 from lightwell_server.aim import target_of
-from lightwell_server.ask import Step
+from lightwell_server.ask import Frame, Step
 from lightwell_server.catalog import Method, catalog
 from lightwell_server.engine.job import Event, Job
 from lightwell_server.errors import InvalidArgument, nearest
@@ -52,11 +52,20 @@ class Question:
             method=self.method.name,
             steps=self.steps(),
             models={None: self.model.graph},
-            deliver=deliver,
+            deliver=lambda event: deliver(self._lean(event)),
             inputs=self.inputs,
             deadline=deadline,
             reproducible=self.request.reproducible,
         )
+
+    def due(self, frame: Frame) -> bool:
+        """Whether a frame is one of the evenly spaced ones whose pictures were asked for."""
+        previews = self.request.output.previews if isinstance(self.request, SynthesizeRequest) else 0
+        return frame.step * previews // frame.steps > (frame.step - 1) * previews // frame.steps
+
+    def _lean(self, event: Event) -> Event:
+        """Frames that nobody will look at lose their picture at once: a slow reader must not pile them up."""
+        return replace(event, image=None) if isinstance(event, Frame) and not self.due(event) else event
 
     @property
     def predictions(self) -> int:

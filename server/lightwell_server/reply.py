@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from PIL import Image as Pil
+from torch import Tensor
+
 from lightwell import heatmap, render
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
-from PIL import Image as Pil
-from torch import Tensor
-
 from lightwell_server import __version__, wire
 from lightwell_server.ask import Explanation, Frame, Heatmap, Synthesis
 from lightwell_server.engine.job import Job
@@ -87,17 +87,12 @@ def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.Sy
     return response
 
 
-def progress(frame: Frame, preview: bool) -> synthesize.Progress:
-    """A step's message, with its picture if a preview is due."""
+def progress(frame: Frame) -> synthesize.Progress:
+    """A step's message, with its picture if it still has one."""
     message = synthesize.Progress(step=frame.step, steps=frame.steps, objective=frame.objective)
-    if preview and frame.image is not None:
+    if frame.image is not None:
         message.preview = wire.png(wire.to_picture(frame.image))
     return message
-
-
-def preview_due(frame: Frame, previews: int) -> bool:
-    """Whether a frame is one of `previews` evenly spaced ones."""
-    return frame.step * previews // frame.steps > (frame.step - 1) * previews // frame.steps
 
 
 def predictions(out: Tensor | None, model: Model, count: int) -> list[types.Prediction]:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
-from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
 
+from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
 from lightwell_server import describe, metrics, reply
 from lightwell_server.ask import Frame
 from lightwell_server.engine.job import Done, Event, Failed, Job
@@ -46,8 +46,9 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         question, deadline = await self._understood(request, context)
         async for event, job in self._events(question, deadline):
             if isinstance(event, Frame):
-                due = reply.preview_due(event, request.output.previews)
-                progress = await self._beside(reply.progress, event, due) if due else reply.progress(event, due)
+                progress = (
+                    await self._beside(reply.progress, event) if event.image is not None else reply.progress(event)
+                )
                 yield synthesize_pb2.SynthesizeResponse(progress=progress)
             elif isinstance(event, Done):
                 result = await self._beside(reply.synthesis, question, event.result, job)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightwell.v1 import types_pb2 as types
 from PIL import Image as Pil
 from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lightwell.v1 import types_pb2 as types
 from lightwell_server.errors import InvalidArgument
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -135,7 +135,9 @@ def _picture(data: bytes, path: str, max_pixels: int) -> Pil.Image:
         return _rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         raise InvalidArgument.at(path, f"is no image; send one of {', '.join(FORMATS)}") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except InvalidArgument:
+        raise
+    except Exception as error:  # whatever a decoder raises, it is the file that is bad
         raise InvalidArgument.at(path, f"the image cannot be decoded: {error}") from error
 
 

@@ -5,10 +5,10 @@ from functools import cache
 import pytest
 import torch
 import torchvision
-from lightwell_server.models.card import Card, InputCard
-from lightwell_server.models.store import load_file
 from torch import nn
 
+from lightwell_server.models.card import Card, InputCard
+from lightwell_server.models.store import load_file
 from tests.nets import FORMS, export
 from tests.peers.twins import NETS, SIDE, Case, Twin, picture
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from captum.attr import LayerGradCam
-from lightwell.heatmap import bilinear
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+from lightwell.heatmap import bilinear
 from tests.peers.twins import LAYERS, SCRIPTED, SIDE, agree
 
 DEPTHS = range(3)

@@ -4,10 +4,10 @@ values is the eager network's, and its map, enlarged, captum's."""
 import pytest
 import torch
 from captum.attr import Occlusion
+
 from lightwell.heatmap import enlarged
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.target import ClassTarget
-
 from tests.peers.twins import MIXED, NETS, SIDE, agree
 
 # 64 = 24 + 24 + 16 and 20 + 4 * 12 - 4: in both the last windows stick out and are cut off by the border. 32 fits.

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchattacks
 from foolbox.criteria import Misclassification, TargetedMisclassification
-from lightwell_server.ask import Frame
 
+from lightwell_server.ask import Frame
 from tests.peers.twins import MIXED, agree
 
 STEPS = 4

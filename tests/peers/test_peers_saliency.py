@@ -4,8 +4,8 @@ the colours."""
 import pytest
 import torch
 from captum.attr import Saliency
-from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget
 
+from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget
 from tests.peers.twins import LAYERS, MIXED, agree
 
 READINGS = {
@@ -26,13 +26,14 @@ def gradient(case, score):
 
 
 def test_captum(case):
-    theirs = Saliency(case.twin).attribute(case.image.clone(), target=case.top, abs=True)
+    theirs = Saliency(case.twin).attribute(case.image.clone().requires_grad_(), target=case.top, abs=True)
     agree(case.ask("saliency").map.values, theirs.amax(1)[0])
 
 
 @pytest.mark.parametrize("of", READINGS)
 def test_captum_on_each_reading_of_a_class(case, of):
-    theirs = Saliency(lambda x: READINGS[of](case.twin(x))).attribute(case.image.clone(), target=3, abs=False)
+    peer = Saliency(lambda x: READINGS[of](case.twin(x)))
+    theirs = peer.attribute(case.image.clone().requires_grad_(), target=3, abs=False)
     ours = case.ask("saliency", ClassTarget(3, of), magnitude=False, channels="none")
     agree(ours.tensors["gradient"], theirs[0])
 

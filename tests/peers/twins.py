@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
+
 from lightwell_server.catalog import catalog
 from lightwell_server.models.store import Model
 from lightwell_server.target import ClassTarget
-from torch import nn
-
 from tests.drive import drive
 
 NETS = ("resnet18", "squeezenet1_1", "mobilenet_v2")
@@ -54,7 +54,7 @@ class Twin(nn.Module):
         """What the layers give, by hooks; `path@i` is the module's call number i, the bare path its last."""
         calls = {name: [] for name in names}
         hooks = [
-            self.layer(name).register_forward_hook(lambda m, i, out, n=name: calls[n].append(out)) for name in names
+            self.layer(name).register_forward_hook(lambda m, i, out, n=name: calls[n].append(out)) for name in calls
         ]
         self(x)
         for hook in hooks:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightwell import GradCam, Occlusion, Pgd, Saliency, Style, StyleTransfer
-from lightwell.images import to_message
 from PIL import Image as Pil
 
+from lightwell import GradCam, Occlusion, Pgd, Saliency, Style, StyleTransfer
+from lightwell.images import to_message
 from tests.real.conftest import MODELS
 
 both = pytest.mark.parametrize("model", MODELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from lightwell_server.ask import Answer, Ask, Frame, Part, Step, Work
 from lightwell_server.errors import LightwellError
+
+log = logging.getLogger(__name__)
 
 CHUNK = 8
 """Rows of each step of a reproducible request, whatever rows cost."""
@@ -64,7 +67,7 @@ class Job:
         try:
             step = self.steps.send(reply)
             while isinstance(step, Frame):
-                self.deliver(step)
+                self._tell(step)
                 step = next(self.steps)
         except StopIteration as end:
             self.finish(Done(end.value))
@@ -92,4 +95,12 @@ class Job:
         self.over = True
         self.steps.close()
         if not self.gone:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        """Delivers an event. Whoever cannot take it is as good as gone, and must not harm the engine's thread."""
+        try:
             self.deliver(event)
+        except Exception:
+            log.exception("an event of %s could not be delivered", self.method)
+            self.gone = True

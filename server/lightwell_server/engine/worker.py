@@ -73,6 +73,15 @@ class Worker:
         self._beside.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception:
+            log.critical("the engine's thread has failed", exc_info=True)
+        self._open = False
+        for job in list(self._jobs):
+            self._over(job, Failed(Unavailable("the server stopped before the request was finished")))
+
+    def _loop(self) -> None:
         while self._open:
             with self._wake:
                 calls, self._inbox = self._inbox, deque()
@@ -87,8 +96,6 @@ class Worker:
             elif not take.dropped:
                 with self._wake:
                     self._wake.wait_for(lambda: self._inbox or not self._open, timeout=1.0)
-        for job in list(self._jobs):
-            self._over(job, Failed(Unavailable("the server stopped before the request was finished")))
 
     def _step(self, take: Take) -> None:
         """Answers one step. A step that fails is taken apart, so that only the guilty fail."""

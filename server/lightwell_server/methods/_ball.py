@@ -46,7 +46,7 @@ class Ball:
         whole = (x * 255).round()
         # What is a whole step but for rounding stays; everything else goes towards the centre.
         towards = torch.where(x > self.center, down, up)
-        return torch.where((x * 255 - whole).abs() < 1e-3, whole, towards).clamp(0, 255) / 255
+        return torch.where((x * 255 - whole).abs() < 1e-4, whole, towards).clamp(0, 255) / 255
 
     def _inside(self, offset: Tensor) -> Tensor:
         return (self.center + offset).clamp(0, 1)
