@@ -119,7 +119,7 @@ def captioned_alone(graph, tokens):
     """The captioned graph with its tokens held constant, as a model without other inputs."""
 
     class Held:
-        device, dtype, mixes_rows, inputs = graph.device, graph.dtype, False, ()
+        device, dtype, mixes_rows, inputs, size = graph.device, graph.dtype, False, {}, graph.size
 
         def cut(self, where):
             inner = graph.cut(where)
@@ -127,8 +127,8 @@ def captioned_alone(graph, tokens):
             class Cut:
                 influential = inner.influential
 
-                def run(self, rows, inputs, index, edit=None, grad=False):
-                    return inner.run(rows, {"tokens": tokens.expand(len(rows), -1)}, index, edit, grad)
+                def run(self, rows, inputs, index, edit=None, grad=False, act=False):
+                    return inner.run(rows, {"tokens": tokens.expand(len(rows), -1)}, index, edit, grad, act)
 
             return Cut()
 

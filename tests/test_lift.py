@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from lightwell_server.ask import GRAD, OUT, OUTPUT, Ask, Part
-from lightwell_server.errors import Refused
+from lightwell_server.errors import InvalidArgument, Refused
 from lightwell_server.models.answer import answer
 from lightwell_server.models.cut import Where
 from lightwell_server.models.lift import InputSpec, Sample, lift
@@ -229,7 +229,7 @@ def test_a_branch_on_a_shape_is_guarded(tmp_path):
     graph = lifted(BranchOnShape(), tmp_path)
     x = torch.rand(2, 3, 16, 16)
     assert torch.allclose(graph.cut(Where((OUTPUT,))).run(x, {}, torch.arange(2))[0][0], x.amax((2, 3)))
-    with pytest.raises(Refused, match="another branch"):
+    with pytest.raises(InvalidArgument, match="another branch"):
         graph.cut(Where((OUTPUT,))).run(torch.rand(2, 3, 48, 48), {}, torch.arange(2))
 
 

@@ -128,6 +128,16 @@ def test_one_row_that_does_not_fit_is_not_put_back():
     assert not scheduler.take(0.0).slices
 
 
+def test_what_was_taken_is_let_go():
+    scheduler = taught("slow", rate=1.0)
+    for i in range(50):
+        scheduler.add(ticket(f"slow {i}", "slow"), 1.0)
+        scheduler.add(Ticket(Simulated(f"alone {i}"), "slow", 1, alone=True), 1.0)
+    while run(scheduler, 1.0)[0]:
+        pass
+    assert not scheduler._line and not scheduler._by_key
+
+
 def test_seconds_are_shared_out_by_rows():
     scheduler = taught(rate=1e-3, max_rows=8)
     one, three = ticket("one", rows=1), ticket("three", rows=3)
@@ -140,7 +150,7 @@ def test_seconds_are_shared_out_by_rows():
 
 def test_a_fixed_chunk_shares_with_nobody_and_ignores_what_rows_cost():
     scheduler = taught(rate=1e-6, max_rows=64)
-    fixed = Ticket(Simulated("fixed"), "key", 20, chunk=8)
+    fixed = Ticket(Simulated("fixed"), "key", 20, alone=True, chunk=8)
     scheduler.add(fixed, 1.0)
     scheduler.add(ticket("other"), 1.0)
     take = scheduler.take(1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
@@ -45,6 +45,8 @@ class Stream:
         """Stops the work on the server at its next step."""
         if isinstance(self._events, grpc.Call):
             self._events.cancel()
+        elif isinstance(self._events, Generator):
+            self._events.close()
 
     def result(self) -> Synthesis:
         """Waits for the result."""

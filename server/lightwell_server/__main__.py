@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Read when an accelerator starts: without it its matrix products are not deterministic.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 import asyncio
 import json
 import logging
@@ -78,8 +83,9 @@ async def serve(settings: Settings) -> None:
     await server.start()
     await _ready(settings, store, status)
     print(f"lightwell: serving {len(store.ready())} models on port {port}", flush=True)
-    while worker.alive and not stop.is_set():
-        await asyncio.wait([asyncio.ensure_future(stop.wait())], timeout=1.0)
+    stopping = asyncio.create_task(stop.wait())
+    while worker.alive and not stopping.done():
+        await asyncio.wait([stopping], timeout=1.0)
     healthy = worker.alive
     await status.enter_graceful_shutdown()
     await asyncio.sleep(settings.settle_seconds)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from lightwell_server.errors import nearest
 
-OUTPUT = "output"
-"""The name of the model's scores, as a place to read values `at`."""
-INPUT = "input"
+OUTPUT = "<output>"
+"""The name of the model's scores, as a place to read values `at`; no module can have it."""
+INPUT = "<input>"
 """The name of the rows, as a place to differentiate with respect to."""
 
 Rule = Literal["plain", "guided", "deconvnet"]
@@ -33,9 +33,10 @@ Picture = Annotated[Tensor, InstanceOf(), "whole"]
 """[1, 3, H, W] in [0, 1]: a whole image at its own size."""
 
 
-def _known_layer(name: str, info: ValidationInfo) -> str:
-    names = [layer.name for layer in info.context["facts"].layers] if info.context else []
-    if name not in names:
+def _known_layer(name: str, info: ValidationInfo[dict[str, Any]]) -> str:
+    facts: Facts = info.context["facts"]
+    if facts.layer(name) is None:
+        names = [layer.name for layer in facts.layers]
         raise ValueError(f"the model has no layer {name!r}; {nearest(name, names)}")
     return name
 
@@ -110,8 +111,13 @@ class Ask:
     def key(self) -> Hashable:
         """Asks of one model with equal keys may share a device step."""
         row = self.rows.make(torch.zeros(1, dtype=torch.long)) if isinstance(self.rows, Rows) else self.rows
-        edit = None if self.edit is None else (self.edit.layer, id(self) if self.edit.count is not None else None)
+        edit = None if self.edit is None else (self.edit.layer, self.edit.count is not None)
         return self.at, self.wrt, self.want, self.rule, edit, row.shape[1:], row.dtype
+
+    @property
+    def shares(self) -> bool:
+        """Whether its rows may share a step with those of others: not if one row becomes many."""
+        return self.edit is None or self.edit.count is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +192,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method may know of a model before it asks."""
+    """What a method may know of a model before it asks. `attended` is the last normalisation before a transformer's
+    last attention: behind it only the class token reaches the scores."""
 
     layers: tuple[Layer, ...]
     size: tuple[int, int]
@@ -195,11 +202,13 @@ class Facts:
     classes: int = 0
     any_size: bool = False
     has_relu: bool = False
+    attended: str | None = None
     defaults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def layer(self, name: str) -> Layer | None:
-        """The layer of that name, or None."""
-        return next((layer for layer in self.layers if layer.name == name), None)
+        """The layer of that name, or None; of a module called several times the last call, if none is named."""
+        calls = (layer for layer in reversed(self.layers) if name in (layer.name, layer.name.partition("@")[0]))
+        return next(calls, None)
 
 
 @dataclass

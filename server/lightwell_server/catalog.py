@@ -54,7 +54,7 @@ class Method:
         try:
             checked = self.checked.model_validate({**self._defaults(facts, given), **given}, context={"facts": facts})
         except ValidationError as error:
-            violations = [(_path(self.name, e["loc"]), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+            violations = _violations(self.name, error)
             raise InvalidArgument(
                 "; ".join(f"{path}: {text}" for path, text in violations), violations=violations
             ) from None
@@ -66,6 +66,12 @@ class Method:
         """The method's generator for one request."""
         rng = torch.Generator().manual_seed(seed % 2**63)
         return self.function(image, target, facts, rng, **parameters)  # type: ignore[no-any-return]
+
+
+def _violations(method: str, error: ValidationError) -> list[tuple[str, str]]:
+    """Each bad field with what is wrong with it. That a whole is bad says nothing where one of its parts is."""
+    found = [(_path(method, e["loc"]), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+    return [(p, text) for p, text in found if not any(other != p and other.startswith(p) for other, _ in found)]
 
 
 def _path(method: str, location: tuple[int | str, ...]) -> str:

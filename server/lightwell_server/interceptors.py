@@ -65,15 +65,16 @@ class _Watch:
 
     async def __aenter__(self) -> None:
         self.boundary.calls += 1
+        # A call is over when its last message has left, not when its handler returns.
+        self.context.add_done_callback(self._left)  # type: ignore[arg-type]
         metrics.in_progress.inc()
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.boundary.calls -= 1
         metrics.in_progress.dec()
-        if isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
             late = (self.context.time_remaining() or 1.0) <= 0
             self.code = Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
-        elif error is not None and not isinstance(error, GeneratorExit):
+        elif error is not None:
             told = (
                 error
                 if isinstance(error, LightwellError)
@@ -85,6 +86,9 @@ class _Watch:
         self._count()
         if error is not None and not isinstance(error, asyncio.CancelledError | GeneratorExit):
             await self.context.abort_with_status(rpc_status.to_status(status(told)))
+
+    def _left(self, _: Any) -> None:  # noqa: ANN401
+        self.boundary.calls -= 1
 
     def _count(self) -> None:
         method = self.request.WhichOneof("method") if "method" in self.request.DESCRIPTOR.oneofs_by_name else None

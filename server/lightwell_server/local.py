@@ -138,11 +138,22 @@ def _loaded(
 ) -> Model:
     if isinstance(model, Model):
         return model
-    if not isinstance(model, torch.nn.Module):
-        return load_file(Path(model), card, labels, Path(model).stem, "1", device, dtype)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    names = labels or (card.output.labels if isinstance(card.output.labels, tuple) else ())
+    try:
+        if not isinstance(model, torch.nn.Module):
+            return load_file(Path(model), card, names, Path(model).stem, "1", device, dtype)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.pt"
+            _trace(model, tuple(card.sample().rows(2)), path)
+            return load_file(path, card, names, type(model).__name__, "1", device, dtype)
+    except LightwellError as error:
+        raise _told(error) from None
+
+
+def _trace(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+    """Writes a module as TorchScript, in eval mode, and leaves it as it was. Lifting checks the trace."""
+    training = module.training
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = Path(folder) / "model.pt"
-        sample = card.sample()
-        torch.jit.trace(model.eval(), tuple(sample.rows(2))).save(str(path))
-        return load_file(path, card, labels, type(model).__name__, "1", device, dtype)
+        torch.jit.trace(module.eval(), inputs, check_trace=False).save(str(path))
+    module.train(training)

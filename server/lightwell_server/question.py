@@ -19,14 +19,15 @@ from lightwell_server.catalog import Method, catalog
 from lightwell_server.engine.job import Event, Job
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.store import Model
-from lightwell_server.target import ClassTarget, Target, observed
+from lightwell_server.target import ChannelTarget, Target, observed
 
 Request = ExplainRequest | SynthesizeRequest
 
 
 @dataclass
 class Question:
-    """What a request asks. `image` is [1, 3, H, W] in [0, 1] or None; `original` the image as it was sent."""
+    """What a request asks. `image` [1, 3, H, W] in [0, 1] is what the method looks at, `fitted` what the model would
+    see of it, `original` the image as it was sent."""
 
     request: Request
     model: Model
@@ -34,6 +35,7 @@ class Question:
     target: Target
     parameters: Mapping[str, Any]
     image: Tensor | None = None
+    fitted: Tensor | None = None
     original: wire.Decoded | None = None
     placement: types.Placement | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
@@ -42,9 +44,8 @@ class Question:
     def steps(self) -> Generator[Step, Any, Any]:
         """The method at work, observed for what it shows of the clean image on the way."""
         steps = self.method.start(self.image, self.target, self.model.facts, self.request.seed, self.parameters)
-        return observed(
-            steps, self.image, self.target, self.predictions > 0 and self.request.output.HasField("predictions")
-        )
+        wanted = self.request.output.HasField("predictions") and self.predictions > 0
+        return observed(steps, self.image, self.target, self.fitted if wanted else None)
 
     def job(self, deliver: Callable[[Event], None], deadline: float = math.inf) -> Job:
         """The request as work for an engine."""
@@ -76,14 +77,12 @@ class Question:
         """The request with everything filled in and its images left out."""
         message: Any = type(self.request)()
         message.CopyFrom(self.request)
-        message.ClearField("image")
+        message.image.ClearField(message.image.WhichOneof("source") or "encoded")
         message.model, message.version, message.seed = self.model.name, self.model.version, self.request.seed
         parameters = getattr(message, self.method.name)
         parameters.Clear()
         parameters.SetInParent()
         fields.fill(parameters, self.parameters)
-        if isinstance(self.target, ClassTarget) and self.target.index is not None:
-            message.target.class_index = self.target.index
         return message
 
 
@@ -110,27 +109,35 @@ def understand(request: Request, model: Model, max_pixels: int = wire.MAX_PIXELS
     parameters = method.parameters(model.facts, given, model.id)
     if request.output.predictions < 0 or request.output.predictions > 1000:
         raise InvalidArgument.at("output.predictions", f"{request.output.predictions} is not within 0 to 1000")
+    if isinstance(request, SynthesizeRequest) and not 0 <= request.output.previews <= 1000:
+        raise InvalidArgument.at("output.previews", f"{request.output.previews} is not within 0 to 1000")
     if request.output.dtype not in (types.DATA_TYPE_UNSPECIFIED, types.DATA_TYPE_FLOAT32, types.DATA_TYPE_FLOAT16):
         raise InvalidArgument.at("output.dtype", "results come as FLOAT32 or FLOAT16")
     question = Question(request, model, method, target_of(request.target, model), parameters, digests=digests)
     question.inputs = _inputs(request, model)
     question.original = wire.decode(request.image, "image", max_pixels)
     digests.insert(0, types.ImageDigest(field="image", sha256=wire.digest(request.image)))
-    question.image, question.placement = _looked_at(question)
+    _look(question)
     return question
 
 
-def _looked_at(question: Question) -> tuple[Tensor, types.Placement]:
-    """The image as the method looks at it."""
+def _look(question: Question) -> None:
+    """Brings the image to what the method looks at, and to what the model sees."""
     model, image = question.model, question.original
     assert image is not None
-    if question.method.whole:
-        rows, placement = image.whole(), wire.placed(image.size)
-    elif question.request.image.fit == types.FIT_EXACT:
+    if question.request.image.fit == types.FIT_EXACT and not question.method.whole:
         rows, placement = image.exact(model.facts.size, model.facts.any_size)
     else:
         rows, placement = image.fitted(model.facts.size, model.card.resize)
-    return _placed(rows, model), placement
+    question.fitted = question.image = _placed(rows, model)
+    question.placement = placement
+    if question.method.whole:
+        question.image, question.placement = _placed(image.whole(), model), wire.placed(image.size)
+    neuron = isinstance(question.target, ChannelTarget) and question.target.position is not None
+    if neuron and question.image.shape[2:] != model.facts.size:
+        raise InvalidArgument.at(
+            "target.neuron", "rows and columns are those at the card's size; fit the image by the card"
+        )
 
 
 def _placed(rows: Tensor, model: Model) -> Tensor:

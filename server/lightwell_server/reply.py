@@ -82,6 +82,7 @@ def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.Sy
         provenance=provenance(question, job),
         resolved=_resolved(question, target),
     )
+    response.warnings.extend(_warnings(question, target, seen, None))
     if not bool(result.image.isfinite().all()):
         response.warnings.add(code=types.WARNING_CODE_NOT_FINITE, message="The image holds values that are not finite.")
     return response
@@ -151,8 +152,9 @@ def _settled(target: Target, seen: Seen) -> Target:
 
 
 def _resolved(question: Question, target: Target) -> Any:  # noqa: ANN401 - of the request's own type
-    question.target = target
-    return question.resolved()
+    resolved = question.resolved()
+    resolved.target.CopyFrom(_target(target))
+    return resolved
 
 
 def _label(model: Model, index: int) -> str:
@@ -198,7 +200,7 @@ def _pictures(question: Question, result: Heatmap, message: types.Heatmap) -> It
     if not kinds or question.original is None:
         return
     values = heatmap.enlarged(result.values.detach().cpu().float().numpy(), message)
-    for kind in kinds:
+    for kind in dict.fromkeys(kinds):
         if kind == explain.PICTURE_KIND_MAP:
             yield types.Picture(name="map", png=wire.png(render.picture(values, message)))
         elif kind == explain.PICTURE_KIND_OVERLAY and question.placement is not None:

@@ -66,7 +66,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         job = question.job(lambda event: _tell(loop, events, event), deadline)
         self._worker.submit(job)
         try:
-            while not job.over or not events.empty():
+            while True:
                 event = await asyncio.wait_for(events.get(), deadline - time.monotonic())
                 if isinstance(event, Failed):
                     raise event.error

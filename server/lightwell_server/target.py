@@ -113,10 +113,10 @@ class Observed:
 
 
 def observed(
-    method: Generator[Step, Any, Result], image: Tensor | None, target: Target, predict: bool
+    method: Generator[Step, Any, Result], image: Tensor | None, target: Target, predict: Tensor | None
 ) -> Generator[Step, Any, Observed]:
     """Runs a method and notes the target's score, and the model's output, where the method passes over the unchanged
-    image anyway. With `predict`, one more pass is made if it never did."""
+    image anyway. If it never did, one more pass is made over `predict`, if given."""
     seen, reply = Seen(), None
     while True:
         try:
@@ -129,8 +129,8 @@ def observed(
             seen.score, seen.out = reply.score, reply.out if step.at == OUTPUT else None
         else:
             reply = yield step
-    if predict and seen.out is None and image is not None:
-        seen.out = (yield Ask(image, want=OUT)).out
+    if predict is not None and seen.out is None:
+        seen.out = (yield Ask(predict, want=OUT)).out
     return Observed(result, seen)
 
 

@@ -22,6 +22,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, read from its header."""
 
+MAX_DIMENSIONS = 8
+"""Of a tensor that is sent."""
+
 Pil.MAX_IMAGE_PIXELS = None  # ours is checked first, and says what to change
 
 _DTYPES: dict[types.DataType.ValueType, np.dtype[Any]] = {
@@ -56,6 +59,8 @@ def to_tensor(message: types.Tensor, path: str) -> Tensor:
     expected = math.prod(shape) * dtype.itemsize
     if len(message.data) != expected:
         raise InvalidArgument.at(f"{path}.data", f"has {len(message.data)} bytes; shape {list(shape)} needs {expected}")
+    if len(shape) > MAX_DIMENSIONS or max(shape, default=0) >= 2**31:
+        raise InvalidArgument.at(f"{path}.shape", f"has more than {MAX_DIMENSIONS} dimensions, or too large ones")
     return torch.from_numpy(np.frombuffer(message.data, dtype).reshape(shape).copy())
 
 
@@ -104,6 +109,8 @@ class Decoded:
         height, width = self.size
         scale = max(resize / min(height, width), size[0] / height, size[1] / width)
         new = (max(size[0], int(height * scale + 1e-6)), max(size[1], int(width * scale + 1e-6)))
+        if new[0] * new[1] > MAX_PIXELS:
+            raise InvalidArgument.at(self.path, f"{height} x {width} is too long and thin to be fitted; crop it first")
         top, left = round((new[0] - size[0]) / 2), round((new[1] - size[1]) / 2)
         rows = _rows(_resized(self.pixels, new))[..., top : top + size[0], left : left + size[1]].contiguous()
         placement = types.Placement(scale_x=width / new[1], scale_y=height / new[0], width=width, height=height)
@@ -142,6 +149,8 @@ def _picture(data: bytes, path: str, max_pixels: int) -> Pil.Image:
 
 
 def _rgb(picture: Pil.Image) -> Pil.Image:
+    if picture.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a pixel, whose range is unknown; send 8 or 16 bits, or a tensor")
     if picture.mode.startswith("I;16"):
         picture = Pil.fromarray((np.asarray(picture, dtype=np.uint32) // 257).astype(np.uint8))
     if picture.has_transparency_data:

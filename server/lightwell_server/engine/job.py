@@ -65,15 +65,18 @@ class Job:
         must not leak it."""
         torch.set_grad_enabled(False)
         try:
-            step = self.steps.send(reply)
-            while isinstance(step, Frame):
-                self._tell(step)
-                step = next(self.steps)
+            with torch.inference_mode(False):
+                step = self.steps.send(reply)
+                while isinstance(step, Frame):
+                    self._tell(step)
+                    step = next(self.steps)
         except StopIteration as end:
             self.finish(Done(end.value))
             return None
         finally:
             torch.set_grad_enabled(True)
+        if not isinstance(step, Ask | Work):
+            raise TypeError(f"a method yields Ask, Work or Frame, not {type(step).__name__}")
         self.ask = step if isinstance(step, Ask) else None
         self._answers = []
         return step

@@ -31,11 +31,13 @@ class Charged(Protocol):
 
 @dataclass(eq=False)
 class Ticket:
-    """The rows of one Ask in line. `chunk` fixes the rows of each of its steps."""
+    """The rows of one Ask in line. Tickets of one `key` cost alike. `alone` shares its steps with nobody; `chunk`
+    fixes the rows of each of its steps."""
 
     job: Charged
     key: Hashable
     rows: int
+    alone: bool = False
     chunk: int | None = None
     next_row: int = 0
     since: float = 0.0
@@ -90,7 +92,8 @@ class Scheduler:
         ticket.since, ticket.taken = now, False
         entry = (ticket.job.attained + AGEING * now, next(self._number), ticket)
         heapq.heappush(self._line, entry)
-        heapq.heappush(self._by_key.setdefault(ticket.key, []), entry)
+        if not ticket.alone:
+            heapq.heappush(self._by_key.setdefault(ticket.key, []), entry)
         self.waiting_rows += ticket.left
 
     def take(self, now: float) -> Take:
@@ -100,17 +103,24 @@ class Scheduler:
         if first is None:
             return take
         room = first.chunk or self.limit(first.key)
-        same = self._by_key.get(first.key, [])
+        same = [] if first.alone else self._by_key[first.key]
         ticket: Ticket | None = first
         while ticket is not None:
             rows = min(room, ticket.left)
             take.slices.append(Slice(ticket, ticket.next_row, ticket.next_row + rows))
             ticket.next_row += rows
             room -= rows
-            ticket = self._pop(same, now, take) if room and first.chunk is None else None
+            ticket = self._pop(same, now, take) if room else None
+        self._forget(first)
+        return take
+
+    def _forget(self, first: Ticket) -> None:
+        """Lets go of the tickets of a key that were taken by way of the line."""
+        same = self._by_key.get(first.key, [])
+        while same and same[0][2].taken:
+            heapq.heappop(same)
         if not same:
             self._by_key.pop(first.key, None)
-        return take
 
     def charge(self, take: Take, seconds: float, now: float) -> None:
         """Shares a step's seconds out by rows, learns from it, and puts tickets with rows left back in line."""

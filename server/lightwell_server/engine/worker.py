@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from lightwell_server import metrics
-from lightwell_server.ask import Answer, Part, Work
+from lightwell_server.ask import Answer, Ask, Part, Work
 from lightwell_server.engine.job import CHUNK, Failed, Job
 from lightwell_server.engine.scheduler import Scheduler, Slice, Take, Ticket
 from lightwell_server.errors import DeadlineExceeded, Internal, LightwellError, OutOfMemory, Overloaded, Unavailable
@@ -77,7 +77,8 @@ class Worker:
             self._loop()
         except Exception:
             log.critical("the engine's thread has failed", exc_info=True)
-        self._open = False
+        with self._wake:
+            self._open = False
         for job in list(self._jobs):
             self._over(job, Failed(Unavailable("the server stopped before the request was finished")))
 
@@ -143,20 +144,25 @@ class Worker:
             return
         try:
             step = job.resume(reply)
+            if step is not None:
+                self._wait(job, step)
         except Exception as error:
             self._over(job, Failed(_told(error)))
             return
         if step is None:
             self._over(job, None)
-        elif isinstance(step, Work):
+
+    def _wait(self, job: Job, step: Ask | Work) -> None:
+        """Puts a job where its next answer comes from."""
+        if isinstance(step, Work):
             future = self._beside.submit(step.function, *step.arguments)
             future.add_done_callback(lambda done: self._post(lambda: self._worked(job, done)))
-        else:
-            key = (id(job.models[step.model]), step.key, tuple(value.shape for value in job.inputs.values()))
-            ticket = Ticket(
-                job, (key, id(job)) if job.reproducible else key, step.count, CHUNK if job.reproducible else None
-            )
-            self._scheduler.add(ticket, time.monotonic())
+            return
+        if step.count < 1:
+            raise ValueError("an Ask has at least one row")
+        key = (id(job.models[step.model]), step.key, tuple(value.shape for value in job.inputs.values()))
+        alone, chunk = job.reproducible or not step.shares, CHUNK if job.reproducible else None
+        self._scheduler.add(Ticket(job, key, step.count, alone, chunk), time.monotonic())
 
     def _worked(self, job: Job, done: Future[Any]) -> None:
         error = done.exception()

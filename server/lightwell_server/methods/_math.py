@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from lightwell_server.ask import Facts, Layer
+from lightwell_server.errors import InvalidArgument
 
+MAX_PIXELS = 50_000_000
+"""The largest picture that is made on the way to a fitted one."""
 ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SiLU", "GELU", "Hardswish", "Mish"}
 
 
@@ -37,6 +40,8 @@ def sized(image: Tensor, longer: int, facts: Facts) -> Tensor:
         scale = longer / max(height, width)
         return _interpolated(image, max(1, round(height * scale)), max(1, round(width * scale)))
     scale = max(facts.size[0] / height, facts.size[1] / width)
+    if height * width * scale**2 > MAX_PIXELS:
+        raise InvalidArgument(f"a picture of {height} x {width} is too long and thin; crop it first")
     covering = _interpolated(image, math.ceil(height * scale - 1e-6), math.ceil(width * scale - 1e-6))
     top, left = (covering.shape[-2] - facts.size[0]) // 2, (covering.shape[-1] - facts.size[1]) // 2
     return covering[..., top : top + facts.size[0], left : left + facts.size[1]].contiguous()

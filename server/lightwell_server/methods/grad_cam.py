@@ -16,8 +16,11 @@ applies = no_grid_layer
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's layer, else the last one with height and width."""
-    return {"layer": facts.defaults.get("grad_cam", (grid_layers(facts)[-1].name,))[0]}
+    """The card's layer, else the last with height and width; of transformers the last norm before the last attention."""
+    last = grid_layers(facts)[-1]
+    tokens = len(last.shape) == 2 and facts.attended is not None
+    own = facts.attended if tokens else last.name
+    return {"layer": (*facts.defaults.get("grad_cam", ()), own)[0]}
 
 
 def grad_cam(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Interval, MinLen
+from annotated_types import Ge, Gt, Interval, Len
 from torch import Generator, Tensor
 
 from lightwell_server.ask import (
@@ -29,6 +29,7 @@ from lightwell_server.ask import (
     Synthesis,
     Synthesizing,
 )
+from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import drawn, gram, mean_color, relative, sized, style_layers, total_variation
 from lightwell_server.methods._optimizer import optimizer as make_optimizer
 from lightwell_server.target import Target
@@ -79,13 +80,13 @@ def style_transfer(
     facts: Facts,
     rng: Generator,
     *,
-    styles: Annotated[tuple[Style, ...], MinLen(1)],
+    styles: Annotated[tuple[Style, ...], Len(1, 16)],
     size: Annotated[int, Interval(ge=32, le=2048)],
     content_weight: Annotated[float, Ge(0)] = 5.0,
     style_weight: Annotated[float, Ge(0)] = 100.0,
     tv_weight: Annotated[float, Ge(0)] = 30.0,
-    content_layers: Annotated[tuple[LayerWeight, ...], MinLen(1)],
-    style_layers: Annotated[tuple[LayerWeight, ...], MinLen(1)],
+    content_layers: Annotated[tuple[LayerWeight, ...], Len(1, 32)],
+    style_layers: Annotated[tuple[LayerWeight, ...], Len(1, 32)],
     style_scale: Annotated[float, Interval(ge=0.1, le=4)] = 1.0,
     start: Literal["content", "noise"] = "content",
     keep_colors: bool = False,
@@ -95,6 +96,8 @@ def style_transfer(
 ) -> Synthesizing:
     """The content in the styles, its longer side `size` pixels; measures: objective, and content, style and tv
     without weights."""
+    if not facts.any_size and size != max(facts.size):
+        raise InvalidArgument.at("style_transfer.size", f"the model takes one size only; leave it at {max(facts.size)}")
     content = sized(image, size, facts)
     features = yield from _features(content, content_layers)
     grams = yield from _grams(styles, style_layers, size, style_scale, facts)

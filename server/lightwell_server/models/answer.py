@@ -31,7 +31,7 @@ def _step(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     cut = graph.cut(Where(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None))
     if ask.want & (ACT | GRAD) and not cut.influential:
         raise InvalidArgument(f"{ask.wrt!r} does not influence {', '.join(at)}", reason="NO_INFLUENCE")
-    with _memory(), _deterministic(parts[0].reproducible):
+    with _memory(), torch.inference_mode(False), _deterministic(parts[0].reproducible):
         return _run(graph, cut, parts)
 
 
@@ -42,7 +42,9 @@ def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:
     rows = torch.cat([_made(part, i) for part, i in zip(parts, index, strict=True)]).to(device, graph.dtype)
     inputs = _repeated(graph, parts, device)
     whole = torch.cat(index)
-    values, act = cut.run(_channels_last(rows), inputs, whole, _edited(parts, index), grad=bool(want & GRAD))
+    edit = _edited(parts, index)
+    with _own_size(graph, rows):
+        values, act = cut.run(_channels_last(rows), inputs, whole, edit, grad=bool(want & GRAD), act=bool(want & ACT))
     bounds = list(pairwise(accumulate((part.count for part in parts), initial=0)))
     with torch.set_grad_enabled(bool(want & GRAD)):
         scores = [_score(part, values, slice(*b), i) for part, b, i in zip(parts, bounds, index, strict=True)]
@@ -68,8 +70,8 @@ def _repeated(graph: Graph, parts: Sequence[Part], device: torch.device) -> dict
         return 1 if part.ask.edit is not None and part.ask.edit.count is not None else part.count
 
     return {
-        name: torch.cat([part.inputs[name].to(device).expand(rows(part), *part.inputs[name].shape) for part in parts])
-        for name in graph.inputs
+        node: torch.cat([part.inputs[name].to(device).expand(rows(part), *part.inputs[name].shape) for part in parts])
+        for name, node in graph.inputs.items()
     }
 
 
@@ -128,6 +130,23 @@ def _channels_last(rows: Tensor) -> Tensor:
 
 def _rows(part: Part) -> Iterator[Part]:
     return (replace(part, start=i, stop=i + 1) for i in range(part.start, part.stop))
+
+
+@contextmanager
+def _own_size(graph: Graph, rows: Tensor) -> Iterator[None]:
+    """What fails at another size than the model was recorded at, the size is to blame for."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if rows.dim() != 4 or rows.shape[2:] == graph.size:
+            raise
+        height, width = rows.shape[2:]
+        message = (
+            f"the model does not take images of {height} x {width}; it was made for {graph.size[0]} x {graph.size[1]}"
+        )
+        raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED") from error
 
 
 @contextmanager

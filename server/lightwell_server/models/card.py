@@ -96,4 +96,7 @@ def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
         raise Refused(
             f"card.toml: output.labels names no file inside the repository: {card.output.labels}", reason="BAD_CARD"
         )
-    return card, tuple(line.strip() for line in labels.read_text().splitlines() if line.strip())
+    try:
+        return card, tuple(line.strip() for line in labels.read_text("utf-8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise Refused(f"{card.output.labels} is not UTF-8: {error}", reason="BAD_CARD") from error

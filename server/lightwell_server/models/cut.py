@@ -57,6 +57,7 @@ class Cut:
                 f"layer {where.edit!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE"
             )
         bounds = [node for node in graph.nodes if node in (self.wrt, self.edited) and node in needed]
+        self.wrt_before_edit = self.edited not in (None, self.wrt) and self.wrt in _ancestors([self.edited or self.wrt])
         writer = _Writer(graph, root, where.rule, needed, {*bounds, *self.reads})
         self.stages = writer.stages(bounds, self.reads)
         crossing = writer.live.get(self.edited, set()) if self.edited is not None else set()
@@ -64,20 +65,27 @@ class Cut:
         self.expands = all(_by_rows(node) for node in crossing)
 
     def run(
-        self, rows: Tensor, inputs: dict[str, Tensor], index: Tensor, edit: Edit | None = None, grad: bool = False
+        self,
+        rows: Tensor,
+        inputs: dict[str, Tensor],
+        index: Tensor,
+        edit: Edit | None = None,
+        grad: bool = False,
+        act: bool = False,
     ) -> tuple[list[Tensor], Tensor | None]:
         """Returns the values read and the activation at `wrt` (None if nothing read depends on it), which requires
         gradients if `grad` is set. `index` numbers the rows within their Ask."""
         values = {self.rows.name: rows, **inputs}
         expanding = edit is not None and edit.count is not None
-        if expanding and not self.expands:
+        late = self.expands and not (self.wrt_before_edit and (grad or act))
+        if expanding and not late:
             values = _expanded(values, len(index))
         leaf: Tensor | None = None
         for stage in self.stages:
             with torch.set_grad_enabled(grad and leaf is not None):
                 values.update(zip(stage.gives, stage.module(*(values[name] for name in stage.takes)), strict=True))
                 if edit is not None and self.edited is not None and stage.bound == self.edited.name:
-                    if expanding and self.expands:
+                    if expanding and late:
                         values = _expanded({name: values[name] for name in self.crossing}, len(index))
                     values[stage.bound] = edit.function(values[stage.bound], index)
             if stage.bound == self.wrt.name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,19 +17,28 @@ from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.folding import FOLDED
 from lightwell_server.models.recorder import Site
 
+_ATTENTIONS = (
+    torch.ops.aten.scaled_dot_product_attention.default,
+    torch.ops.aten.softmax.int,
+    torch.ops.aten._softmax.default,
+)
+CUTS = 128
+"""Cuts that are kept; callers choose their layers."""
+
 
 @dataclass(eq=False)
 class Graph:
-    """A model as a graph. Rows are RGB in [0, 1]; normalisation is part of it."""
+    """A model as a graph. Rows are RGB in [0, 1]; normalisation is part of it. `inputs` are the names of its other
+    inputs, and of their nodes."""
 
     graph: fx.Graph
     root: torch.nn.Module
     output: fx.Node
     sites: list[Site]
-    inputs: tuple[str, ...] = ()
+    inputs: dict[str, str] = field(default_factory=dict)
     mixes_rows: bool = False
     any_size: bool = False
-    _cuts: dict[Where, Cut] = field(default_factory=dict)
+    _cuts: OrderedDict[Where, Cut] = field(default_factory=OrderedDict)
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:
@@ -58,6 +68,15 @@ class Graph:
     def has_relu(self) -> bool:
         """Whether there is a ReLU whose backward a rule could exchange."""
         return any(rules.is_relu(node) for node in self.graph.nodes)
+
+    @property
+    def attended(self) -> str | None:
+        """The last normalisation before the last attention, if there is one."""
+        nodes = list(self.graph.nodes)
+        attentions = [i for i, node in enumerate(nodes) if node.target in _ATTENTIONS and node is not self.output]
+        before = set(nodes[: attentions[-1]]) if attentions else set()
+        names = [la.name for la in self.layers if "Norm" in la.type and self.nodes[la.name] in before]
+        return names[-1] if names else None
 
     def node(self, name: str) -> fx.Node:
         """The node of a layer; INVALID_ARGUMENT with the nearest names if there is none."""
@@ -89,6 +108,11 @@ class Graph:
         return self
 
     @property
+    def size(self) -> tuple[int, ...]:
+        """Height and width that it was recorded at."""
+        return tuple(next(iter(self.graph.nodes)).meta["shape"][2:])
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type of numbers computed with."""
         return next((b.dtype for b in self.root.buffers() if b.is_floating_point()), torch.float32)
@@ -102,4 +126,7 @@ class Graph:
         """The part of the graph that answers a kind of Ask; made once."""
         if where not in self._cuts:
             self._cuts[where] = Cut(self.graph, self.root, where, self.node)
+            if len(self._cuts) > CUTS:
+                self._cuts.popitem(last=False)
+        self._cuts.move_to_end(where)
         return self._cuts[where]

@@ -124,6 +124,7 @@ def _record(record: Callable[[list[Box], Recorder], Any], sample: Sample) -> Lif
     image, *others = sample.rows(BATCH)
     rows = recorder.input("rows", image)
     boxes = [recorder.input(name, value) for name, value in zip(sample.inputs, others, strict=True)]
+    names = {name: cast(fx.Node, box.node).name for name, box in zip(sample.inputs, boxes, strict=True)}
     if any(sample.mean) or any(v != 1 for v in sample.std):
         mean, std = (
             recorder.constant(torch.tensor(v).view(1, -1, 1, 1), n)
@@ -134,7 +135,7 @@ def _record(record: Callable[[list[Box], Recorder], Any], sample: Sample) -> Lif
     activation = _ACTIVATIONS.get(output.target) if sample.pre_softmax and output.args[1:2] in ((1,), (-1,)) else None
     scores = output.all_input_nodes[0] if activation else output
     recorder.graph.output(scores)
-    return Lifted(Graph(recorder.graph, recorder.root, scores, recorder.sites, tuple(sample.inputs)), index, activation)
+    return Lifted(Graph(recorder.graph, recorder.root, scores, recorder.sites, names), index, activation)
 
 
 def _main_output(output: Any) -> tuple[int, fx.Node]:  # noqa: ANN401
@@ -165,7 +166,7 @@ def _prove(lifted: Lifted, original: Original, sample: Sample) -> Graph:
 def _differentiate(graph: Graph, sample: Sample) -> None:
     """A gradient must reach the image: nothing can be explained through an operation that has none."""
     image, *others = sample.rows(1, seed=5)
-    inputs = dict(zip(graph.inputs, others, strict=True))
+    inputs = dict(zip(graph.inputs.values(), others, strict=True))
     (output,), leaf = graph.cut(Where((OUTPUT,))).run(image, inputs, torch.arange(1), grad=True)
     with torch.enable_grad():
         grad = (
@@ -200,7 +201,7 @@ def _compare(lifted: Lifted, original: Original, sample: Sample, rows: list[Tens
 
 
 def _outputs(graph: Graph, rows: list[Tensor]) -> Tensor:
-    inputs = dict(zip(graph.inputs, rows[1:], strict=True))
+    inputs = dict(zip(graph.inputs.values(), rows[1:], strict=True))
     (output,), _ = graph.cut(Where((OUTPUT,))).run(rows[0], inputs, torch.arange(len(rows[0])))
     return output
 

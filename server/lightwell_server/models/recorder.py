@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_any, tree_map
 
-from lightwell_server.errors import Refused
+from lightwell_server.errors import InvalidArgument, Refused
 
 aten = torch.ops.aten
 
@@ -30,7 +30,7 @@ _NO_TWIN = "it changes a tensor in place and has no functional twin"
 def guard(holds: bool, expected: bool, message: str) -> None:
     """A node of the graph: the branch taken while recording must be the branch that these rows take."""
     if bool(holds) != expected:
-        raise Refused(message, reason="SHAPE_NOT_SUPPORTED")
+        raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
 
 
 @dataclass(eq=False)
@@ -72,7 +72,7 @@ class Recorder:
 
     def input(self, name: str, value: Tensor) -> Box:
         """A new input of the graph."""
-        node = self.graph.placeholder(name)
+        node = self.graph.placeholder("".join(c if c.isalnum() else "_" for c in name))
         node.meta["shape"] = tuple(value.shape)
         return self._box(value, node)
 

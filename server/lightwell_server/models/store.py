@@ -13,7 +13,7 @@ import torch
 
 from lightwell_server import metrics
 from lightwell_server.ask import OUTPUT, Facts
-from lightwell_server.errors import LightwellError, NotFound, Refused, nearest
+from lightwell_server.errors import LightwellError, NotFound, Refused, Unavailable, nearest
 from lightwell_server.models import card as cards
 from lightwell_server.models.card import Card
 from lightwell_server.models.graph import Graph
@@ -56,12 +56,14 @@ class Store:
 
     def __init__(self) -> None:
         self._models: dict[str, dict[str, Model | RefusedModel]] = {}
+        self._loaded = False
 
     def load(self, repository: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         """Loads every version of every model of a repository."""
         for directory in sorted(path for path in repository.glob("*/*") if path.is_dir()):
             if any((directory / file).exists() for file in FILES):
                 self.add(_load(directory, repository, device, dtype))
+        self._loaded = True
 
     def add(self, model: Model | RefusedModel) -> None:
         """Adds a version, or replaces it."""
@@ -69,7 +71,9 @@ class Store:
         metrics.model_loads.labels("ready" if isinstance(model, Model) else "refused").inc()
 
     def all(self) -> list[Model | RefusedModel]:
-        """Every version, by name, the newest of a model last."""
+        """Every version, by name, the newest of a model last. Raises Unavailable while models are being loaded."""
+        if not self._loaded:
+            raise Unavailable("the models are still being loaded; try again soon", reason="NOT_READY")
         return [versions[v] for _, versions in sorted(self._models.items()) for v in sorted(versions, key=_natural)]
 
     def ready(self) -> list[Model]:
@@ -113,6 +117,9 @@ def _load(directory: Path, repository: Path, device: str, dtype: torch.dtype) ->
     except LightwellError as error:
         log.warning("model %s@%s is refused: %s", name, version, error.message)
         return RefusedModel(name, version, error.message)
+    except Exception as error:  # one bad directory must take nothing else down
+        log.exception("model %s@%s could not be read", name, version)
+        return RefusedModel(name, version, f"it could not be read: {error}")
 
 
 def load_version(directory: Path, repository: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
@@ -137,11 +144,10 @@ def load_file(
     facts = facts_of(graph, card)
     if labels and facts.classes and len(labels) != facts.classes:
         raise Refused(f"the card has {len(labels)} labels and the model {facts.classes} classes", reason="BAD_CARD")
-    unknown = [n for names in card.default_layers.values() for n in names if n not in graph.nodes]
+    unknown = [name for names in card.default_layers.values() for name in names if facts.layer(name) is None]
     if unknown:
-        raise Refused(
-            f"the card names a layer {unknown[0]!r}; {nearest(unknown[0], list(graph.nodes))}", reason="BAD_CARD"
-        )
+        close = nearest(unknown[0], [layer.name for layer in facts.layers])
+        raise Refused(f"the card names a layer {unknown[0]!r}; {close}", reason="BAD_CARD")
     return Model(name, version, digest, card, labels, graph, facts)
 
 
@@ -157,6 +163,7 @@ def facts_of(graph: Graph, card: Card) -> Facts:
         classes=output[1] if kind == "classifier" and len(output) == 2 else 0,
         any_size=graph.any_size,
         has_relu=graph.has_relu,
+        attended=graph.attended,
         defaults=card.default_layers,
     )
 

@@ -206,7 +206,6 @@ _PRIMS: dict[str, _Handler] = {
     "prim::unchecked_cast": lambda run, node, env: run.values(node, env),
     "prim::type": lambda run, node, env: [run.values(node, env)[0].type],
     "prim::data": lambda run, node, env: run.values(node, env),
-    "aten::detach": lambda run, node, env: run.values(node, env),
     "aten::contiguous": lambda run, node, env: run.values(node, env)[:1],
 }
 
