@@ -339,3 +339,34 @@ def test_gradients_with_respect_to_the_input_by_name(graph):
     ask = Ask(image(), first, wrt=INPUT, want=GRAD)
     by_name = answer(graph, [Part(ask, 0, 1)])[0].grad
     assert torch.equal(by_name, answer(graph, [Part(Ask(image(), first, want=GRAD), 0, 1)])[0].grad)
+
+
+def raising():
+    yield Ask(Rows(3, lambda index: 1 / 0), first)
+
+
+def empty():
+    yield Ask(Rows(0, lambda index: image()), first)
+
+
+def nonsense():
+    yield "not an Ask"
+
+
+def unknown_role():
+    yield Ask(image(), first, model="nobody")
+
+
+@pytest.mark.parametrize("mistaken", [raising, empty, nonsense, unknown_role])
+def test_a_methods_mistake_does_not_stop_the_engine(worker, graph, mistaken):
+    with pytest.raises(Internal):
+        run(worker, mistaken(), graph)
+    assert run(worker, gradients(image()), graph) is not None and worker.jobs == 0
+
+
+def test_a_listener_that_fails_does_not_stop_the_engine(worker, graph):
+    def deaf(event):
+        raise RuntimeError("nobody listens")
+
+    worker.submit(Job("toy", gradients(image(), 3), {None: graph}, deaf))
+    assert run(worker, gradients(image()), graph) is not None

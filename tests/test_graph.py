@@ -154,3 +154,13 @@ def test_answers_keep_no_batch_alive_and_lie_plainly_in_memory(graph):
     for one in answers:
         assert one.grad.is_contiguous() and one.grad.untyped_storage().nbytes() == one.grad.nbytes
         assert one.out.untyped_storage().nbytes() == one.out.nbytes
+
+
+def test_gradients_before_an_expanding_edit_are_each_edits_own(graph):
+    x = image()
+    edit = Edit("conv", lambda acts, index: acts * index.view(-1, 1, 1, 1), count=3)
+    many = ask(graph, x, first, edit=edit, want=SCORE | GRAD | ACT)
+    for i in range(3):
+        one = ask(graph, x, first, edit=Edit("conv", lambda acts, index, i=i: acts * i), want=GRAD)
+        assert torch.allclose(many.grad[i : i + 1], one.grad, atol=1e-12)
+    assert many.act.shape == (3, 3, 16, 16)

@@ -257,3 +257,47 @@ def test_files_that_are_no_models_are_refused(tmp_path, kind):
     with pytest.raises(Refused) as caught:
         lift(path, Sample((16, 16), **PLAIN))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+class Misnamed(nn.Module):
+    """Modules whose names a graph might want for itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.input = nn.Conv2d(3, 4, 3)
+        self.output = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.output(self.input(x).relu().mean((2, 3))) * 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_modules_may_be_called_input_and_output(tmp_path, form):
+    net, x = seeded(Misnamed), torch.rand(1, 3, 16, 16)
+    graph = lifted(net, tmp_path, form)
+    assert [layer.name for layer in graph.layers] == ["input", "output"]
+    got = answer(graph, [Part(Ask(x, lambda v, i: v[:, 0], want=OUT | GRAD), 0, 1)])[0]
+    assert torch.allclose(got.out, net(x), atol=1e-6) and got.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["input", "id", "rows", "attention-mask"])
+def test_other_inputs_may_have_any_name(tmp_path, name):
+    graph = lifted(seeded(Captioned), tmp_path, "traced", inputs={name: InputSpec((4,), torch.int64)})
+    assert list(graph.inputs) == [name]
+
+
+class SeveralResults(nn.Module):
+    """Operations that return several tensors, each used."""
+
+    def forward(self, x):
+        values, places = x.flatten(2).max(2)
+        first, second = x.mean((2, 3)).chunk(2, 1)
+        return values + places * 0.001 + first.sum(1, keepdim=True) * second.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_operations_with_several_results(tmp_path, form):
+    x = torch.rand(2, 3, 16, 16)
+    graph = lifted(SeveralResults(), tmp_path, form)
+    out = answer(graph, [Part(Ask(x, want=OUT), 0, 2)])[0].out  # a trace keeps 0.001 in double precision
+    assert torch.allclose(out.float(), SeveralResults()(x), atol=1e-6)

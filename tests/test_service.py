@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from PIL import Image as Pil
 from prometheus_client.parser import text_string_to_metric_families
 
 import lightwell
@@ -379,3 +380,41 @@ def test_a_method_that_does_not_apply_says_why(tmp_path, server):
         support = {method.method: method for method in client.model().methods}
         assert not support["grad_cam"].applies and support["saliency"].applies
         assert client.explain(STAR, Saliency()).map.shape == (16, 16)
+
+
+def test_asking_again_keeps_the_fit(client):
+    seen = client.explain(np.zeros((64, 80, 3), np.uint8), Saliency(), fit="exact", model="shapes")
+    assert seen.message.resolved.image.fit == types.FIT_EXACT and not seen.message.resolved.image.encoded
+
+
+def thin_png():
+    import io
+
+    buffer = io.BytesIO()
+    Pil.new("1", (60_000, 1)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_picture_too_thin_to_be_fitted_is_refused(client):
+    with pytest.raises(InvalidArgumentError, match="too long and thin"):
+        client.explain(thin_png(), Saliency(), model="shapes")
+
+
+@pytest.mark.parametrize("shape", [[0, 2**40, 2**40], [1] * 65, [-1, 3, 3], [3, 2**33, 2**33]])
+def test_absurd_tensors_are_refused(client, shape):
+    absurd = types.Image(tensor=types.Tensor(shape=shape, dtype=types.DATA_TYPE_UINT8))
+    with pytest.raises(InvalidArgumentError):
+        client.explain(absurd, Saliency(), model="shapes")
+
+
+def test_a_neuron_has_a_place_at_the_cards_size_only(client):
+    place = types.Neuron(layer="features.2", row=90, column=90)
+    assert client.explain(STAR, Saliency(), target=place, model="shapes").map.any()
+    with pytest.raises(InvalidArgumentError, match="card's size"):
+        client.explain(np.zeros((64, 64, 3), np.uint8), Saliency(), target=place, fit="exact", model="shapes")
+
+
+def test_a_whole_picture_is_predicted_as_the_model_would_see_it(client):
+    method = StyleTransfer(styles=[PAINTING], size=64, steps=1)
+    before = client.synthesize(method, image=STAR, predictions=1, model="shapes").result().before
+    assert before[0].label == "star"

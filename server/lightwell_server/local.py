@@ -152,8 +152,12 @@ def _loaded(
 
 def _trace(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
     """Writes a module as TorchScript, in eval mode, and leaves it as it was. Lifting checks the trace."""
-    training = module.training
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.trace(module.eval(), inputs, check_trace=False).save(str(path))
-    module.train(training)
+    training, fast = module.training, torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fast attention has no gradient
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.trace(module.eval(), inputs, check_trace=False).save(str(path))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        module.train(training)

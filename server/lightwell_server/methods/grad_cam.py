@@ -16,7 +16,7 @@ applies = no_grid_layer
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's layer, else the last with height and width; of transformers the last norm before the last attention."""
+    """The card's layer, else the last with height and width, of transformers the last norm before attention."""
     last = grid_layers(facts)[-1]
     tokens = len(last.shape) == 2 and facts.attended is not None
     own = facts.attended if tokens else last.name

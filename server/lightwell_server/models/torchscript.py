@@ -72,7 +72,8 @@ class _Interpreter:
             elif kind.startswith("prim::") and kind.removeprefix("prim::") not in _KNOWN:
                 raise self.recorder.refuse(f"{kind} cannot be lifted:")
             else:
-                results = [self.operation(node, self.values(node, environment))]
+                result = self.operation(node, self.values(node, environment))
+                results = list(result) if node.outputsSize() > 1 else [result]
             environment.update(zip(_names(node.outputs()), results, strict=False))
         return [environment[name] for name in _names(block.outputs())]
 

@@ -1,0 +1,84 @@
+"""The calls of the SDK in this process, on files, modules and cards."""
+
+import threading
+
+import pytest
+import torch
+import torchvision
+
+from lightwell import GradCam, InvalidArgumentError, LightwellError, Pgd, Saliency
+from lightwell_server.errors import Unavailable
+from lightwell_server.local import Local
+from lightwell_server.models.card import Card
+from lightwell_server.models.store import RefusedModel, Store
+from tests.nets import Residual, export, seeded
+
+CARD = Card.model_validate(
+    {
+        "input": {"size": [32, 32]},
+        "output": {"labels": ["ant", "bee", "cat", "dog", "eel"]},
+        "layers": {"grad_cam": "relu"},
+    }
+)
+PICTURE = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+
+
+def test_a_module_in_training_mode_is_explained_and_left_as_it_was():
+    net = seeded(Residual).train()
+    with Local(net, CARD) as local:
+        seen = local.explain(PICTURE, Saliency(), target="cat")
+    assert net.training and seen.target.label == "cat" and seen.map.shape == (32, 32)
+
+
+def test_a_card_may_name_a_module_that_is_called_twice():
+    with Local(seeded(Residual), CARD) as local:
+        assert local.explain(PICTURE, GradCam()).message.resolved.grad_cam.layer == "relu"
+        assert local.explain(PICTURE, GradCam(layer="relu@0")).values.shape == (32, 32)
+
+
+def test_a_transformers_default_map_is_not_empty():
+    torch.manual_seed(0)
+    net = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
+    )
+    torch.nn.init.normal_(net.heads.head.weight)
+    with Local(net, CARD.model_copy(update={"layers": {}})) as local:
+        seen = local.explain(PICTURE, GradCam(relu=False))
+    assert seen.message.resolved.grad_cam.layer == "encoder.layers.encoder_layer_1.ln_1"
+    assert seen.values.shape == (4, 4) and seen.values.any()
+
+
+def test_errors_are_the_sdks(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"nothing")
+    with pytest.raises(LightwellError, match="zip file"):
+        Local(tmp_path / "model.pt")
+    with Local(seeded(Residual), CARD) as local, pytest.raises(InvalidArgumentError, match="nearest"):
+        local.explain(PICTURE, GradCam(layer="stm"))
+
+
+def test_cancelling_stops_the_work():
+    with Local(seeded(Residual), CARD) as local:
+        stream = local.synthesize(Pgd(steps=10_000, stop_early=False), image=PICTURE)
+        next(iter(stream))
+        stream.cancel()
+        threading.Event().wait(0.3)
+        assert local._worker.jobs == 0
+
+
+def test_one_bad_directory_takes_nothing_else_down(tmp_path):
+    for name, labels in (("good", "ant\nbee\ncat\ndog\neel"), ("latin", "caf\xe9")):
+        directory = tmp_path / name / "1"
+        directory.mkdir(parents=True)
+        export(seeded(Residual), "scripted", directory).rename(directory / "model.pt")
+        (directory / "labels.txt").write_bytes(labels.encode("latin-1"))
+        (directory / "card.toml").write_text('[input]\nsize = [16, 16]\n[output]\nlabels = "labels.txt"\n')
+    (tmp_path / "outside" / "1").mkdir(parents=True)
+    (tmp_path / "outside" / "1" / "model.pt").write_bytes(b"")
+    (tmp_path / "outside" / "1" / "card.toml").write_text('[output]\nlabels = "../../../../etc/passwd"\n')
+    store = Store()
+    with pytest.raises(Unavailable, match="still being loaded"):
+        store.get("good")
+    store.load(tmp_path)
+    assert store.get("good").labels[2] == "cat"
+    reasons = {model.name: model.reason for model in store.all() if isinstance(model, RefusedModel)}
+    assert "UTF-8" in reasons["latin"] and "inside the repository" in reasons["outside"]
