@@ -1,0 +1,49 @@
+"""Jobs for the engine in this process: methods at work without gRPC and without messages."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightwell_server.ask import Heatmap
+from lightwell_server.catalog import catalog
+from lightwell_server.engine.job import Done, Event, Failed, Job
+from lightwell_server.engine.worker import Worker
+from lightwell_server.models.store import Model
+from lightwell_server.target import ClassTarget
+
+
+def job(model: Model, name: str, pixels: Tensor, deliver: Callable[[Event], None], **given: Any) -> Job:  # noqa: ANN401
+    """A method on a picture [3, H, W] of 8 bits, its target left unset."""
+    method = catalog()[name]
+    parameters = method.parameters(model.facts, given, model.id)
+    steps = method.start(pixels[None].float() / 255, ClassTarget(), model.facts, 0, parameters)
+    return Job(method=name, steps=steps, models={None: model.graph}, deliver=deliver)
+
+
+def pictures(count: int) -> Tensor:
+    """Random pictures [count, 3, 224, 224] of 8 bits."""
+    return torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def drive(worker: Worker, model: Model, count: int, in_flight: int) -> None:
+    """Has `count` saliency maps made, `in_flight` at a time; each is received as an array."""
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    rows = pictures(8)
+    for i in range(count + in_flight):
+        if i >= in_flight:
+            received(events.get())
+        if i < count:
+            worker.submit(job(model, "saliency", rows[i % len(rows)], events.put))
+
+
+def received(event: Event) -> None:
+    """The map of a finished saliency job, as an array."""
+    if isinstance(event, Failed):
+        raise event.error
+    assert isinstance(event, Done) and isinstance(event.result.map, Heatmap)
+    assert event.result.map.values.numpy().shape == (224, 224)

@@ -1,0 +1,111 @@
+"""What the benchmarks share: the machine and its load, tables, goals, and the times of contestants asked in turn."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+BUSY = 0.1
+"""The share of the cores in use by others from which on a machine is called busy."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure and what it shall be, at least or at most."""
+
+    name: str
+    figure: float
+    bound: float
+    at_least: bool
+    form: str = ".2f"
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the figure, as it was measured, keeps the bound."""
+        return self.figure >= self.bound if self.at_least else self.figure <= self.bound
+
+    def line(self) -> tuple[str, str, str, str]:
+        """Name, figure, goal, and met or missed."""
+        figure, bound = (f"{value:{self.form}}{self.unit}" for value in (self.figure, self.bound))
+        return self.name, figure, f"at {'least' if self.at_least else 'most'} {bound}", "met" if self.met else "MISSED"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in line: the first to the left, figures to the right."""
+    lines = [tuple(head), *(tuple(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    rule = tuple("-" * width for width in widths)
+    return "\n".join(_aligned(line, widths) for line in (lines[0], rule, *lines[1:]))
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
+    return "  ".join(cells).rstrip()
+
+
+def print_goals(goals: Sequence[Goal]) -> None:
+    """A line for each goal."""
+    print("\n" + table(("goal", "figure", "goal is", ""), [goal.line() for goal in goals]), flush=True)
+
+
+@contextmanager
+def report(title: str, device: str = "cpu") -> Iterator[None]:
+    """Prints what is measured on what, and at the end how much of the cores others had meanwhile."""
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0]
+    print(title)
+    print(
+        f"device {device} ({_processor()}), {cores} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    busy = ", busy" if load > 2 * BUSY * cores else ""
+    print(f"load in the minute before: {load:.2f}{busy}\n", flush=True)
+    began, used, own = time.monotonic(), _all_seconds(), _own_seconds()
+    yield
+    seconds = time.monotonic() - began
+    others = max(0.0, _all_seconds() - used - _own_seconds() + own) / seconds / cores
+    busy = " - BUSY: times are disturbed" if others > BUSY else ""
+    print(f"\nmeasured in {seconds:.0f} s, in which other processes used {others:.0%} of the cores{busy}")
+
+
+def medians(contestants: Mapping[str, Callable[[], object]], rounds: int, warm: int = 3) -> dict[str, float]:
+    """The median seconds of each contestant. In each round each is called once, every other round in reverse."""
+    names = list(contestants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-warm, rounds):
+        for name in names if turn % 2 else reversed(names):
+            began = time.perf_counter()
+            contestants[name]()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _all_seconds() -> float:
+    """Processor seconds that all processes have used since the machine started; 0 where the system does not tell."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
