@@ -4,7 +4,8 @@ Networks of torchvision are written as files (traced, scripted, and as `.pt2` wi
 Of each file the table shows how far the lifted graph's scores lie from the eager network's, in float32, at a batch
 that neither the file nor the graph was recorded at, as a share of the largest score; how many of the network's
 layers the graph can be asked for, of those that compute something; whether it takes other image sizes; and how long
-lifting took, its proof included. With `--peer` the converter that ships in torch is given the same TorchScript files.
+lifting took, its proof included. (The `.pt2` files are exported for one image size.) With `--peer` the converter that
+ships in torch is given the same TorchScript files.
 """
 
 from __future__ import annotations
@@ -166,7 +167,8 @@ def main() -> int:
         place.mkdir(parents=True, exist_ok=True)
         done = list(liftings(options.only.split(","), place, options.keep is not None, options.peer))
         head = ("file", f"difference at {ROWS} rows", "layers", "any size", "seconds", "MB", "torch's converter")
-        print(table(head, [each.row() for each in done]))
+        shown = len(head) if options.peer else len(head) - 1
+        print(table(head[:shown], [each.row()[:shown] for each in done]))
         for each in done:
             if each.reason:
                 print(f"{each.file} was refused: {each.reason}")
