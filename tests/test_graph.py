@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightwell_server.ask import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Edit, Part
-from lightwell_server.errors import InvalidArgument
+from lightwell_server.errors import InvalidArgument, OutOfMemory
 from lightwell_server.models.answer import answer
 from lightwell_server.models.cut import Where
 from tests.nets import Residual, lifted, seeded
@@ -164,3 +164,16 @@ def test_gradients_before_an_expanding_edit_are_each_edits_own(graph):
         one = ask(graph, x, first, edit=Edit("conv", lambda acts, index, i=i: acts * i), want=GRAD)
         assert torch.allclose(many.grad[i : i + 1], one.grad, atol=1e-12)
     assert many.act.shape == (3, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("can't allocate memory: you tried 9 bytes", OutOfMemory), ("kernel too large", InvalidArgument)],
+)
+def test_want_of_memory_is_told_apart_from_a_size_that_does_not_fit(graph, words, kind):
+    def failing(acts, index):
+        raise RuntimeError(words)
+
+    other_size = torch.rand(1, 3, 24, 24, dtype=torch.float64)
+    with pytest.raises(kind):
+        ask(graph, other_size, first, edit=Edit("conv", failing))

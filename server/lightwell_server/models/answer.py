@@ -43,7 +43,7 @@ def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:
     inputs = _repeated(graph, parts, device)
     whole = torch.cat(index)
     edit = _edited(parts, index)
-    with _own_size(graph, rows):
+    with _own_size(graph, rows), _memory():  # want of memory is not the size's fault: it is told apart first
         values, act = cut.run(_channels_last(rows), inputs, whole, edit, grad=bool(want & GRAD), act=bool(want & ACT))
     bounds = list(pairwise(accumulate((part.count for part in parts), initial=0)))
     with torch.set_grad_enabled(bool(want & GRAD)):
@@ -137,8 +137,6 @@ def _own_size(graph: Graph, rows: Tensor) -> Iterator[None]:
     """What fails at another size than the model was recorded at, the size is to blame for."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
         if rows.dim() != 4 or rows.shape[2:] == graph.size:
             raise
