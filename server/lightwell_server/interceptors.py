@@ -72,8 +72,8 @@ class _Watch:
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         metrics.in_progress.dec()
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            late = (self.context.time_remaining() or 1.0) <= 0
-            self.code = Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
+            left = self.context.time_remaining()
+            self.code = Code.DEADLINE_EXCEEDED if left is not None and left <= 0 else Code.CANCELLED
         elif error is not None:
             told = (
                 error
