@@ -119,7 +119,7 @@ def captioned_alone(graph, tokens):
     """The captioned graph with its tokens held constant, as a model without other inputs."""
 
     class Held:
-        device, dtype, mixes_rows, inputs, size = graph.device, graph.dtype, False, {}, graph.size
+        device, dtype, row_by_row, inputs, size = graph.device, graph.dtype, False, {}, graph.size
 
         def cut(self, where):
             inner = graph.cut(where)

@@ -50,7 +50,7 @@ def test_a_transformers_default_map_is_not_empty():
 
 def test_errors_are_the_sdks(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"nothing")
-    with pytest.raises(LightwellError, match="zip file"):
+    with pytest.raises(LightwellError, match="no TorchScript archive"):
         Local(tmp_path / "model.pt")
     with Local(seeded(Residual), CARD) as local, pytest.raises(InvalidArgumentError, match="nearest"):
         local.explain(PICTURE, GradCam(layer="stm"))
@@ -76,6 +76,7 @@ def test_one_bad_directory_takes_nothing_else_down(tmp_path):
     (tmp_path / "outside" / "1" / "model.pt").write_bytes(b"")
     (tmp_path / "outside" / "1" / "card.toml").write_text('[output]\nlabels = "../../../../etc/passwd"\n')
     store = Store()
+    store.expect(tmp_path)
     with pytest.raises(Unavailable, match="still being loaded"):
         store.get("good")
     store.load(tmp_path)

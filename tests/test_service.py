@@ -161,7 +161,9 @@ def test_the_asynchronous_client_has_the_same_calls(server):
 def test_models_are_listed_the_refused_with_their_reason(client):
     states = {model.name: model for model in client.models()}
     assert states["shapes"].state == models_pb2.MODEL_STATE_READY
-    assert states["broken"].state == models_pb2.MODEL_STATE_REFUSED and "zip file" in states["broken"].reason
+    assert (
+        states["broken"].state == models_pb2.MODEL_STATE_REFUSED and "no TorchScript archive" in states["broken"].reason
+    )
     with pytest.raises(LightwellError, match="was refused"):
         client.explain(STAR, Saliency(), model="broken")
 

@@ -95,7 +95,9 @@ def _strength(target: types.ExplainedTarget) -> str:
 
 def _top(predictions: list[types.Prediction]) -> str:
     best = predictions[0]
-    return f"{best.label or f'class {best.class_index}'} {best.probability:.1%}"
+    # A probability of nothing at all is none: the model's values are no scores of classes.
+    strength = f"{best.probability:.1%}" if best.probability else f"score {best.score:.4g}"
+    return f"{best.label or f'class {best.class_index}'} {strength}"
 
 
 def _at(line: Text, file: Path | None) -> Text:

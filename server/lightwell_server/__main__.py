@@ -30,7 +30,7 @@ from lightwell_server.config import Settings
 from lightwell_server.engine.worker import Worker
 from lightwell_server.interceptors import Boundary
 from lightwell_server.models.answer import answer
-from lightwell_server.models.store import Model, Store
+from lightwell_server.models.store import Model, Store, Version
 from lightwell_server.service import ExplainerService, ModelService
 
 log = logging.getLogger("lightwell_server")
@@ -77,6 +77,7 @@ async def serve(settings: Settings) -> None:
     if settings.metrics_port:
         start_http_server(settings.metrics_port, registry=metrics.REGISTRY)
     store, worker = Store(), Worker(answer, settings.max_jobs, settings.max_rows, settings.step_seconds)
+    store.expect(settings.repository)
     stop, boundary = _signals(), Boundary()
     server, status = _server(settings, store, worker, boundary)
     port = server.add_insecure_port(settings.address)
@@ -116,14 +117,19 @@ def _server(
 
 
 async def _ready(settings: Settings, store: Store, status: health.aio.HealthServicer) -> None:
-    """Loads the models, and says so: the process at once, the services when all models are loaded, each model by its
-    name."""
+    """Loads the models, and says so: the process at once, each model by its name as soon as it is decided, the services
+    when all are."""
+    loop = asyncio.get_running_loop()
     await status.set("", _SERVING)
-    for service in (EXPLAINER, MODELS):
-        await status.set(service, _NOT_SERVING)
-    await asyncio.to_thread(store.load, settings.repository, settings.device, getattr(torch, settings.dtype))
-    for model in store.all():
-        await status.set(model.name, _SERVING if isinstance(model, Model) else _NOT_SERVING)
+    for name in (EXPLAINER, MODELS, *(model.name for model in store.all())):
+        await status.set(name, _NOT_SERVING)
+
+    def decided(model: Version) -> None:
+        if isinstance(model, Model):
+            asyncio.run_coroutine_threadsafe(status.set(model.name, _SERVING), loop).result()
+
+    dtype = getattr(torch, settings.dtype)
+    await asyncio.to_thread(store.load, settings.repository, settings.device, dtype, decided)
     for service in (EXPLAINER, MODELS):
         await status.set(service, _SERVING)
 

@@ -32,15 +32,18 @@ def target_of(message: types.Target, model: Model) -> Target:
 
 
 def _class_target(message: types.Target, kind: str | None, model: Model) -> Target:
-    of = _OF[message.of]
+    of, activation = _OF[message.of], model.facts.activation
+    if of != "score" and activation == "none":
+        raise InvalidArgument.at("target.of", "the model's outputs are no probabilities; explain the score")
     if kind == "label":
-        return ClassTarget(label_index(message.label, model.labels), of)
+        return ClassTarget(label_index(message.label, model.labels), of, activation)
     if kind == "contrast":
-        index, against = (
+        first, against = (
             _class(i, "target.contrast", model.facts) for i in (message.contrast.class_index, message.contrast.against)
         )
-        return ContrastTarget(index, against, of)
-    return ClassTarget(_class(message.class_index, "target.class_index", model.facts) if kind else None, of)
+        return ContrastTarget(first, against, of, activation)
+    index = _class(message.class_index, "target.class_index", model.facts) if kind else None
+    return ClassTarget(index, of, activation)
 
 
 def _class(index: int, path: str, facts: Facts) -> int:

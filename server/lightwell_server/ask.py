@@ -24,6 +24,10 @@ OUTPUT = "<output>"
 INPUT = "<input>"
 """The name of the rows, as a place to differentiate with respect to."""
 
+Activation = Literal["softmax", "sigmoid", "none"]
+"""What turns scores into probabilities: softmax for one class of many, sigmoid for many labels; none for a regression,
+whose values are no scores of classes."""
+
 Rule = Literal["plain", "guided", "deconvnet"]
 """How a gradient passes a ReLU backwards."""
 
@@ -183,11 +187,20 @@ class Frame:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as methods and callers see it; `shape` is its output's without the batch, at the card's input size."""
+    """A layer as methods and callers see it: a module's call, or (`functional`) an operation outside of any module of
+    its own. `shape` is its output's without the batch, at the card's input size; `share` is its part of a forward's
+    multiplications and additions, with all that is inside it; `aliases` are the card's names for it."""
 
     name: str
     type: str
     shape: tuple[int, ...]
+    functional: bool = False
+    share: float = 0.0
+    aliases: tuple[str, ...] = ()
+
+    def called(self, name: str) -> bool:
+        """Whether a name means this layer: its own, an alias, or that of a module called several times."""
+        return name == self.name or name in self.aliases or name == self.name.partition("@")[0]
 
 
 @dataclass(frozen=True)
@@ -202,13 +215,18 @@ class Facts:
     classes: int = 0
     any_size: bool = False
     has_relu: bool = False
+    activation: Activation = "softmax"
     attended: str | None = None
     defaults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def layer(self, name: str) -> Layer | None:
         """The layer of that name, or None; of a module called several times the last call, if none is named."""
-        calls = (layer for layer in reversed(self.layers) if name in (layer.name, layer.name.partition("@")[0]))
-        return next(calls, None)
+        return next((layer for layer in reversed(self.layers) if layer.called(name)), None)
+
+    @property
+    def modules(self) -> tuple[Layer, ...]:
+        """The layers that are modules; of a file that has lost them, all."""
+        return tuple(layer for layer in self.layers if not layer.functional) or self.layers
 
 
 @dataclass

@@ -26,7 +26,9 @@ class Settings(BaseSettings):
         9464, description="Port of the Prometheus metrics; 0 switches them off."
     )
     device: str = Field("cpu", description="The device that computes: cpu, or an accelerator such as cuda:0.")
-    dtype: Literal["float32", "float64"] = Field("float32", description="The type of numbers computed with.")
+    dtype: Literal["float32", "float64", "float16", "bfloat16"] = Field(
+        "float32", description="The type of numbers computed with by models whose card does not choose."
+    )
     threads: Annotated[int, Ge(0)] = Field(
         0, description="Threads of one operation on the CPU; 0 leaves the choice to the library."
     )

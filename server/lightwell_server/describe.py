@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from lightwell.v1 import models_pb2 as models
+from lightwell_server import wire
+from lightwell_server.ask import Layer
 from lightwell_server.catalog import Method, catalog
-from lightwell_server.models.store import Model, RefusedModel, Store
+from lightwell_server.models.store import LoadingModel, Model, RefusedModel, Store, Version
 
 _KINDS = {
     "classifier": models.MODEL_KIND_CLASSIFIER,
@@ -23,19 +25,34 @@ def described(model: Model) -> models.GetModelResponse:
     return models.GetModelResponse(
         summary=_summary(model),
         card=_card(model),
-        layers=[models.Layer(name=la.name, type=la.type, shape=la.shape) for la in model.facts.layers],
+        layers=[_layer(layer) for layer in model.facts.layers],
         methods=[_support(method, model) for method in catalog().values()],
         any_size=model.facts.any_size,
-        batches=not model.graph.mixes_rows,
+        batches=not model.graph.row_by_row,
         inputs=model.graph.inputs,
+        dtype=wire.data_type(model.graph.dtype),
+        notes=model.graph.notes,
     )
 
 
-def _summary(model: Model | RefusedModel) -> models.ModelSummary:
+def _layer(layer: Layer) -> models.Layer:
+    return models.Layer(
+        name=layer.name,
+        type=layer.type,
+        shape=layer.shape,
+        share=layer.share,
+        aliases=layer.aliases,
+        functional=layer.functional,
+    )
+
+
+def _summary(model: Version) -> models.ModelSummary:
     if isinstance(model, RefusedModel):
         return models.ModelSummary(
             name=model.name, version=model.version, state=models.MODEL_STATE_REFUSED, reason=model.reason
         )
+    if isinstance(model, LoadingModel):
+        return models.ModelSummary(name=model.name, version=model.version, state=models.MODEL_STATE_LOADING)
     return models.ModelSummary(
         name=model.name,
         version=model.version,
@@ -49,7 +66,17 @@ def _card(model: Model) -> models.Card:
     sample = model.card.sample()
     height, width = sample.size
     return models.Card(
-        height=height, width=width, resize=model.card.resize, mean=sample.mean, std=sample.std, labels=model.labels
+        height=height,
+        width=width,
+        resize=model.card.resize,
+        mean=sample.mean,
+        std=sample.std,
+        labels=model.labels,
+        channels=model.card.input.channels,
+        interpolation=models.Interpolation.Value(f"INTERPOLATION_{model.card.input.interpolation.upper()}"),
+        antialias=model.card.input.antialias,
+        activation=models.Activation.Value(f"ACTIVATION_{model.facts.activation.upper()}"),
+        output=model.card.output.path,
     )
 
 

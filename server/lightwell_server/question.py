@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightwell.v1 import types_pb2 as types
@@ -19,6 +20,7 @@ from lightwell_server.catalog import Method, catalog
 from lightwell_server.engine.job import Event, Job
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.store import Model
+from lightwell_server.pictures import MAX_PIXELS
 from lightwell_server.target import ChannelTarget, Target, observed
 
 Request = ExplainRequest | SynthesizeRequest
@@ -95,7 +97,7 @@ def method_of(request: Request) -> Method:
     return catalog()[name]
 
 
-def understand(request: Request, model: Model, max_pixels: int = wire.MAX_PIXELS) -> Question:
+def understand(request: Request, model: Model, max_pixels: int = MAX_PIXELS) -> Question:
     """Decodes the images and checks everything. Raises InvalidArgument, NotApplicable. Takes time: run it beside the
     event loop."""
     method = method_of(request)
@@ -128,7 +130,7 @@ def _look(question: Question) -> None:
     if question.request.image.fit == types.FIT_EXACT and not question.method.whole:
         rows, placement = image.exact(model.facts.size, model.facts.any_size)
     else:
-        rows, placement = image.fitted(model.facts.size, model.card.resize)
+        rows, placement = image.fitted(model.card.fit)
     question.fitted = question.image = _placed(rows, model)
     question.placement = placement
     if question.method.whole:
@@ -141,7 +143,8 @@ def _look(question: Question) -> None:
 
 
 def _placed(rows: Tensor, model: Model) -> Tensor:
-    return rows.to(model.graph.device, model.graph.dtype)
+    """On the model's device; methods compute in single precision at least, whatever the model does."""
+    return rows.to(model.graph.device, torch.promote_types(model.graph.dtype, torch.float32))
 
 
 def _inputs(request: Request, model: Model) -> dict[str, Tensor]:

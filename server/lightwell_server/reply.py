@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -101,9 +102,14 @@ def predictions(out: Tensor | None, model: Model, count: int) -> list[types.Pred
     if out is None or out.dim() != 2 or not count:
         return []
     scores, order = out[0].double().topk(min(count, out.shape[1]))
-    chances = out[0].double().softmax(0)
+    chances = _chances(out, model)
     return [
-        types.Prediction(class_index=i, label=_label(model, i), score=score, probability=float(chances[i]))
+        types.Prediction(
+            class_index=i,
+            label=_label(model, i),
+            score=score,
+            probability=0.0 if chances is None else float(chances[i]),
+        )
         for score, i in zip(scores.tolist(), order.tolist(), strict=True)
     ]
 
@@ -117,9 +123,18 @@ def explained(target: Target, seen: Seen, model: Model) -> types.ExplainedTarget
         message.score = float(seen.score)
     if isinstance(target, ClassTarget) and target.index is not None:
         message.label = _label(model, target.index)
-        if seen.out is not None:
-            message.probability = float(reading(seen.out.double(), "probability")[0, target.index])
+        chances = _chances(seen.out, model)
+        if chances is not None:
+            message.probability = float(chances[target.index])
     return message
+
+
+def _chances(out: Tensor | None, model: Model) -> Tensor | None:
+    """The probabilities [classes] that the model's activation makes of scores [1, classes], if it has any."""
+    activation = model.facts.activation
+    if out is None or out.dim() != 2 or activation == "none":
+        return None
+    return reading(out.double(), "probability", activation)[0]
 
 
 def provenance(question: Question, job: Job) -> types.Provenance:
@@ -147,7 +162,7 @@ def provenance(question: Question, job: Job) -> types.Provenance:
 def _settled(target: Target, seen: Seen) -> Target:
     """An unset target is the class that the clean image's output has on top."""
     if isinstance(target, ClassTarget) and target.index is None and seen.out is not None and seen.out.dim() == 2:
-        return ClassTarget(int(seen.out.argmax(1)), target.of)
+        return replace(target, index=int(seen.out.argmax(1)))
     return target
 
 
@@ -225,16 +240,17 @@ def _warnings(question: Question, target: Target, seen: Seen, result: Heatmap | 
                 code=types.WARNING_CODE_CROPPED,
                 message=f"The model saw {1 - lost:.0%} of the image; the rest was cut off by the crop to a square.",
             )
-    if question.model.graph.mixes_rows:
+    if question.model.graph.row_by_row:
         yield types.Warning(
-            code=types.WARNING_CODE_ROW_BY_ROW, message="The model mixes its rows and is run row by row."
+            code=types.WARNING_CODE_ROW_BY_ROW,
+            message="The model mixes its rows, or takes one at a time: it is run row by row.",
         )
 
 
 def _saturation(target: Target, seen: Seen) -> Iterator[types.Warning]:
     if not isinstance(target, ClassTarget) or target.of == "score" or target.index is None or seen.out is None:
         return
-    chance = float(seen.out[0].double().softmax(0)[target.index])
+    chance = float(reading(seen.out.double(), "probability", target.activation)[0, target.index])
     if not SATURATED < chance < 1 - SATURATED and math.isfinite(chance):
         yield types.Warning(
             code=types.WARNING_CODE_SATURATED,

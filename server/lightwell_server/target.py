@@ -7,17 +7,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from lightwell_server.ask import OUT, OUTPUT, SCORE, Ask, Result, Step
+from lightwell_server.ask import OUT, OUTPUT, SCORE, Activation, Ask, Result, Step
+from lightwell_server.errors import InvalidArgument
 
 Of = Literal["score", "probability", "log_probability"]
 
 
-def reading(logits: Tensor, of: Of) -> Tensor:
-    """Scores [n, classes] as scores, probabilities or log-probabilities."""
-    if of == "probability":
-        return logits.softmax(1)
-    return logits.log_softmax(1) if of == "log_probability" else logits
+def reading(scores: Tensor, of: Of, activation: Activation = "softmax") -> Tensor:
+    """Scores [n, classes] as scores, or as probabilities or their logarithms by the model's activation. Raises
+    InvalidArgument where the model has no probabilities."""
+    if of == "score":
+        return scores
+    if activation == "none":
+        raise InvalidArgument.at("target.of", "the model's outputs are no probabilities; explain the score")
+    if activation == "sigmoid":
+        return scores.sigmoid() if of == "probability" else logsigmoid(scores)
+    return scores.softmax(1) if of == "probability" else scores.log_softmax(1)
 
 
 class Target:
@@ -43,9 +50,10 @@ class ClassTarget(Target):
 
     index: int | None = None
     of: Of = "score"
+    activation: Activation = "softmax"
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
-        readings = reading(values, self.of)
+        readings = reading(values, self.of, self.activation)
         return readings.amax(1) if self.index is None else readings[:, self.index]
 
     def read(self, of: Of) -> ClassTarget:
@@ -59,9 +67,10 @@ class ContrastTarget(Target):
     index: int
     against: int
     of: Of = "score"
+    activation: Activation = "softmax"
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
-        readings = reading(values, self.of)
+        readings = reading(values, self.of, self.activation)
         return readings[:, self.index] - readings[:, self.against]
 
 

@@ -10,22 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image as Pil
-from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lightwell.v1 import types_pb2 as types
+from lightwell_server import pictures
 from lightwell_server.errors import InvalidArgument
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 50_000_000
-"""The largest image that is decoded, read from its header."""
+from lightwell_server.pictures import MAX_PIXELS, Fit, Pixels
 
 MAX_DIMENSIONS = 8
 """Of a tensor that is sent."""
-
-Pil.MAX_IMAGE_PIXELS = None  # ours is checked first, and says what to change
 
 _DTYPES: dict[types.DataType.ValueType, np.dtype[Any]] = {
     types.DATA_TYPE_FLOAT32: np.dtype("<f4"),
@@ -41,6 +35,7 @@ _WEIGHTS = {
     torch.float32: types.DATA_TYPE_FLOAT32,
     torch.float16: types.DATA_TYPE_FLOAT16,
     torch.float64: types.DATA_TYPE_FLOAT64,
+    torch.bfloat16: types.DATA_TYPE_BFLOAT16,
 }
 
 
@@ -66,7 +61,7 @@ def to_tensor(message: types.Tensor, path: str) -> Tensor:
 
 def from_tensor(tensor: Tensor, dtype: types.DataType.ValueType = types.DATA_TYPE_FLOAT32) -> types.Tensor:
     """A message; floating tensors take the type asked for, others keep theirs."""
-    array = tensor.detach().cpu().numpy()
+    array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).detach().cpu().numpy()
     if array.dtype.kind == "f":
         array = array.astype(_DTYPES[dtype or types.DATA_TYPE_FLOAT32])
     return types.Tensor(shape=array.shape, dtype=_NUMBERS[array.dtype], data=np.ascontiguousarray(array).tobytes())
@@ -79,21 +74,19 @@ def digest(image: types.Image) -> str:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image: a picture of 8 bits, or floats [3, height, width] in [0, 1]."""
+    """An image, and where it stood in the request."""
 
-    pixels: Pil.Image | Tensor
+    pixels: Pixels
     path: str
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        if isinstance(self.pixels, Tensor):
-            return self.pixels.shape[1], self.pixels.shape[2]
-        return self.pixels.height, self.pixels.width
+        return pictures.height_width(self.pixels)
 
     def whole(self) -> Tensor:
         """[1, 3, height, width] in [0, 1]."""
-        return _rows(self.pixels)
+        return pictures.rows(self.pixels)
 
     def exact(self, size: tuple[int, int], any_size: bool) -> tuple[Tensor, types.Placement]:
         """The image as it is. Raises InvalidArgument if the model does not take its size."""
@@ -104,18 +97,14 @@ class Decoded:
             )
         return self.whole(), placed(self.size)
 
-    def fitted(self, size: tuple[int, int], resize: int) -> tuple[Tensor, types.Placement]:
-        """The middle of the image after its shorter side was brought to `resize` (or what `size` needs at least)."""
+    def fitted(self, fit: Fit) -> tuple[Tensor, types.Placement]:
+        """The image as the model's card wants it."""
+        rows, crop = pictures.fitted(self.pixels, fit, self.path)
+        (down, across), (top, left) = crop.scale, crop.offset
         height, width = self.size
-        scale = max(resize / min(height, width), size[0] / height, size[1] / width)
-        new = (max(size[0], int(height * scale + 1e-6)), max(size[1], int(width * scale + 1e-6)))
-        if new[0] * new[1] > MAX_PIXELS:
-            raise InvalidArgument.at(self.path, f"{height} x {width} is too long and thin to be fitted; crop it first")
-        top, left = round((new[0] - size[0]) / 2), round((new[1] - size[1]) / 2)
-        rows = _rows(_resized(self.pixels, new))[..., top : top + size[0], left : left + size[1]].contiguous()
-        placement = types.Placement(scale_x=width / new[1], scale_y=height / new[0], width=width, height=height)
-        placement.offset_x, placement.offset_y = left * placement.scale_x, top * placement.scale_y
-        return rows, placement
+        return rows, types.Placement(
+            scale_x=across, scale_y=down, offset_x=left, offset_y=top, width=width, height=height
+        )
 
 
 def placed(size: tuple[int, int]) -> types.Placement:
@@ -126,38 +115,10 @@ def placed(size: tuple[int, int]) -> types.Placement:
 def decode(image: types.Image, path: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decodes an image. Raises InvalidArgument saying what to change."""
     if image.WhichOneof("source") == "encoded":
-        return Decoded(_picture(image.encoded, path, max_pixels), path)
+        return Decoded(pictures.opened(image.encoded, path, max_pixels), path)
     if image.WhichOneof("source") == "tensor":
         return Decoded(_floats(to_tensor(image.tensor, f"{path}.tensor"), path, max_pixels), path)
     raise InvalidArgument.at(path, "an image is required: send `encoded` or `tensor`")
-
-
-def _picture(data: bytes, path: str, max_pixels: int) -> Pil.Image:
-    try:
-        picture: Pil.Image = Pil.open(io.BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > max_pixels:
-            raise InvalidArgument.at(
-                path, f"{picture.width} x {picture.height} pixels are more than {max_pixels:,}; send a smaller image"
-            )
-        return _rgb(ImageOps.exif_transpose(picture))
-    except UnidentifiedImageError:
-        raise InvalidArgument.at(path, f"is no image; send one of {', '.join(FORMATS)}") from None
-    except InvalidArgument:
-        raise
-    except Exception as error:  # whatever a decoder raises, it is the file that is bad
-        raise InvalidArgument.at(path, f"the image cannot be decoded: {error}") from error
-
-
-def _rgb(picture: Pil.Image) -> Pil.Image:
-    if picture.mode in ("I", "F"):
-        raise ValueError("it has 32 bits a pixel, whose range is unknown; send 8 or 16 bits, or a tensor")
-    if picture.mode.startswith("I;16"):
-        picture = Pil.fromarray((np.asarray(picture, dtype=np.uint32) // 257).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Pil.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Pil.alpha_composite(white, picture)
-    return picture.convert("RGB")
 
 
 def _floats(tensor: Tensor, path: str, max_pixels: int) -> Tensor:
@@ -174,20 +135,6 @@ def _floats(tensor: Tensor, path: str, max_pixels: int) -> Tensor:
             f"{path}.tensor", "has values outside [0, 1] or not finite; divide 8-bit values by 255"
         )
     return tensor.double() if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _resized(pixels: Pil.Image | Tensor, size: tuple[int, int]) -> Pil.Image | Tensor:
-    if isinstance(pixels, Tensor):
-        return F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0].clamp(
-            0, 1
-        )
-    return pixels if pixels.size == size[::-1] else pixels.resize(size[::-1], Pil.Resampling.BILINEAR)
-
-
-def _rows(pixels: Pil.Image | Tensor) -> Tensor:
-    if isinstance(pixels, Tensor):
-        return pixels[None]
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
 
 
 def to_picture(image: Tensor) -> Pil.Image:

@@ -79,7 +79,7 @@ def style_layers(facts: Facts) -> tuple[str, ...]:
     """Up to five layers over the resolutions of a convolutional network: of each resolution the first activation,
     else its first layer; of networks with fewer than five resolutions more of the finest that have several."""
     stages: dict[int, list[Layer]] = {}
-    for layer in facts.layers:
+    for layer in facts.modules:
         if len(layer.shape) == 3 and min(layer.shape[1:]) > 1:
             stages.setdefault(layer.shape[1], []).append(layer)
     lists = [[la for la in stage if la.type in ACTIVATIONS] or stage[:1] for stage in stages.values()]
@@ -111,8 +111,8 @@ def has_grid(layer: Layer) -> bool:
 
 
 def grid_layers(facts: Facts) -> list[Layer]:
-    """The layers with height and width, in the order of computation."""
-    return [layer for layer in facts.layers if has_grid(layer)]
+    """The modules with height and width, in the order of computation."""
+    return [layer for layer in facts.modules if has_grid(layer)]
 
 
 def no_grid_layer(facts: Facts) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Interval
@@ -15,6 +16,11 @@ from lightwell_server.methods._math import blurred, mean_color
 from lightwell_server.target import Target, settle
 
 Share = Annotated[float, Interval(ge=0, le=1)]
+
+
+def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The probability, where the model has one."""
+    return {"value": "score"} if facts.activation == "none" else {}
 
 
 def occlusion(
@@ -37,6 +43,8 @@ def occlusion(
             "occlusion.window",
             f"{window} is larger than the image, {height} x {width}; use at most {min(height, width)}",
         )
+    if value != "score" and facts.activation == "none":
+        raise InvalidArgument.at("occlusion.value", "the model's outputs are no probabilities; use score")
     target, clean = yield from settle(target.read(value), image)
     down, across = (math.ceil((side - window) / stride) + 1 for side in (height, width))
     patch = _filling(image, facts, fill, color, window)

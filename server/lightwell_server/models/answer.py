@@ -18,9 +18,9 @@ from lightwell_server.models.graph import Graph
 
 
 def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
-    """Answers parts of Asks with equal keys in one step; a model that mixes its rows is run row by row. Raises
+    """Answers parts of Asks with equal keys in one step; where rows must not share one, row by row. Raises
     `OutOfMemory`."""
-    if graph.mixes_rows and (len(parts) > 1 or parts[0].count > 1):
+    if graph.row_by_row and (len(parts) > 1 or parts[0].count > 1):
         return [Answer.join([_step(graph, [row])[0] for row in _rows(part)]) for part in parts]
     return _step(graph, parts)
 
@@ -45,6 +45,7 @@ def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:
     edit = _edited(parts, index)
     with _own_size(graph, rows), _memory():  # want of memory is not the size's fault: it is told apart first
         values, act = cut.run(_channels_last(rows), inputs, whole, edit, grad=bool(want & GRAD), act=bool(want & ACT))
+    values = [_wide(value) for value in values]
     bounds = list(pairwise(accumulate((part.count for part in parts), initial=0)))
     with torch.set_grad_enabled(bool(want & GRAD)):
         scores = [_score(part, values, slice(*b), i) for part, b, i in zip(parts, bounds, index, strict=True)]
@@ -120,8 +121,13 @@ def _answer(
 
 
 def _apart(value: Tensor) -> Tensor:
-    """A copy of its own in the plain layout, so that it keeps no batch alive."""
-    return value.detach().clone(memory_format=torch.contiguous_format)
+    """A copy of its own in the plain layout, so that it keeps no batch alive; in single precision at least."""
+    return _wide(value.detach()).clone(memory_format=torch.contiguous_format)
+
+
+def _wide(value: Tensor) -> Tensor:
+    """In single precision at least: scores and methods do not compute in a model's half precision."""
+    return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
 
 
 def _channels_last(rows: Tensor) -> Tensor:

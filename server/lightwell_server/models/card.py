@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from annotated_types import Gt, Len
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lightwell_server.ask import Activation
 from lightwell_server.errors import Refused
-from lightwell_server.models.lift import InputSpec, Sample
+from lightwell_server.models.outputs import Kind
+from lightwell_server.models.sample import InputSpec, Sample
+from lightwell_server.pictures import Fit
 
 Positive = Annotated[int, Gt(0)]
-Triple = Annotated[tuple[float, ...], Len(3, 3)]
+Floating = Literal["float32", "float64", "float16", "bfloat16"]
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+Channels = Annotated[tuple[float, ...], Len(1, 3)]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class _Part(BaseModel):
@@ -22,21 +29,54 @@ class _Part(BaseModel):
 
 
 class InputCard(_Part):
-    """How an image becomes rows: the shorter side is brought to `resize`, the middle `size` (height, width) is taken,
-    and the model takes (pixel - mean) / std of RGB in [0, 1]."""
+    """How an image becomes rows: the shorter side is brought to `resize` by the `interpolation` (with `antialias`
+    smoothed first where it becomes smaller), the middle `size` (height, width) is taken, of it the luminance if
+    `channels` is 1, and the model takes (pixel - mean) / std of values in [0, 1]. A generator takes codes of length
+    `code`."""
 
     size: tuple[Positive, Positive] = (224, 224)
     resize: Positive | None = None
-    mean: Triple = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(3, 3)] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+    channels: Literal[1, 3] = 3
+    mean: Channels = IMAGENET_MEAN
+    std: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1, 3)] = IMAGENET_STD
+    code: Positive = 128
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grey(cls, values: Any) -> Any:  # noqa: ANN401
+        """Of one channel pixels are taken as they are unless told otherwise."""
+        grey = isinstance(values, dict) and values.get("channels") == 1
+        return {"mean": (0.0,), "std": (1.0,), **values} if grey else values
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} values; it needs one for each of {self.channels}"
+                )
+        return self
 
 
 class OutputCard(_Part):
-    """`labels`: the classes' names in index order, or a file with one a line. `scores`: read before a final softmax,
-    or as the file returns them."""
+    """`labels`: the classes' names in index order, or a file with one a line. `path`: which output, by the names, keys
+    and numbers that lead to it, joined by dots. `scores`: read before a final softmax or sigmoid, or as the file
+    returns them. `activation`: what makes probabilities of scores; unset, the file's own, else softmax. `range`: an
+    image's darkest and brightest value, of stylizers and generators."""
 
     labels: str | tuple[str, ...] = ()
-    scores: Literal["before_softmax", "as_returned"] = "before_softmax"
+    path: str = ""
+    scores: Literal["before_activation", "as_returned"] = "before_activation"
+    activation: Activation | None = None
+    range: tuple[float, float] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _wide(self) -> Self:
+        if not self.range[0] < self.range[1]:
+            raise ValueError("range is the darkest value, then the brightest")
+        return self
 
 
 class TensorCard(_Part):
@@ -46,14 +86,36 @@ class TensorCard(_Part):
     dtype: Literal["float32", "int64", "int32", "bool"] = "float32"
 
 
-class Card(_Part):
-    """`layers`: the default layers of methods, such as grad_cam, style, content."""
+class CheckCard(_Part):
+    """A picture beside the card, and the scores that some classes have on it, verified whenever the model is loaded:
+    they may differ by `tolerance` of the largest."""
 
-    kind: Literal["classifier", "stylizer", "generator"] = "classifier"
+    picture: str
+    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1)]
+    scores: Annotated[tuple[float, ...], Len(1)]
+    tolerance: Annotated[float, Gt(0)] = 1e-3
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.classes) != len(self.scores):
+            raise ValueError(
+                f"{len(self.classes)} classes and {len(self.scores)} scores; give one score for each class"
+            )
+        return self
+
+
+class Card(_Part):
+    """`dtype`: the type of numbers computed with; unset, the server's. `layers`: the default layers of methods, such as
+    grad_cam, style, content. `names`: other names for layers."""
+
+    kind: Kind = "classifier"
+    dtype: Floating | None = None
     input: InputCard = Field(default_factory=InputCard)
     output: OutputCard = Field(default_factory=OutputCard)
     layers: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    names: dict[str, str] = Field(default_factory=dict)
     inputs: dict[str, TensorCard] = Field(default_factory=dict)
+    check: CheckCard | None = None
 
     @property
     def resize(self) -> int:
@@ -65,17 +127,39 @@ class Card(_Part):
         """The layers that the card names, by what they are for."""
         return {name: (layers,) if isinstance(layers, str) else layers for name, layers in self.layers.items()}
 
+    @property
+    def fit(self) -> Fit:
+        """How images are brought to the model's size."""
+        return Fit(self.input.size, self.resize, self.input.interpolation, self.input.antialias)
+
+    def numbers(self, default: torch.dtype) -> torch.dtype:
+        """The type of numbers computed with."""
+        return default if self.dtype is None else _FLOATING[self.dtype]
+
     def sample(self) -> Sample:
         """What the model is recorded and proved on. Other kinds than classifiers take pixels as they are unless told
         otherwise."""
         plain = self.kind != "classifier" and not self.input.model_fields_set & {"mean", "std"}
         return Sample(
             size=self.input.size,
-            mean=(0.0,) * 3 if plain else self.input.mean,
-            std=(1.0,) * 3 if plain else self.input.std,
+            mean=(0.0,) * self.input.channels if plain else self.input.mean,
+            std=(1.0,) * self.input.channels if plain else self.input.std,
             inputs={name: InputSpec(part.shape, getattr(torch, part.dtype)) for name, part in self.inputs.items()},
-            pre_softmax=self.output.scores == "before_softmax",
+            before_activation=self.output.scores == "before_activation",
+            channels=self.input.channels,
+            kind=self.kind,
+            code=self.input.code,
+            output=self.output.path,
+            range=self.output.range,
         )
+
+
+_FLOATING = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
@@ -91,12 +175,16 @@ def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
         raise Refused(f"card.toml: {told}", reason="BAD_CARD") from error
     if not isinstance(card.output.labels, str):
         return card, card.output.labels
-    labels = (directory / card.output.labels).resolve()
-    if not labels.is_relative_to(repository.resolve()) or not labels.is_file():
-        raise Refused(
-            f"card.toml: output.labels names no file inside the repository: {card.output.labels}", reason="BAD_CARD"
-        )
+    labels = inside(card.output.labels, "output.labels", directory, repository)
     try:
         return card, tuple(line.strip() for line in labels.read_text("utf-8").splitlines() if line.strip())
     except UnicodeDecodeError as error:
         raise Refused(f"{card.output.labels} is not UTF-8: {error}", reason="BAD_CARD") from error
+
+
+def inside(name: str, field: str, directory: Path, repository: Path) -> Path:
+    """A file that a card names. Raises `Refused` if it is none, or lies outside the repository."""
+    path = (directory / name).resolve()
+    if not path.is_relative_to(repository.resolve()) or not path.is_file():
+        raise Refused(f"card.toml: {field} names no file inside the repository: {name}", reason="BAD_CARD")
+    return path

@@ -6,7 +6,7 @@ behind an expansion; a convolution is folded with its batch norm wherever nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,24 +45,33 @@ class Stage:
 class Cut:
     """The stages between the rows and the layers read, with boundaries at the edited layer and at `wrt`."""
 
-    def __init__(self, graph: fx.Graph, root: torch.nn.Module, where: Where, find: Callable[[str], fx.Node]) -> None:
+    def __init__(
+        self,
+        graph: fx.Graph,
+        root: torch.nn.Module,
+        where: Where,
+        find: Callable[[str], fx.Node],
+        fixed: int | None = None,
+    ) -> None:
+        self.fixed = fixed
+        self.by_rows = {node.name: _by_rows(node, fixed or BATCH) for node in graph.nodes}
         self.reads = [find(name) for name in where.at]
         self.wrt = find(where.wrt)
         self.edited = find(where.edit) if where.edit is not None else None
         self.rows = next(iter(graph.nodes))
-        needed = _ancestors(self.reads)
+        needed = ancestors(self.reads)
         self.influential = self.wrt in needed
         if self.edited is not None and self.edited not in needed:
             raise InvalidArgument(
                 f"layer {where.edit!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE"
             )
         bounds = [node for node in graph.nodes if node in (self.wrt, self.edited) and node in needed]
-        self.wrt_before_edit = self.edited not in (None, self.wrt) and self.wrt in _ancestors([self.edited or self.wrt])
+        self.wrt_before_edit = self.edited not in (None, self.wrt) and self.wrt in ancestors([self.edited or self.wrt])
         writer = _Writer(graph, root, where.rule, needed, {*bounds, *self.reads})
         self.stages = writer.stages(bounds, self.reads)
         crossing = writer.live.get(self.edited, set()) if self.edited is not None else set()
         self.crossing = {node.name for node in crossing}
-        self.expands = all(_by_rows(node) for node in crossing)
+        self.expands = fixed is not None or all(self.by_rows[node.name] for node in crossing)
 
     def run(
         self,
@@ -83,7 +92,7 @@ class Cut:
         leaf: Tensor | None = None
         for stage in self.stages:
             with torch.set_grad_enabled(grad and leaf is not None):
-                values.update(zip(stage.gives, stage.module(*(values[name] for name in stage.takes)), strict=True))
+                values.update(zip(stage.gives, self._given(stage, [values[name] for name in stage.takes]), strict=True))
                 if edit is not None and self.edited is not None and stage.bound == self.edited.name:
                     if expanding and late:
                         values = _expanded({name: values[name] for name in self.crossing}, len(index))
@@ -91,6 +100,26 @@ class Cut:
             if stage.bound == self.wrt.name:
                 leaf = values[stage.bound] = values[stage.bound].detach().requires_grad_(grad)
         return [values[node.name] for node in self.reads], leaf
+
+    def _given(self, stage: Stage, taken: list[Tensor]) -> Sequence[Tensor]:
+        """What a stage makes of values. A file with a fixed batch sees each row by itself, in as many copies as it
+        takes; its values have the rows in front of whatever they are for one."""
+        if self.fixed is None or not taken:
+            given: tuple[Tensor, ...] = stage.module(*taken)
+            return given
+
+        def one(*row: Tensor) -> tuple[Tensor, ...]:
+            full = [
+                value.expand(self.fixed or 1, *value.shape) if self.by_rows[name] else value
+                for name, value in zip(stage.takes, row, strict=True)
+            ]
+            given = zip(stage.gives, stage.module(*full), strict=True)
+            return tuple(value[0] if self.by_rows[name] else value for name, value in given)
+
+        if len(taken[0]) == 1:
+            return [value[None] for value in one(*(value[0] for value in taken))]
+        together: tuple[Tensor, ...] = torch.vmap(one)(*taken)
+        return together
 
 
 class _Writer:
@@ -110,7 +139,7 @@ class _Writer:
         guards = {node for node in self.needed if node.target is guard}
         parts = []
         for wanted in (*([bound] for bound in bounds), self.needed):
-            part = {node for node in _ancestors(wanted) - computed if not _light(node)}
+            part = {node for node in ancestors(wanted) - computed if not _light(node)}
             computed |= part
             # A guard stands as soon as what it looks at is there.
             checked = {node for node in guards if _sources(node) <= computed}
@@ -169,7 +198,7 @@ class _Writer:
         return conv
 
 
-def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """The nodes and all that they are computed from."""
     found: set[fx.Node] = set()
     waiting = list(nodes)
@@ -196,9 +225,9 @@ def _sources(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def _by_rows(node: fx.Node) -> bool:
-    """Whether the first dimension of a value is the batch."""
-    return tuple(node.meta["shape"])[:1] == (BATCH,)
+def _by_rows(node: fx.Node, count: int) -> bool:
+    """Whether the first dimension of a value is the batch that was recorded."""
+    return tuple(node.meta.get("shape", ()))[:1] == (count,)
 
 
 def _expanded(values: dict[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import fx
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
-from lightwell_server.models.recorder import Box, Recorder
+from lightwell_server.models.recorder import Recorder
+from lightwell_server.models.views import Box
 
 # Checks of the exporter on its own inputs; the recorder's guards take their place.
 _CHECKS = (
     "_assert_scalar",
     "_assert_tensor_metadata",
     "_assert_async",
+    "_guards_fn",
     "sym_constrain_range",
     "sym_constrain_range_for_size",
 )
 
 
-def record(program: torch.export.ExportedProgram, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
-    """Runs `program(*inputs)`; returns its outputs, boxes within a tuple or list."""
-    module = program.module()
+def record(module: fx.GraphModule, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
+    """Runs a program's module on inputs in their flat order; returns its flat outputs."""
     environment: dict[fx.Node, Any] = {}
     layers = _Layers(recorder)
     waiting = list(inputs)
@@ -39,7 +40,7 @@ def record(program: torch.export.ExportedProgram, inputs: list[Box], recorder: R
         elif node.op == "call_function":
             layers.enter(node)
             environment[node] = _call(recorder, node, args, kwargs)
-            layers.computed(environment[node])
+            layers.computed(node, environment[node])
         elif node.op == "output":
             layers.leave(set())
             return args[0]
@@ -47,33 +48,48 @@ def record(program: torch.export.ExportedProgram, inputs: list[Box], recorder: R
 
 
 class _Layers:
-    """Tells the recorder what each module gave: the last value computed while it was active. An exporter numbers the
-    calls of a module that is called again, so that each is a module of its own here."""
+    """Tells the recorder what each module gave: the last of its values that is used outside, else the last. An
+    exporter numbers the calls of a module that is called again, so that each is a module of its own here."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self.active: dict[str, tuple[str, str]] = {}
-        self.last: dict[str, Box] = {}
+        self.active: dict[str, _Call] = {}
 
     def enter(self, node: fx.Node) -> None:
         """Leaves the modules that the node is not in and enters the others."""
         stack = node.meta.get("nn_module_stack", {})
         self.leave(set(stack))
-        self.active.update({key: (path.partition("@")[0], _class(kind)) for key, (path, kind) in stack.items()})
-        self.recorder.path = next(reversed(self.active.values()))[0] if self.active else ""
+        for key, (path, kind) in stack.items():
+            if key not in self.active:
+                self.active[key] = _Call(path.partition("@")[0], _class(kind), len(self.recorder.nodes))
+        self.recorder.path = next(reversed(self.active.values())).path if self.active else ""
         self.recorder.source = _source(node)
 
-    def computed(self, value: Any) -> None:  # noqa: ANN401
+    def computed(self, node: fx.Node, value: Any) -> None:  # noqa: ANN401
         """Another value of all active modules; copied, for an operation in place may change the box later."""
-        if isinstance(value, Box):
-            self.last.update(dict.fromkeys(self.active, Box(value.value, value.node)))
+        if not isinstance(value, Box):
+            return
+        value = replace(value)
+        for key, call in self.active.items():
+            leaves = any(key not in user.meta.get("nn_module_stack", {}) for user in node.users)
+            call.last, call.given = value, value if leaves else call.given
 
     def leave(self, remaining: set[str]) -> None:
         """Ends the calls of all modules but the remaining."""
         for key in [key for key in reversed(self.active) if key not in remaining]:
-            path, kind = self.active.pop(key)
-            if key in self.last:
-                self.recorder.called(path, kind, self.last.pop(key))
+            call = self.active.pop(key)
+            self.recorder.called(call.path, call.type, call.given or call.last, call.begun)
+
+
+@dataclass
+class _Call:
+    """A call of a module under way: the nodes before it, its last value, and its last that others use."""
+
+    path: str
+    type: str
+    begun: int
+    last: Box | None = None
+    given: Box | None = None
 
 
 def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401

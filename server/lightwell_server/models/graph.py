@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
-from lightwell_server.ask import INPUT, OUTPUT, Layer
+from lightwell_server.ask import INPUT, OUTPUT, Activation, Layer
 from lightwell_server.errors import InvalidArgument, nearest
-from lightwell_server.models import rules
-from lightwell_server.models.cut import Cut, Where
+from lightwell_server.models import cost, rules
+from lightwell_server.models.cut import BATCH, Cut, Where, ancestors
 from lightwell_server.models.folding import FOLDED
-from lightwell_server.models.recorder import Site
+from lightwell_server.models.recorder import PIXELS, Site
 
-_ATTENTIONS = (
-    torch.ops.aten.scaled_dot_product_attention.default,
-    torch.ops.aten.softmax.int,
-    torch.ops.aten._softmax.default,
-)
+aten = torch.ops.aten
+
+_ATTENTIONS = (aten.scaled_dot_product_attention.default, aten.softmax.int, aten._softmax.default)
+# Operations that only move values, or leave them as they are; nobody asks for what comes out of them.
+# fmt: off
+_MOVES = frozenset((
+    "_to_copy", "alias", "arange", "chunk", "clone", "contiguous", "detach", "diagonal", "dropout", "expand",
+    "expand_as", "feature_dropout", "flatten", "full_like", "getitem", "index_put", "movedim", "narrow", "new_ones",
+    "new_zeros", "ones", "ones_like", "permute", "reshape", "select", "select_scatter", "slice", "slice_scatter",
+    "split", "split_with_sizes", "squeeze", "swapaxes", "t", "to", "transpose", "type_as", "unbind", "unflatten",
+    "unsqueeze", "view", "zeros", "zeros_like",
+))
+# fmt: on
 CUTS = 128
 """Cuts that are kept; callers choose their layers."""
 
@@ -29,40 +39,118 @@ CUTS = 128
 @dataclass(eq=False)
 class Graph:
     """A model as a graph. Rows are RGB in [0, 1]; normalisation is part of it. `inputs` are the names of its other
-    inputs, and of their nodes."""
+    inputs, and of their nodes; `dtype` is the type of numbers computed with; `fixed` is the number of rows that the
+    file takes if it takes no other, each row then being run by itself, together with others if `vectorised`;
+    `activation` is the one that the file ends in; `notes` tell what was found while it was read."""
 
     graph: fx.Graph
     root: torch.nn.Module
     output: fx.Node
     sites: list[Site]
     inputs: dict[str, str] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+    fixed: int | None = None
+    vectorised: bool = True
     mixes_rows: bool = False
     any_size: bool = False
+    activation: Activation | None = None
+    notes: list[str] = field(default_factory=list)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     _cuts: OrderedDict[Where, Cut] = field(default_factory=OrderedDict)
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether rows must not share a step: they would see each other, or the file takes one alone."""
+        return self.mixes_rows or not self.vectorised
+
+    @cached_property
+    def calls(self) -> dict[str, Site]:
+        """Every call of a module that gives a tensor, and every operation outside of modules of its own, by its name:
+        `path`, `path@0`, `path@1` ... for a module called several times, `path.operation_0` ... for operations."""
+        counts, seen = Counter(site.path for site in self.sites), Counter[str]()
+        named: dict[str, Site] = {}
+        for site in self.sites:
+            name = site.path if counts[site.path] == 1 else f"{site.path}@{seen[site.path]}"
+            seen[site.path] += 1
+            named[name] = site
+        for name, site in self._functional():
+            while name in named or name in counts:
+                name += "_"
+            named[name] = site
+        return named
+
+    def _functional(self) -> Iterator[tuple[str, Site]]:
+        """Operations that are no module's own output, numbered among their like within the module."""
+        outputs, seen = {site.node for site in self.sites}, Counter[str]()
+        for node in self.needed:
+            if not isinstance(node.target, OpOverload) or node.meta.get("scalar") or "shape" not in node.meta:
+                continue
+            operation = node.target._schema.name.partition("::")[2].strip("_")
+            if node.meta["path"] == PIXELS or operation in _MOVES:
+                continue
+            path = node.meta["path"]
+            name = f"{path}.{operation}" if path else operation
+            number, seen[name] = seen[name], seen[name] + 1
+            if node not in outputs:
+                yield f"{name}_{number}", Site(path, operation, node, (node,), functional=True)
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:
-        """Names of layers to nodes. A module called several times is `path@0`, `path@1` ...; its bare path is the
-        last call."""
-        calls: dict[str, list[fx.Node]] = {}
-        for site in self.sites:
-            calls.setdefault(site.path, []).append(site.node)
+        """Names of layers to nodes. The bare path of a module called several times is its last call; the card's
+        aliases are names too."""
         named = {OUTPUT: self.output, INPUT: next(iter(self.graph.nodes))}
-        for path, nodes in calls.items():
-            named[path] = nodes[-1]
-            if len(nodes) > 1:
-                named.update({f"{path}@{i}": node for i, node in enumerate(nodes)})
-        return named
+        for name, site in self.calls.items():
+            named[name] = named[name.partition("@")[0]] = site.node
+        return {**{alias: named[name] for alias, name in self.aliases.items() if name in named}, **named}
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """All layers in the order of computation, inner before outer."""
         order = {node: i for i, node in enumerate(self.graph.nodes)}
-        types = {site.path: site.type for site in self.sites}
-        names = [name for name in self.nodes if name not in (OUTPUT, INPUT)]
-        repeated = {name.partition("@")[0] for name in names if "@" in name}
-        shown = sorted((n for n in names if n not in repeated), key=lambda n: (order[self.nodes[n]], -n.count(".")))
-        return tuple(Layer(n, types[n.partition("@")[0]], tuple(self.nodes[n].meta["shape"][1:])) for n in shown)
+        needed = set(self.needed)
+        spent = {n: work for n, work in cost.costs(self.graph, self.root, self.fixed or BATCH).items() if n in needed}
+        shares = cost.shares({name: site.inside for name, site in self.calls.items()}, spent)
+        names = sorted(self.calls, key=lambda name: (order[self.calls[name].node], -name.count(".")))
+        return tuple(
+            Layer(
+                name=name,
+                type=self.calls[name].type,
+                shape=self._shape(self.calls[name].node),
+                functional=self.calls[name].functional,
+                share=shares[name],
+                aliases=tuple(alias for alias, meant in self.aliases.items() if self._last(meant) == name),
+            )
+            for name in names
+        )
+
+    def name(self, aliases: Mapping[str, str]) -> None:
+        """Gives layers further names."""
+        self.aliases = dict(aliases)
+        for cached in ("nodes", "layers"):
+            self.__dict__.pop(cached, None)
+
+    def _last(self, name: str) -> str | None:
+        """The call that a name means: of a module called several times the last."""
+        return next((call for call in reversed(self.calls) if name in (call, call.partition("@")[0])), None)
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+        """A value's shape without the batch; what a fixed batch is folded into keeps all its dimensions."""
+        shape = tuple(node.meta["shape"])
+        return shape[1:] if self.fixed is None or shape[:1] == (self.fixed,) else shape
+
+    @cached_property
+    def needed(self) -> list[fx.Node]:
+        """The nodes that the output is computed from, in order."""
+        found = ancestors([self.output])
+        return [node for node in self.graph.nodes if node in found]
+
+    def evaluate(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:  # noqa: ANN401
+        """One node's value from those of its sources."""
+        if node.op == "get_attr":
+            return getattr(self.root, str(node.target))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        operation: Any = node.target
+        return operation(*args, **kwargs)
 
     @property
     def has_relu(self) -> bool:
@@ -75,7 +163,7 @@ class Graph:
         nodes = list(self.graph.nodes)
         attentions = [i for i, node in enumerate(nodes) if node.target in _ATTENTIONS and node is not self.output]
         before = set(nodes[: attentions[-1]]) if attentions else set()
-        names = [la.name for la in self.layers if "Norm" in la.type and self.nodes[la.name] in before]
+        names = [la.name for la in self.layers if "norm" in la.type.lower() and self.nodes[la.name] in before]
         return names[-1] if names else None
 
     def node(self, name: str) -> fx.Node:
@@ -97,13 +185,19 @@ class Graph:
                 setattr(self.root, name, constant.contiguous(memory_format=torch.channels_last))
 
         def follow(value: Any) -> Any:  # noqa: ANN401
-            return place if isinstance(value, torch.device) else dtype if value is old else value
+            if isinstance(value, torch.device):
+                return place
+            if not isinstance(value, torch.dtype) or not value.is_floating_point:
+                return value
+            # What the model widens on its way stays wider, unless everything is.
+            return dtype if value is old or torch.promote_types(value, dtype) is dtype else value
 
         for node in self.graph.nodes:
             node.args, node.kwargs = (
                 fx.node.map_aggregate(node.args, follow),
                 fx.node.map_aggregate(node.kwargs, follow),
             )
+        self.dtype = dtype
         self._cuts.clear()
         return self
 
@@ -113,11 +207,6 @@ class Graph:
         return tuple(next(iter(self.graph.nodes)).meta["shape"][2:])
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The type of numbers computed with."""
-        return next((b.dtype for b in self.root.buffers() if b.is_floating_point()), torch.float32)
-
-    @property
     def device(self) -> torch.device:
         """Where the constants are."""
         return next((b.device for b in self.root.buffers()), torch.device("cpu"))
@@ -125,7 +214,7 @@ class Graph:
     def cut(self, where: Where) -> Cut:
         """The part of the graph that answers a kind of Ask; made once."""
         if where not in self._cuts:
-            self._cuts[where] = Cut(self.graph, self.root, where, self.node)
+            self._cuts[where] = Cut(self.graph, self.root, where, self.node, self.fixed)
             if len(self._cuts) > CUTS:
                 self._cuts.popitem(last=False)
         self._cuts.move_to_end(where)

@@ -7,7 +7,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from lightwell_server.models.recorder import Box, Recorder
+from lightwell_server.models.recorder import Recorder
+from lightwell_server.models.views import Box
 
 
 def _divide(a: float, b: float, rounding_mode: str | None = None) -> float:
@@ -21,13 +22,32 @@ def _set_item(container: Any, key: Any, value: Any) -> Any:  # noqa: ANN401
     return container
 
 
-def _append(container: list[Any], value: Any) -> list[Any]:  # noqa: ANN401
-    container.append(value)
-    return container
+def _done(method: str) -> Callable[..., Any]:
+    """A container's own method that changes it; what TorchScript returns is the container."""
+
+    def change(container: Any, *args: Any) -> Any:  # noqa: ANN401
+        getattr(container, method)(*args)
+        return container
+
+    return change
+
+
+def _asked(method: str) -> Callable[..., Any]:
+    """A container's own method that gives a value."""
+    return lambda container, *args: getattr(container, method)(*args)
 
 
 def _concat(first: Any, second: Any) -> Any:  # noqa: ANN401
     return first + second
+
+
+def _extended(first: Any, second: Any) -> Any:  # noqa: ANN401
+    first += second
+    return first
+
+
+def _delete(container: Any, key: Any) -> None:  # noqa: ANN401
+    del container[key]
 
 
 def _slice(container: Any, start: int | None = None, end: int | None = None, step: int = 1) -> Any:  # noqa: ANN401
@@ -80,9 +100,10 @@ NUMBERS: dict[str, Callable[..., Any]] = {
 CONTAINERS: dict[str, Callable[..., Any]] = {
     "__getitem__": operator.getitem,
     "_set_item": _set_item,
-    "append": _append,
+    "Delete": _delete,
     "add": _concat,
-    "add_": _concat,
+    "add_": _extended,
+    "mul": lambda container, times: container * times,
     "len": len,
     "list": list,
     "slice": _slice,
@@ -91,12 +112,16 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
     "items": lambda mapping: [tuple(item) for item in mapping.items()],
     "__contains__": operator.contains,
     "format": lambda text, *args: text.format(*args),
-    "copy": lambda container: container.copy(),
+    "__str__": str,
+    **{name: _done(name) for name in ("append", "extend", "insert", "reverse", "clear", "remove", "update", "sort")},
+    **{name: _asked(name) for name in ("copy", "pop", "index", "count", "get", "setdefault", "join", "split", "find")},
+    **{name: _asked(name) for name in ("startswith", "endswith", "replace", "lower", "upper", "strip")},
 }
 
 SCALARS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,
+    "rsub": lambda a, b: b - a,
     "mul": operator.mul,
     "div": _divide,
     "floordiv": operator.floordiv,
@@ -109,8 +134,23 @@ SCALARS: dict[str, Callable[..., Any]] = {
     "ceil": math.ceil,
     "round": round,
     "abs": abs,
+    "str": str,
+    "exp": math.exp,
+    "log": math.log,
+    "gcd": math.gcd,
     "min": min,
     "max": max,
+    "sum": sum,
+    "any": any,
+    "all": all,
+    "mod": operator.mod,
+    "fmod": math.fmod,
+    "trunc": math.trunc,
+    "__xor__": operator.xor,
+    "__lshift__": operator.lshift,
+    "__rshift__": operator.rshift,
+    "__range_length": lambda low, high, step: len(range(low, high, step)),
+    "__derive_index": lambda index, start, step: start + index * step,
     "eq": operator.eq,
     "ne": operator.ne,
     "lt": operator.lt,

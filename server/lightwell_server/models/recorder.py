@@ -1,14 +1,12 @@
 """Records a model as a graph of functional ATen calls while it runs once on a sample.
 
-Each value is a `Box`: what it is on the sample, and the graph's node that computes it (None for constants). Tensor
-operations run and are recorded; sizes stay symbolic; constants fold; operations in place become their functional
-twins.
+Tensor operations run and are recorded; sizes stay symbolic; constants fold; operations in place become their functional
+twins, and a write through a view is seen by all that share its memory.
 """
 
 from __future__ import annotations
 
 import operator
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,15 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
-from torch.utils._pytree import tree_any, tree_map
+from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from lightwell_server.errors import InvalidArgument, Refused
+from lightwell_server.models import asleep, twins, views
+from lightwell_server.models.views import Box, Memory, View
 
 aten = torch.ops.aten
 
 # A recorded view may meet another memory layout than the sample's; reshape takes every layout.
 _REPLACED = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
-_NO_TWIN = "it changes a tensor in place and has no functional twin"
+PIXELS = "<pixels>"
+"""The path of what is recorded before and behind the model: luminance, normalisation, an image's range."""
+OPERATIONS = 200_000
+"""A model that takes more to compute one answer is refused: it would be a loop without an end."""
 
 
 def guard(holds: bool, expected: bool, message: str) -> None:
@@ -33,37 +36,34 @@ def guard(holds: bool, expected: bool, message: str) -> None:
         raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
 
 
-@dataclass(eq=False)
-class Box:
-    """A tensor or symbolic number: its value on the sample and its node. `stale` says where its memory was
-    overwritten through another view."""
-
-    value: Any
-    node: fx.Node | None = None
-    stale: str | None = None
-
-
 @dataclass(frozen=True)
 class Site:
-    """A call of a module: its path, its class and the node of its output."""
+    """A call of a module: its path, its class, the node of its output, and the nodes that it computed; or of an
+    operation (`functional`) in the module of that path."""
 
     path: str
     type: str
     node: fx.Node
+    inside: tuple[fx.Node, ...] = ()
+    functional: bool = False
 
 
 @dataclass
 class Recorder:
-    """The graph so far. `path` and `source` say where the model's own code is just now."""
+    """The graph so far. `path` and `source` say where the model's own code is just now; `woken`, where training was
+    switched off."""
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
     sites: list[Site] = field(default_factory=list)
+    nodes: list[fx.Node] = field(default_factory=list)
+    woken: list[str] = field(default_factory=list)
     path: str = ""
     source: str = ""
-    _constants: dict[_Identity, str] = field(default_factory=dict)
+    _kept: dict[_Identity, Box] = field(default_factory=dict)
     _names: dict[_Identity, str] = field(default_factory=dict)
-    _views: dict[int, weakref.WeakSet[Box]] = field(default_factory=dict)
+    _constants: dict[_Identity, str] = field(default_factory=dict)
+    _operations: int = 0
 
     def refuse(self, what: str) -> Refused:
         """The error that names the node and its source line."""
@@ -74,28 +74,55 @@ class Recorder:
         """A new input of the graph."""
         node = self.graph.placeholder("".join(c if c.isalnum() else "_" for c in name))
         node.meta["shape"] = tuple(value.shape)
-        return self._box(value, node)
+        return _fresh(value, node)
 
     def constant(self, value: Tensor, name: str = "") -> Box:
-        """A parameter, buffer or literal tensor; `name` is its path in the file."""
+        """A parameter, buffer or literal tensor of the file; `name` is its path there."""
         if value.is_quantized:
-            raise self.refuse("quantised weights cannot be differentiated; bring the model in floating point:")
-        if name:
-            self._names.setdefault(_identity(value), name)
-        return self._box(value.detach(), None)
+            raise self.refuse(f"{QUANTISED}:")
+        identity = _identity(value)
+        if identity not in self._kept:
+            value = value.detach()
+            kept = Memory(value, None, kept=name or "constants")
+            self._kept[identity] = Box(value, None, kept)
+            self._names[identity] = name
+        return self._kept[identity]
 
     def op(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Runs an operation on the sample and records it."""
+        self.tick()
         target, args = _canonical(target, args)
+        if target.namespace.startswith("quantized"):
+            raise self.refuse(f"{QUANTISED}, {target}:")
+        if target in twins.DECOMPOSED:
+            return twins.DECOMPOSED[target](self, *args, **kwargs)
         if target._schema.is_mutable:
             return self._in_place(target, args, kwargs)
+        args, trained = asleep.evaluated(target, args)
+        if trained:
+            self.woken.append(self.path or "the model")
         if torch.Tag.nondeterministic_seeded in target.tags and not _asleep(target, args, kwargs):
             raise self.refuse(f"{target} draws random numbers; export the model in eval mode:")
         return self._record(target, args, kwargs)
 
+    def tick(self) -> None:
+        """Counts what the model does, so that a loop without an end is refused."""
+        self._operations += 1
+        if self._operations > OPERATIONS:
+            raise self.refuse(f"the model takes more than {OPERATIONS:,} operations; unroll or shorten its loops:")
+
+    def shaped(self, box: Box, sizes: list[Any]) -> Box:
+        """The box in another shape."""
+        result: Box = self.op(aten.reshape.default, (box, sizes), {})
+        return result
+
     def scalar(self, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
         """Arithmetic on sizes and constants; recorded if a size takes part."""
-        value = function(*(tree_map(self._concrete, arg) for arg in args))
+        self.tick()
+        try:
+            value = function(*(tree_map(self._concrete, arg) for arg in args))
+        except (TypeError, ValueError, ZeroDivisionError, KeyError, IndexError) as error:
+            raise self.refuse(f"arithmetic on sizes fails ({error}):") from error
         if not tree_any(_recorded, args):
             return value
         return Box(value, self._call(function, args, {}, scalar=True))
@@ -110,8 +137,8 @@ class Recorder:
         if not isinstance(condition, Box):
             return bool(condition)
         if isinstance(condition.value, Tensor) and condition.node is not None:
-            raise self.refuse("a branch depends on data, so no single graph describes the model:")
-        taken = bool(condition.value)
+            raise self.refuse(DATA_DEPENDENT)
+        taken = bool(self._concrete(condition))
         if condition.node is not None:
             place = self.refuse("branch").message
             message = f"the model takes another branch for this image size than for the card's: {place}"
@@ -123,83 +150,115 @@ class Recorder:
         if not isinstance(box, Box) or not isinstance(box.value, Tensor):
             return box
         if box.node is not None:
-            raise self.refuse("a number is read out of a tensor that depends on the image:")
-        return box.value.item()
+            raise self.refuse(DATA_DEPENDENT)
+        return self._concrete(box).item()
 
-    def called(self, path: str, kind: str, output: Any) -> None:  # noqa: ANN401
-        """Notes the output of a module's call, if it is a tensor that depends on the image."""
-        if path and isinstance(output, Box) and output.node is not None and isinstance(output.value, Tensor):
-            self.sites.append(Site(path, kind, output.node))
+    def called(self, path: str, kind: str, output: Any, begun: int) -> None:  # noqa: ANN401
+        """Notes what a module's call gave, if it is a tensor that depends on the image: of several the first. `begun`
+        is how many nodes there were before it."""
+        given = [leaf for leaf in tree_leaves(output) if _recorded(leaf) and isinstance(leaf.value, Tensor)]
+        if path and given:
+            node = self.node(given[0])
+            self.sites.append(Site(path, kind, node, tuple(self.nodes[begun:])))
 
     def node(self, value: Any) -> Any:  # noqa: ANN401
         """What stands in the graph for a value: a node, or the constant itself."""
         if not isinstance(value, Box):
             return value
-        if value.stale:
-            raise self.refuse(f"a tensor is read whose memory was overwritten through a view, {value.stale}; read")
+        value = self._current(value)
         if value.node is None and isinstance(value.value, Tensor):
             return self.graph.get_attr(self._constant_name(value.value))
         return value.value if value.node is None else value.node
 
+    def _current(self, box: Box) -> Box:
+        if box.stale:
+            views.refresh(self, box)
+        return box
+
     def _concrete(self, value: Any) -> Any:  # noqa: ANN401
-        return value.value if isinstance(value, Box) else value
+        return self._current(value).value if isinstance(value, Box) else value
 
     def _record(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        result = target(*tree_map(self._concrete, args), **tree_map(self._concrete, kwargs))
-        if not tree_any(_recorded, (args, kwargs)):
-            return tree_map(lambda item: self._box(item, None) if isinstance(item, Tensor) else item, result)
-        node = self._call(target, args, kwargs, scalar=False)
+        concrete, named = tree_map(self._concrete, args), tree_map(self._concrete, kwargs)
+        try:
+            result = target(*concrete, **named)
+        except RuntimeError as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise self.refuse(f"{target} fails ({lines[0]}):") from error
+        recorded = tree_any(_recorded, (args, kwargs))
+        if recorded and _reads_data(target, args):
+            raise self.refuse(DATA_DEPENDENT)
+        node = self._call(target, args, kwargs, scalar=False) if recorded else None
         if isinstance(result, Tensor):
-            node.meta["shape"] = tuple(result.shape)
-            return self._box(result, node)
+            if node is not None:
+                node.meta["shape"] = tuple(result.shape)
+            return self._shared(Box(result, node), View(target, args[1:], kwargs), args, kwargs)
         if isinstance(result, tuple | list):
-            items = [None if item is None else self._item(node, i, item) for i, item in enumerate(result)]
+            items = [
+                self._shared(self._item(node, i, item), View(target, args[1:], kwargs, i), args, kwargs)
+                if isinstance(item, Tensor)
+                else item
+                for i, item in enumerate(result)
+            ]
             return type(result)(items) if type(result) in (tuple, list) else tuple(items)
-        raise self.refuse(f"{target} reads a value out of the image:")
+        if recorded:
+            raise self.refuse(DATA_DEPENDENT)
+        return result
 
-    def _item(self, node: fx.Node, index: int, value: Tensor) -> Box:
+    def _item(self, node: fx.Node | None, index: int, value: Tensor) -> Box:
+        if node is None:
+            return Box(value)
         item = self.graph.call_function(operator.getitem, (node, index))
         item.meta.update(node.meta, shape=tuple(value.shape))
-        return self._box(value, item)
+        return Box(value, item)
+
+    def _shared(self, box: Box, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Box:
+        """Gives a result its memory: that of an argument it shares, or one of its own."""
+        sharing = [arg for arg in tree_leaves((args, kwargs)) if _shares(arg, box.value)]
+        if not sharing:
+            box.memory = Memory(box.value, box.node)
+            return box
+        box.memory, box.version = sharing[0].memory, sharing[0].version
+        whole = sharing[0].views if args and args[0] is sharing[0] else None
+        box.views = None if whole is None else (*whole, view)
+        return box
 
     def _in_place(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        name = target._schema.name.split("::")[1].removesuffix("_")
-        twin = getattr(getattr(aten, name, None), target._overloadname, None)
         box = args[0] if args else None
-        if twin is None or not isinstance(box, Box) or target._schema.name.endswith(("out", "set_", "resize_")):
-            raise self.refuse(f"{target} cannot be lifted, {_NO_TWIN}:")
-        new = self.op(twin, args, kwargs)
+        twin = twins.of(target)
+        if twin is None or not isinstance(box, Box) or box.memory is None:
+            raise self.refuse(f"{target} cannot be lifted, it changes a tensor in place and has no functional twin:")
+        new = twin(self, *args, **kwargs)
+        if new.memory is box.memory:  # another view of what it was, such as by squeeze_
+            box.value, box.node, box.views = new.value, new.node, new.views
+            return box
         if new.value.dtype != box.value.dtype:
             new = self._record(aten.to.dtype, (new, box.value.dtype), {})
-        views = self._views[_storage(box.value)]
-        views.discard(box)
-        for other in views:
-            if box.value.numel():
-                other.stale = f"by {target} at {self.source or self.path}"
-        box.value, box.node, box.stale = new.value, new.node, None
-        self._views.setdefault(_storage(box.value), weakref.WeakSet()).add(box)
+        views.write(self, box, new)
         return box
 
     def _call(self, target: Callable[..., Any], args: Any, kwargs: Any, scalar: bool) -> fx.Node:  # noqa: ANN401
         node = self.graph.call_function(target, tree_map(self.node, args), tree_map(self.node, kwargs))
         node.meta.update(path=self.path, source=self.source, scalar=scalar)
+        self.nodes.append(node)
         return node
-
-    def _box(self, value: Tensor, node: fx.Node | None) -> Box:
-        box = Box(value, node)
-        self._views.setdefault(_storage(value), weakref.WeakSet()).add(box)
-        return box
 
     def _constant_name(self, value: Tensor) -> str:
         identity = _identity(value)
         if identity not in self._constants:
-            name = self._names.get(identity, f"constant_{len(self._constants)}").replace(".", "_")
+            name = (self._names.get(identity) or f"constant_{len(self._constants)}").replace(".", "_")
             while hasattr(self.root, name):
                 name += "_"
             self.root.register_buffer(name, value)
             self._constants[identity] = name
         return self._constants[identity]
 
+
+QUANTISED = "quantised weights cannot be differentiated; bring the model in floating point"
+DATA_DEPENDENT = (
+    "a branch or a number depends on the image, so no single graph describes the model; "
+    "compute both ways and choose by torch.where:"
+)
 
 _Identity = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 
@@ -216,12 +275,27 @@ def _canonical(target: OpOverload, args: tuple[Any, ...]) -> tuple[OpOverload, t
     return _REPLACED.get(target, target), args
 
 
+def _fresh(value: Tensor, node: fx.Node | None) -> Box:
+    return Box(value, node, Memory(value, node))
+
+
 def _recorded(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, Box) and value.node is not None
 
 
-def _storage(value: Tensor) -> int:
-    return value.untyped_storage().data_ptr()
+def _shares(box: Any, value: Tensor) -> bool:  # noqa: ANN401
+    """Whether a box is a tensor in the memory of a value."""
+    if not isinstance(box, Box) or box.memory is None or not value.numel():
+        return False
+    mine: int = box.value.untyped_storage().data_ptr()
+    return mine == value.untyped_storage().data_ptr()
+
+
+def _reads_data(target: OpOverload, args: tuple[Any, ...]) -> bool:
+    """Whether the values of its arguments decide on the size of the result, or become a number."""
+    if target is aten.index.Tensor:
+        return any(_recorded(place) and place.value.dtype in (torch.bool, torch.uint8) for place in args[1])
+    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}.intersection(target.tags))
 
 
 def _asleep(target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from lightwell_server import metrics
-from lightwell_server.ask import OUTPUT, Facts
+from lightwell_server.ask import OUTPUT, Activation, Facts
 from lightwell_server.errors import LightwellError, NotFound, Refused, Unavailable, nearest
 from lightwell_server.models import card as cards
+from lightwell_server.models import check
 from lightwell_server.models.card import Card
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lift import lift
@@ -22,6 +24,8 @@ from lightwell_server.models.lift import lift
 log = logging.getLogger(__name__)
 
 FILES = ("model.pt", "model.pt2")
+LOADERS = 2
+"""Files that are lifted at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,41 +55,68 @@ class RefusedModel:
     reason: str
 
 
+@dataclass(frozen=True)
+class LoadingModel:
+    """A version that is still being read."""
+
+    name: str
+    version: str
+
+
+Version = Model | RefusedModel | LoadingModel
+
+
 class Store:
-    """All versions of all models. A version that is refused takes nothing else down."""
+    """All versions of all models. Each answers as soon as it is lifted; one that is refused takes nothing else down
+    and makes nobody wait."""
 
     def __init__(self) -> None:
-        self._models: dict[str, dict[str, Model | RefusedModel]] = {}
-        self._loaded = False
+        self._models: dict[str, dict[str, Version]] = {}
+        self._directories: list[Path] = []
 
-    def load(self, repository: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        """Loads every version of every model of a repository."""
-        for directory in sorted(path for path in repository.glob("*/*") if path.is_dir()):
-            if any((directory / file).exists() for file in FILES):
-                self.add(_load(directory, repository, device, dtype))
-        self._loaded = True
+    def expect(self, repository: Path) -> None:
+        """Finds every version of every model of a repository; small files will be loaded first."""
+        found = [path for path in repository.glob("*/*") if any((path / file).exists() for file in FILES)]
+        self._directories = sorted(found, key=lambda directory: _file(directory).stat().st_size)
+        for directory in self._directories:
+            self._put(LoadingModel(directory.parent.name, directory.name))
 
-    def add(self, model: Model | RefusedModel) -> None:
+    def load(
+        self,
+        repository: Path,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        decided: Callable[[Version], object] = lambda version: None,
+    ) -> None:
+        """Loads what is expected, several files at a time; `decided` is called for each as it is ready or refused."""
+        with ThreadPoolExecutor(LOADERS, thread_name_prefix="lift") as threads:
+            loads = [threads.submit(_load, path, repository, device, dtype) for path in self._directories]
+            for load in as_completed(loads):
+                self.add(load.result())
+                decided(load.result())
+
+    def add(self, model: Version) -> None:
         """Adds a version, or replaces it."""
-        self._models.setdefault(model.name, {})[model.version] = model
+        self._put(model)
         metrics.model_loads.labels("ready" if isinstance(model, Model) else "refused").inc()
 
-    def all(self) -> list[Model | RefusedModel]:
-        """Every version, by name, the newest of a model last. Raises Unavailable while models are being loaded."""
-        if not self._loaded:
-            raise Unavailable("the models are still being loaded; try again soon", reason="NOT_READY")
+    def _put(self, model: Version) -> None:
+        self._models.setdefault(model.name, {})[model.version] = model
+
+    def all(self) -> list[Version]:
+        """Every version, by name, the newest of a model last."""
         return [versions[v] for _, versions in sorted(self._models.items()) for v in sorted(versions, key=_natural)]
 
     def ready(self) -> list[Model]:
-        """Every version that answers."""
+        """Every version that answers now."""
         return [model for model in self.all() if isinstance(model, Model)]
 
     def get(self, name: str = "", version: str = "") -> Model:
         """A version that answers; without a name the only model, without a version the newest. Raises NotFound or
         Refused."""
-        ready_names = {model.name for model in self.ready()} or set(self._models)
-        if not name and len(ready_names) == 1:
-            (name,) = ready_names
+        alive = {model.name for model in self.all() if not isinstance(model, RefusedModel)} or set(self._models)
+        if not name and len(alive) == 1:
+            (name,) = alive
         if name not in self._models:
             known = sorted(self._models)
             raise NotFound(
@@ -93,6 +124,10 @@ class Store:
                 reason="MODEL_NOT_FOUND",
                 resource_name=name,
             )
+        return self._answering(name, version)
+
+    def _answering(self, name: str, version: str) -> Model:
+        """A version of a model that there is; without one the newest that answers, else the newest."""
         versions = self._models[name]
         ready = [v for v in sorted(versions, key=_natural) if isinstance(versions[v], Model)]
         version = version or (ready or sorted(versions, key=_natural))[-1]
@@ -105,6 +140,8 @@ class Store:
         model = versions[version]
         if isinstance(model, RefusedModel):
             raise Refused(f"model {name}@{version} was refused: {model.reason}")
+        if isinstance(model, LoadingModel):
+            raise Unavailable(f"model {name}@{version} is still being loaded; try again soon", reason="NOT_READY")
         return model
 
 
@@ -123,10 +160,11 @@ def _load(directory: Path, repository: Path, device: str, dtype: torch.dtype) ->
 
 
 def load_version(directory: Path, repository: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
-    """Reads card and file of one version and lifts it. Raises `Refused`."""
+    """Reads card and file of one version, lifts it and verifies the card's picture. Raises `Refused`."""
     card, labels = cards.read(directory, repository)
-    path = next(directory / file for file in FILES if (directory / file).exists())
-    return load_file(path, card, labels, directory.parent.name, directory.name, device, dtype)
+    model = load_file(_file(directory), card, labels, directory.parent.name, directory.name, device, dtype)
+    check.verify(model.graph, card, directory, repository)
+    return model
 
 
 def load_file(
@@ -139,12 +177,19 @@ def load_file(
     dtype: torch.dtype = torch.float32,
 ) -> Model:
     """Lifts one file as a model. Raises `Refused`."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    graph = lift(path, card.sample()).to(device, dtype)
-    facts = facts_of(graph, card)
+    graph = lift(path, card.sample())
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    unknown = [layer for layer in card.names.values() if layer not in graph.nodes]
+    if unknown:
+        raise Refused(
+            f"the card names a layer {unknown[0]!r}; {nearest(unknown[0], [*graph.calls])}", reason="BAD_CARD"
+        )
+    graph.name(card.names)
+    facts = facts_of(graph.to(device, card.numbers(dtype)), card)
     if labels and facts.classes and len(labels) != facts.classes:
         raise Refused(f"the card has {len(labels)} labels and the model {facts.classes} classes", reason="BAD_CARD")
-    unknown = [name for names in card.default_layers.values() for name in names if facts.layer(name) is None]
+    unknown = [layer for layers in card.default_layers.values() for layer in layers if facts.layer(layer) is None]
     if unknown:
         close = nearest(unknown[0], [layer.name for layer in facts.layers])
         raise Refused(f"the card names a layer {unknown[0]!r}; {close}", reason="BAD_CARD")
@@ -154,18 +199,34 @@ def load_file(
 def facts_of(graph: Graph, card: Card) -> Facts:
     """What methods may know of a model."""
     output = graph.nodes[OUTPUT].meta["shape"]
-    kind: Literal["classifier", "stylizer", "generator"] = card.kind
+    classes = output[1] if card.kind == "classifier" and len(output) == 2 else 0
+    red, green, blue = card.input.mean if card.input.channels == 3 else card.input.mean * 3
     return Facts(
         layers=graph.layers,
         size=card.input.size,
-        mean=(card.input.mean[0], card.input.mean[1], card.input.mean[2]),
-        kind=kind,
-        classes=output[1] if kind == "classifier" and len(output) == 2 else 0,
+        mean=(red, green, blue),
+        kind=card.kind,
+        classes=classes,
         any_size=graph.any_size,
         has_relu=graph.has_relu,
+        activation=_activation(graph, card, classes),
         attended=graph.attended,
         defaults=card.default_layers,
     )
+
+
+def _activation(graph: Graph, card: Card, classes: int) -> Activation:
+    """The card's, else the file's own, else softmax; a single value, and what has been through an activation, is no
+    score of a class."""
+    if card.output.activation is not None:
+        return card.output.activation
+    if graph.activation is not None:
+        return graph.activation if card.output.scores == "before_activation" else "none"
+    return "softmax" if classes > 1 else "none"
+
+
+def _file(directory: Path) -> Path:
+    return next(directory / file for file in FILES if (directory / file).exists())
 
 
 def _natural(version: str) -> list[tuple[int, str]]:

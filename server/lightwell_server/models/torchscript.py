@@ -8,15 +8,18 @@ guards those that depend on sizes.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_any, tree_map
 
 from lightwell_server.models import operators
-from lightwell_server.models.recorder import Box, Recorder
+from lightwell_server.models.recorder import Recorder
+from lightwell_server.models.views import Box
 
 Environment = dict[str, Any]
 
@@ -55,15 +58,17 @@ class _Interpreter:
         """Calls a method of a module; forward calls are noted as layers."""
         graph = module.script._get_method(name).graph
         caller, self.recorder.path = self.recorder.path, module.path
+        begun = len(self.recorder.nodes)
         (output,) = self.run(graph, dict(zip(_names(graph.inputs()), [module, *arguments], strict=False)))
         self.recorder.path = caller
         if name.startswith("forward"):
-            self.recorder.called(module.path, module.type, output)
+            self.recorder.called(module.path, module.type, output, begun)
         return output
 
     def run(self, block: Any, environment: Environment) -> list[Any]:  # noqa: ANN401 - a graph or a block
         """Runs the nodes of a block in its environment; returns its outputs."""
         for node in block.nodes():
+            self.recorder.tick()
             self.recorder.source = _source(node) or self.recorder.source
             kind = node.kind()
             handler = _PRIMS.get(kind)
@@ -88,20 +93,38 @@ class _Interpreter:
         if name in operators.NUMBERS:
             return self.recorder.scalar(operators.NUMBERS[name], self.recorder.number(args[0]))
         if name in operators.CONTAINERS and isinstance(args[0], list | dict | str | tuple):
-            return operators.CONTAINERS[name](*args)
-        if name in operators.SCALARS and not any(_is_tensor(arg) for arg in args):
+            return self.contained(name, args)
+        if name in operators.SCALARS and not tree_any(_is_tensor, args):
             return self.recorder.scalar(operators.SCALARS[name], *_without_alpha(name, args))
         schema = torch._C.parse_schema(node.schema())
-        overload = getattr(getattr(getattr(torch.ops, namespace), name), schema.overload_name or "default")
+        packet = getattr(getattr(torch.ops, namespace), name, None)
+        if packet is None:
+            raise self.recorder.refuse(f"{node.kind()} is no operation known here; install the library that brings it:")
+        overload = getattr(packet, schema.overload_name or "default")
         positional = [arg for arg in schema.arguments if not arg.kwarg_only]
         named = [arg.name for arg in schema.arguments if arg.kwarg_only]
         return self.recorder.op(
             overload, tuple(args[: len(positional)]), dict(zip(named, args[len(positional) :], strict=True))
         )
 
+    def contained(self, name: str, args: list[Any]) -> Any:  # noqa: ANN401
+        """An operation on a list, dict or string, in Python."""
+        try:
+            return operators.CONTAINERS[name](*args)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise self.recorder.refuse(f"aten::{name} of a {type(args[0]).__name__} fails ({error!r}):") from error
+
     def constant(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         value = node.output().toIValue() if node.hasAttributes() and not node.hasAttribute("name") else None
-        return [self.recorder.constant(value) if isinstance(value, Tensor) else value]
+        return [self.kept(value)]
+
+    def kept(self, value: Any, name: str = "") -> Any:  # noqa: ANN401
+        """A value of the file: its tensors become constants, alone or in lists and dicts."""
+        return tree_map(lambda leaf: self.recorder.constant(leaf, name) if isinstance(leaf, Tensor) else leaf, value)
+
+    def chunks(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        (whole,) = self.values(node, environment)
+        return list(self.recorder.op(torch.ops.aten.chunk.default, (whole, node.i("chunks"), node.i("dim")), {}))
 
     def attribute(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         (owner,) = self.values(node, environment)
@@ -111,7 +134,7 @@ class _Interpreter:
         value = owner.script.getattr(name)
         if isinstance(value, torch._C.ScriptModule):
             return [Module(value, owner.child(name))]
-        return [self.recorder.constant(value, owner.child(name)) if isinstance(value, Tensor) else value]
+        return [self.kept(value, owner.child(name))]
 
     def call_method(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         module, *arguments = self.values(node, environment)
@@ -131,7 +154,7 @@ class _Interpreter:
         limit, condition, *carried = self.values(node, environment)
         (body,) = node.blocks()
         index = 0
-        while self.recorder.decide(condition) and self.recorder.decide(self.recorder.scalar(operator.gt, limit, index)):
+        while self.recorder.decide(self.recorder.scalar(operator.gt, limit, index)) and self.recorder.decide(condition):
             environment.update(zip(_names(body.inputs()), [index, *carried], strict=True))
             condition, *carried = self.run(body, environment)
             index += 1
@@ -164,12 +187,17 @@ def _names(values: Any) -> list[str]:  # noqa: ANN401
     return [value.debugName() for value in values]
 
 
+_SCRIPTED = re.compile(r'File "([^"]+)", line (\d+)')
+_TRACED = re.compile(r"^(\S+)\((\d+)\): ", re.MULTILINE)
+
+
 def _source(node: Any) -> str:  # noqa: ANN401
-    """The file's own source line of a node, such as `resnet.py:92`."""
+    """The model's own source line of a node, such as `resnet.py:92`; of nested calls the innermost that is not torch's
+    own, and of a script the line that was written, not its copy in the archive."""
     text = str(node.sourceRange())
-    _, _, place = text.rpartition('File "')
-    path, quote, rest = place.partition('", line ')
-    return f"{path.rpartition('/')[2]}:{rest.split(',')[0].split()[0]}" if quote and rest else ""
+    places = _TRACED.findall(text) or _SCRIPTED.findall(text.partition("Serialized")[0]) or _SCRIPTED.findall(text)
+    own = [place for place in places if "/torch/" not in place[0]] or places
+    return f"{own[0][0].rpartition('/')[2]}:{own[0][1]}" if own else ""
 
 
 def _is_tensor(value: Any) -> bool:  # noqa: ANN401
@@ -181,7 +209,7 @@ def _is_tensor(value: Any) -> bool:  # noqa: ANN401
 def _without_alpha(name: str, args: list[Any]) -> list[Any]:
     """Scalars drop the alpha that traced additions carry, and turn constants of one element into numbers."""
     numbers = [arg.value.item() if isinstance(arg, Box) and isinstance(arg.value, Tensor) else arg for arg in args]
-    return numbers[:2] if name in ("add", "sub") and len(numbers) == 3 and numbers[2] == 1 else numbers
+    return numbers[:2] if name in ("add", "sub", "rsub") and len(numbers) == 3 and numbers[2] == 1 else numbers
 
 
 _KNOWN = operators.TENSOR_FACTS.keys() | operators.NUMBERS.keys() | operators.SCALARS.keys()
@@ -207,7 +235,7 @@ _PRIMS: dict[str, _Handler] = {
     "prim::unchecked_cast": lambda run, node, env: run.values(node, env),
     "prim::type": lambda run, node, env: [run.values(node, env)[0].type],
     "prim::data": lambda run, node, env: run.values(node, env),
-    "aten::contiguous": lambda run, node, env: run.values(node, env)[:1],
+    "prim::ConstantChunk": _Interpreter.chunks,
 }
 
 

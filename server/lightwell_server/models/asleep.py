@@ -1,0 +1,63 @@
+"""Sets dropouts and batch norms that an exporter left in training mode to eval, in the file's own graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import ops
+
+aten = ops.aten
+
+_DROPOUTS = ("dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_")
+_TRAIN = {**{f"aten::{name}": 2 for name in _DROPOUTS}, "aten::batch_norm": 5}
+"""TorchScript's operations, and which of their inputs says that they are being trained."""
+
+
+def nodes(block: Any) -> Iterator[Any]:  # noqa: ANN401 - a graph or a block
+    """All nodes of a TorchScript graph, those within branches and loops too."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from nodes(inner)
+
+
+def script(module: Any) -> Any:  # noqa: ANN401
+    """A freshly loaded TorchScript module with every dropout, and every batch norm that has statistics, in eval mode.
+    All calls are inlined, for the flag may be an argument of a function."""
+    graph = module.graph
+    torch._C._jit_pass_inline(graph)
+    for node in list(nodes(graph)):
+        place = _TRAIN.get(node.kind())
+        if place is None or (node.kind() == "aten::batch_norm" and _missing(node.inputsAt(3))):
+            continue
+        if node.inputsAt(place).node().kind() == "prim::Constant" and node.inputsAt(place).toIValue():
+            off = graph.insertConstant(False)
+            off.node().moveBefore(node)
+            node.replaceInput(place, off)
+    return module
+
+
+def _missing(value: Any) -> bool:  # noqa: ANN401
+    return value.node().kind() == "prim::Constant" and value.toIValue() is None
+
+
+def program(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same for a `torch.export` program."""
+    for node in exported.graph.nodes:
+        if node.op == "call_function":
+            node.args = evaluated(node.target, node.args)[0]
+    return exported
+
+
+def evaluated(target: Any, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:  # noqa: ANN401
+    """The arguments of an operation with training switched off where it can be, and whether it was on."""
+    if target is aten.batch_norm.default and args[5] and args[3] is not None:
+        return (*args[:5], False, *args[6:]), True
+    if target in _FX_DROPOUTS and args[2]:
+        return (*args[:2], False), True
+    return args, False
+
+
+_FX_DROPOUTS = {getattr(aten, name).default for name in _DROPOUTS}

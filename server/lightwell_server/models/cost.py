@@ -1,0 +1,55 @@
+"""What the operations of a graph cost: multiplications and additions of one row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+Shape = tuple[int, ...]
+
+_PRODUCTS: dict[Any, Callable[[Shape, list[Shape]], int]] = {
+    # Each value of a convolution's output is a sum over one filter's weights; of a transposed one, each of the input.
+    aten.conv1d.default: lambda out, given: math.prod(out) * math.prod(given[1][1:]),
+    aten.conv2d.default: lambda out, given: math.prod(out) * math.prod(given[1][1:]),
+    aten.conv2d.padding: lambda out, given: math.prod(out) * math.prod(given[1][1:]),
+    aten.conv3d.default: lambda out, given: math.prod(out) * math.prod(given[1][1:]),
+    aten.conv_transpose2d.input: lambda out, given: math.prod(given[0]) * math.prod(given[1][1:]),
+    aten.linear.default: lambda out, given: math.prod(out) * given[1][-1],
+    aten.matmul.default: lambda out, given: math.prod(out) * given[0][-1],
+    aten.mm.default: lambda out, given: math.prod(out) * given[0][-1],
+    aten.bmm.default: lambda out, given: math.prod(out) * given[0][-1],
+    aten.addmm.default: lambda out, given: math.prod(out) * given[1][-1],
+    aten.baddbmm.default: lambda out, given: math.prod(out) * given[1][-1],
+    aten.scaled_dot_product_attention.default: lambda out, given: 2 * math.prod(out) * given[1][-2],
+}
+
+
+def costs(graph: fx.Graph, root: torch.nn.Module, count: int) -> dict[fx.Node, float]:
+    """Of each operation that gives a tensor: its multiply-adds for one of the `count` rows recorded; of all but
+    products one for each value that it gives."""
+    found = {}
+    for node in graph.nodes:
+        if node.op == "call_function" and "shape" in node.meta:
+            given = [_shape(arg, root) for arg in node.all_input_nodes]
+            product = _PRODUCTS.get(node.target)
+            work = product(node.meta["shape"], given) if product is not None else math.prod(node.meta["shape"])
+            found[node] = work / count
+    return found
+
+
+def shares(parts: dict[str, Iterable[fx.Node]], spent: dict[fx.Node, float]) -> dict[str, float]:
+    """The share of the whole cost that falls to each part."""
+    whole = sum(spent.values()) or 1.0
+    return {name: sum(spent.get(node, 0.0) for node in nodes) / whole for name, nodes in parts.items()}
+
+
+def _shape(node: fx.Node, root: torch.nn.Module) -> Shape:
+    if node.op == "get_attr":
+        return tuple(getattr(root, str(node.target)).shape)
+    return tuple(node.meta.get("shape", ()))

@@ -1,0 +1,91 @@
+"""Which of the tensors that a model returns is explained, and what activation it ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+
+from lightwell_server.ask import Activation
+from lightwell_server.errors import Refused, nearest
+from lightwell_server.models.views import Box
+
+aten = torch.ops.aten
+
+Kind = Literal["classifier", "stylizer", "generator"]
+
+
+@dataclass(frozen=True)
+class Final:
+    """An activation at the end of a model: what it is called, what it does to scores, and what it makes of them."""
+
+    name: Activation
+    apply: Callable[[Tensor], Tensor]
+
+
+_FINAL: dict[Any, Final] = {
+    **dict.fromkeys((aten.softmax.int, aten._softmax.default), Final("softmax", lambda scores: scores.softmax(1))),
+    **dict.fromkeys(
+        (aten.log_softmax.int, aten._log_softmax.default), Final("softmax", lambda scores: scores.log_softmax(1))
+    ),
+    aten.sigmoid.default: Final("sigmoid", lambda scores: scores.sigmoid()),
+}
+
+
+def final(output: fx.Node) -> Final | None:
+    """The activation that scores [n, classes] went through last, if there is one."""
+    found = _FINAL.get(output.target)
+    if found is None or len(output.meta["shape"]) != 2:
+        return None
+    return found if found.name == "sigmoid" or output.args[1] in (1, -1) else None
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a model returns
+    """Each tensor, number and None within tuples, named tuples, lists and dicts, with its path: the names, keys and
+    numbers that lead to it, joined by dots."""
+    if isinstance(value, dict):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, tuple | list):
+        names = getattr(value, "_fields", range(len(value)))
+        items = [(str(name), item) for name, item in zip(names, value, strict=True)]
+    else:
+        yield path, value
+        return
+    for name, item in items:
+        yield from leaves(item, f"{path}.{name}" if path else name)
+
+
+def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind) -> int:
+    """The number of the output to explain: the one that the card names, else the only one that fits the kind. Raises
+    `Refused` with the candidates."""
+    floating = [
+        (i, path, tuple(box.value.shape))
+        for i, (path, box) in enumerate(outputs)
+        if isinstance(box, Box)
+        and box.node is not None
+        and isinstance(box.value, Tensor)
+        and box.value.is_floating_point()
+    ]
+    if wanted:
+        found = [i for i, path, _ in floating if path == wanted]
+        if not found:
+            paths = [path for _, path, _ in floating]
+            raise Refused(f"the model has no output {wanted!r} that depends on the image; {nearest(wanted, paths)}")
+        return found[0]
+    dimensions = 2 if kind == "classifier" else 4
+    fitting = [i for i, _, shape in floating if len(shape) == dimensions]
+    if len(fitting) != 1:
+        form = "[n, classes]" if kind == "classifier" else "[n, 3, height, width]"
+        told = "; ".join(f"{path or 'output'} {_shown(shape)}" for _, path, shape in floating) or "none"
+        raise Refused(
+            f"the model returns {len(fitting)} floating tensors {form} that depend on the image, and one is needed; "
+            f"name one as output.path in the card, or set its kind. It returns: {told}"
+        )
+    return fitting[0]
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(['n', *map(str, shape[1:])])}]"

@@ -1,0 +1,70 @@
+"""What a model is recorded and proved on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lightwell_server.models.outputs import Kind
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""What the colours contribute to grey. ITU-R BT.601."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Another input of a model: its shape without the batch and its element type."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows that a model takes: images of `size` with their normalisation (`channels` is 1 for a model of
+    luminance), or codes of length `code`; its other inputs; and which of its outputs is wanted, read before a final
+    activation or behind it, an image's values lying in `range`."""
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    inputs: Mapping[str, InputSpec] = field(default_factory=dict)
+    before_activation: bool = True
+    channels: int = 3
+    kind: Kind = "classifier"
+    code: int = 0
+    output: str = ""
+    range: tuple[float, float] = (0.0, 1.0)
+
+    def rows(
+        self, count: int, size: tuple[int, int] | None = None, seed: int = 0, dtype: torch.dtype = torch.float32
+    ) -> list[Tensor]:
+        """Random inputs: images in [0, 1] (or normal codes), then the other inputs."""
+        rng = torch.Generator().manual_seed(seed)
+        if self.kind == "generator":
+            rows = torch.randn((count, self.code), generator=rng)
+        else:
+            rows = torch.rand((count, 3, *(size or self.size)), generator=rng)
+        others = (_random((count, *spec.shape), spec.dtype, rng) for spec in self.inputs.values())
+        return [value.to(dtype) if value.is_floating_point() else value for value in (rows, *others)]
+
+    def normalise(self, rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Rows as the file takes them; the constants are as precise as `dtype`, that of the rows if it is not given."""
+        if self.kind == "generator":
+            return rows.clone()
+        if self.channels == 1:
+            rows = (rows * _constant(LUMINANCE, rows, dtype)).sum(1, keepdim=True)
+        return (rows - _constant(self.mean, rows, dtype)) / _constant(self.std, rows, dtype)
+
+
+def _constant(values: tuple[float, ...], rows: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return torch.tensor(values, dtype=dtype or rows.dtype).to(rows).view(1, -1, 1, 1)
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype, rng: torch.Generator) -> Tensor:
+    if dtype.is_floating_point:
+        return torch.rand(shape, generator=rng, dtype=dtype)
+    return torch.randint(0, 2, shape, generator=rng).to(dtype)

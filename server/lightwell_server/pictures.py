@@ -1,0 +1,117 @@
+"""Images as files and as rows: decoding, and the resize and crop of a model's card."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image as Pil
+from PIL import ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lightwell_server.errors import InvalidArgument
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 50_000_000
+"""The largest image that is decoded, read from its header."""
+
+Pil.MAX_IMAGE_PIXELS = None  # ours is checked first, and says what to change
+
+_FILTERS = {
+    "nearest": Pil.Resampling.NEAREST,
+    "bilinear": Pil.Resampling.BILINEAR,
+    "bicubic": Pil.Resampling.BICUBIC,
+}
+
+Pixels = Pil.Image | Tensor
+"""A picture of 8 bits, or floats [3, height, width] in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an image becomes the model's input: the shorter side is brought to `resize`, the middle `size` (height,
+    width) is taken. `antialias` smooths what becomes smaller."""
+
+    size: tuple[int, int]
+    resize: int
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where the model's pixels lie in the original: the size of one of them and the first one's corner, each as
+    (down, across) in the original's pixels."""
+
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+
+def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
+    """A file's picture: upright, RGB, alpha over white. Raises InvalidArgument for `path`, saying what to change."""
+    try:
+        picture: Pil.Image = Pil.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > max_pixels:
+            raise InvalidArgument.at(
+                path, f"{picture.width} x {picture.height} pixels are more than {max_pixels:,}; send a smaller image"
+            )
+        return _rgb(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError:
+        raise InvalidArgument.at(path, f"is no image; send one of {', '.join(FORMATS)}") from None
+    except InvalidArgument:
+        raise
+    except Exception as error:  # whatever a decoder raises, it is the file that is bad
+        raise InvalidArgument.at(path, f"the image cannot be decoded: {error}") from error
+
+
+def rows(pixels: Pixels) -> Tensor:
+    """[1, 3, height, width] in [0, 1]."""
+    if isinstance(pixels, Tensor):
+        return pixels[None]
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+
+
+def height_width(pixels: Pixels) -> tuple[int, int]:
+    """The image's size."""
+    return (pixels.shape[1], pixels.shape[2]) if isinstance(pixels, Tensor) else (pixels.height, pixels.width)
+
+
+def fitted(pixels: Pixels, fit: Fit, path: str) -> tuple[Tensor, Crop]:
+    """The rows that a model sees of an image, and where they lie in it. Raises InvalidArgument for `path` if the image
+    is too long and thin."""
+    height, width = height_width(pixels)
+    scale = max(fit.resize / min(height, width), fit.size[0] / height, fit.size[1] / width)
+    new = (max(fit.size[0], int(height * scale + 1e-6)), max(fit.size[1], int(width * scale + 1e-6)))
+    if new[0] * new[1] > MAX_PIXELS:
+        raise InvalidArgument.at(path, f"{height} x {width} is too long and thin to be fitted; crop it first")
+    top, left = (round((whole - part) / 2) for whole, part in zip(new, fit.size, strict=True))
+    resized = rows(_resized(pixels, new, fit))
+    middle = resized[..., top : top + fit.size[0], left : left + fit.size[1]].contiguous()
+    scales = height / new[0], width / new[1]
+    return middle, Crop(scales, (top * scales[0], left * scales[1]))
+
+
+def _resized(pixels: Pixels, size: tuple[int, int], fit: Fit) -> Pixels:
+    if height_width(pixels) == size:
+        return pixels
+    if isinstance(pixels, Pil.Image) and (fit.antialias or fit.interpolation == "nearest"):
+        return pixels.resize(size[::-1], _FILTERS[fit.interpolation])
+    smooth = {} if fit.interpolation == "nearest" else {"antialias": fit.antialias, "align_corners": False}
+    larger = F.interpolate(rows(pixels), size=size, mode=fit.interpolation, **smooth)
+    return larger[0].clamp(0, 1)
+
+
+def _rgb(picture: Pil.Image) -> Pil.Image:
+    if picture.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a pixel, whose range is unknown; send 8 or 16 bits, or a tensor")
+    if picture.mode.startswith("I;16"):
+        picture = Pil.fromarray((np.asarray(picture, dtype=np.uint32) // 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Pil.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Pil.alpha_composite(white, picture)
+    return picture.convert("RGB")
