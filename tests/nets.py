@@ -10,6 +10,7 @@ from torch import nn
 from lightwell_server.models.lift import Sample, lift
 
 FORMS = ("traced", "scripted", "pt2")
+"""The forms that know their modules; `export` also makes `frozen` files, which have lost them."""
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
@@ -75,6 +76,8 @@ def export(net, form: str, directory: Path, *inputs) -> Path:
             torch.jit.trace(net, inputs, check_trace=False).save(path)
         elif form == "scripted":
             torch.jit.script(net).save(path)
+        elif form == "frozen":
+            torch.jit.freeze(torch.jit.script(net)).save(path)
         else:
             batch = torch.export.Dim("batch")
             torch.export.save(torch.export.export(net, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)), path)

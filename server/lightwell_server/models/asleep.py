@@ -10,6 +10,9 @@ from torch import ops
 
 aten = ops.aten
 
+DEPTH = 50
+"""How deep calls within calls are followed."""
+
 _DROPOUTS = ("dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_")
 _TRAIN = {**{f"aten::{name}": 2 for name in _DROPOUTS}, "aten::batch_norm": 5}
 """TorchScript's operations, and which of their inputs says that they are being trained."""
@@ -27,10 +30,12 @@ def script(module: Any) -> Any:  # noqa: ANN401
     """A freshly loaded TorchScript module with every dropout, and every batch norm that has statistics, in eval mode.
     All calls are inlined, for the flag may be an argument of a function."""
     graph = module.graph
-    torch._C._jit_pass_inline(graph)
+    for _ in range(DEPTH):  # one pass may inline one level
+        if any(node.kind() in ("prim::CallMethod", "prim::CallFunction") for node in nodes(graph)):
+            torch._C._jit_pass_inline(graph)
     for node in list(nodes(graph)):
         place = _TRAIN.get(node.kind())
-        if place is None or (node.kind() == "aten::batch_norm" and _missing(node.inputsAt(3))):
+        if place is None or (node.kind() == "aten::batch_norm" and _optional(node.inputsAt(3))):
             continue
         if node.inputsAt(place).node().kind() == "prim::Constant" and node.inputsAt(place).toIValue():
             off = graph.insertConstant(False)
@@ -39,8 +44,9 @@ def script(module: Any) -> Any:  # noqa: ANN401
     return module
 
 
-def _missing(value: Any) -> bool:  # noqa: ANN401
-    return value.node().kind() == "prim::Constant" and value.toIValue() is None
+def _optional(value: Any) -> bool:  # noqa: ANN401
+    """Whether there may be no tensor: a batch norm without statistics takes those of the batch, in eval mode too."""
+    return bool(value.type().kind() != "TensorType")
 
 
 def program(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

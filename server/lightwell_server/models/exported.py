@@ -44,7 +44,7 @@ def record(module: fx.GraphModule, inputs: list[Box], recorder: Recorder) -> Any
         elif node.op == "output":
             layers.leave(set())
             return args[0]
-    raise recorder.refuse("the program has no output:")
+    raise recorder.refuse("the program has no output; export a model that returns its scores")
 
 
 class _Layers:
@@ -63,6 +63,7 @@ class _Layers:
             if key not in self.active:
                 self.active[key] = _Call(path.partition("@")[0], _class(kind), len(self.recorder.nodes))
         self.recorder.path = next(reversed(self.active.values())).path if self.active else ""
+        self.recorder.operation = str(node.target)
         self.recorder.source = _source(node)
 
     def computed(self, node: fx.Node, value: Any) -> None:  # noqa: ANN401
@@ -110,7 +111,7 @@ def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict
         "torch.fx.experimental.sym_node",
     ):
         return recorder.scalar(target, *args)
-    raise recorder.refuse(f"{target} cannot be lifted:")
+    raise recorder.refuse("it cannot be lifted; export the model without it")
 
 
 def _class(kind: Any) -> str:  # noqa: ANN401 - a class or its qualified name

@@ -3,7 +3,9 @@ refused with a sentence that says what it is."""
 
 from __future__ import annotations
 
+import json
 import pickletools
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch._export.serde.schema import SCHEMA_VERSION
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from lightwell_server.errors import Refused
@@ -24,6 +27,7 @@ from lightwell_server.models.views import Box
 
 COPIES = 3
 """How many times its weights a model needs while it is lifted: the archive's pages, the module, the folded graph."""
+_PROGRAM = re.compile(r"models/[^/]*\.json$|serialized_exported_program\.json$")
 EXPORT = "export the network with torch.jit.trace, torch.jit.script or torch.export and bring that file"
 
 
@@ -57,6 +61,7 @@ def opened(path: Path) -> ModelFile:
     """Opens a file on the CPU. Raises `Refused`."""
     names = _names(path)
     _fits(path)
+    _known_schema(path)
     try:
         if any(name.startswith("code/") or name == "constants.pkl" for name in names):
             return Script(path)
@@ -131,8 +136,9 @@ class Program:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.program = asleep.program(torch.export.load(self.path))
-        self.module = self.program.module()
+        self.program = torch.export.load(self.path)
+        self.module: Any = self.program.module()
+        self._original: Any = asleep.program(self.program).module()
         self.dtype = _commonest(tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor))
         names = self.program.graph_signature.user_inputs
         first = next((node for node in self.program.graph.nodes if names and node.name == names[0]), None)
@@ -156,11 +162,11 @@ class Program:
     def run(self, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
         """Calls the program, by position and by name as it was exported."""
         args, kwargs = tree_unflatten(list(inputs), self.program.call_spec.in_spec)
-        return self.module(*args, **kwargs)
+        return self._original(*args, **kwargs)
 
     def double(self) -> None:
         """Widens parameters and buffers; types that the program names itself stay."""
-        self.module.double()
+        self._original.double()
 
 
 def _names(path: Path) -> set[str]:
@@ -204,13 +210,34 @@ def _fits(path: Path) -> None:
         )
 
 
+def _known_schema(path: Path) -> None:
+    """A program says in which version of the exporter's format it is written."""
+    with zipfile.ZipFile(path) as archive:
+        programs = [name for name in archive.namelist() if _PROGRAM.search(name)]
+        versions = [json.loads(archive.read(name)).get("schema_version", {}).get("major") for name in programs]
+    for major in versions:
+        if isinstance(major, int) and major != SCHEMA_VERSION[0]:
+            raise Refused(_newer(path) if major > SCHEMA_VERSION[0] else _older(path))
+
+
+def _newer(path: Path) -> str:
+    return (
+        f"{path.name} was written by a newer torch than this one ({torch.__version__}); update torch, or export the model "
+        "with this version"
+    )
+
+
+def _older(path: Path) -> str:
+    return (
+        f"{path.name} was written by a torch so old that this one ({torch.__version__}) cannot read it; export the model "
+        "with this version"
+    )
+
+
 def _unreadable(path: Path, told: str) -> str:
     """The sentence for a file that torch cannot read."""
     if "maximum supported version" in told or "schema version" in told or "upgrader" in told:
-        return (
-            f"{path.name} was written by a newer torch than this one ({torch.__version__}); "
-            "update torch, or export the model with this version"
-        )
+        return _newer(path)
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     return f"{path.name} cannot be read ({lines[0] if lines else 'no reason given'}); {EXPORT}"
 

@@ -22,13 +22,13 @@ from lightwell_server.models.files import ModelFile, opened
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.outputs import Final
 from lightwell_server.models.proof import Differs, Proof, last_line
-from lightwell_server.models.recorder import PIXELS, Recorder, aten
+from lightwell_server.models.recorder import PIXELS, Endless, Recorder, aten
 from lightwell_server.models.sample import LUMINANCE, InputSpec, Sample
 from lightwell_server.models.views import Box
 
 __all__ = ["InputSpec", "Sample", "lift"]
 
-FIXED = (1, 2, 4, 8, 16, 32)
+FIXED = (1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 32, 64)
 """Numbers of rows that a TorchScript file may have been traced with for good; the file does not say."""
 
 
@@ -83,6 +83,8 @@ def _any_batch(file: ModelFile, sample: Sample) -> Graph | None:
         return None
     try:
         return _proven(file, sample, None)
+    except Endless:
+        raise
     except Refused:
         if file.shape is not None or not any(_runs(file, sample, count) for count in FIXED):
             raise

@@ -36,6 +36,11 @@ def guard(holds: bool, expected: bool, message: str) -> None:
         raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
 
 
+def size_of(value: Tensor, dim: int) -> int:
+    """A node of the graph: the size of a dimension."""
+    return value.size(dim)
+
+
 @dataclass(frozen=True)
 class Site:
     """A call of a module: its path, its class, the node of its output, and the nodes that it computed; or of an
@@ -48,16 +53,21 @@ class Site:
     functional: bool = False
 
 
+class Endless(Refused):
+    """A model that seems to compute for ever; it must not be run."""
+
+
 @dataclass
 class Recorder:
-    """The graph so far. `path` and `source` say where the model's own code is just now; `woken`, where training was
-    switched off."""
+    """The graph so far. `operation`, `path` and `source` say where the model's own code is just now; `woken`, where
+    training was switched off."""
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
     sites: list[Site] = field(default_factory=list)
     nodes: list[fx.Node] = field(default_factory=list)
     woken: list[str] = field(default_factory=list)
+    operation: str = ""
     path: str = ""
     source: str = ""
     _kept: dict[_Identity, Box] = field(default_factory=dict)
@@ -66,9 +76,14 @@ class Recorder:
     _operations: int = 0
 
     def refuse(self, what: str) -> Refused:
-        """The error that names the node and its source line."""
-        where = f" in {self.path or 'the model'}" + (f" ({self.source})" if self.source else "")
-        return Refused(f"{what}{where}")
+        """The error that names the node and its source line, and says what is wrong and what to do."""
+        return Refused(f"{self.place}: {what}")
+
+    @property
+    def place(self) -> str:
+        """The node and its source line, such as `aten::mul in layer1.0 (resnet.py:92)`."""
+        where = f"{self.operation or 'the code'} in {self.path or 'the model'}"
+        return f"{where} ({self.source})" if self.source else where
 
     def input(self, name: str, value: Tensor) -> Box:
         """A new input of the graph."""
@@ -79,7 +94,7 @@ class Recorder:
     def constant(self, value: Tensor, name: str = "") -> Box:
         """A parameter, buffer or literal tensor of the file; `name` is its path there."""
         if value.is_quantized:
-            raise self.refuse(f"{QUANTISED}:")
+            raise self.refuse(QUANTISED)
         identity = _identity(value)
         if identity not in self._kept:
             value = value.detach()
@@ -93,7 +108,7 @@ class Recorder:
         self.tick()
         target, args = _canonical(target, args)
         if target.namespace.startswith("quantized"):
-            raise self.refuse(f"{QUANTISED}, {target}:")
+            raise self.refuse(QUANTISED)
         if target in twins.DECOMPOSED:
             return twins.DECOMPOSED[target](self, *args, **kwargs)
         if target._schema.is_mutable:
@@ -102,14 +117,16 @@ class Recorder:
         if trained:
             self.woken.append(self.path or "the model")
         if torch.Tag.nondeterministic_seeded in target.tags and not _asleep(target, args, kwargs):
-            raise self.refuse(f"{target} draws random numbers; export the model in eval mode:")
+            raise self.refuse("it draws random numbers; export the model in eval mode")
         return self._record(target, args, kwargs)
 
     def tick(self) -> None:
         """Counts what the model does, so that a loop without an end is refused."""
         self._operations += 1
         if self._operations > OPERATIONS:
-            raise self.refuse(f"the model takes more than {OPERATIONS:,} operations; unroll or shorten its loops:")
+            raise Endless(
+                self.refuse(f"the model takes more than {OPERATIONS:,} operations; shorten its loops").message
+            )
 
     def shaped(self, box: Box, sizes: list[Any]) -> Box:
         """The box in another shape."""
@@ -122,7 +139,7 @@ class Recorder:
         try:
             value = function(*(tree_map(self._concrete, arg) for arg in args))
         except (TypeError, ValueError, ZeroDivisionError, KeyError, IndexError) as error:
-            raise self.refuse(f"arithmetic on sizes fails ({error}):") from error
+            raise self.refuse(f"arithmetic on sizes fails ({error}); {CARD}") from error
         if not tree_any(_recorded, args):
             return value
         return Box(value, self._call(function, args, {}, scalar=True))
@@ -130,7 +147,7 @@ class Recorder:
     def size(self, box: Box, dim: int) -> int | Box:
         """The size of a dimension, symbolic unless the tensor is a constant."""
         size = self._concrete(box).shape[dim]
-        return size if box.node is None else Box(size, self._call(aten.sym_size.int, (box, dim), {}, scalar=True))
+        return size if box.node is None else Box(size, self._call(size_of, (box, dim), {}, scalar=True))
 
     def decide(self, condition: Any) -> bool:  # noqa: ANN401 - a bool or a Box
         """The way a branch takes: recorded as a guard if it depends on sizes, refused if on data."""
@@ -140,8 +157,7 @@ class Recorder:
             raise self.refuse(DATA_DEPENDENT)
         taken = bool(self._concrete(condition))
         if condition.node is not None:
-            place = self.refuse("branch").message
-            message = f"the model takes another branch for this image size than for the card's: {place}"
+            message = f"the model takes another branch for this image size than for the card's, at {self.place}"
             self._call(guard, (condition, taken, message), {}, scalar=True)
         return taken
 
@@ -183,8 +199,10 @@ class Recorder:
         try:
             result = target(*concrete, **named)
         except RuntimeError as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise self.refuse(f"{target} fails ({lines[0]}):") from error
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if "allocate memory" in told or "not enough memory" in told:
+                raise self.refuse(f"it needs more memory than there is ({told}); give the server more") from error
+            raise self.refuse(f"it fails ({told}); {CARD}") from error
         recorded = tree_any(_recorded, (args, kwargs))
         if recorded and _reads_data(target, args):
             raise self.refuse(DATA_DEPENDENT)
@@ -227,7 +245,7 @@ class Recorder:
         box = args[0] if args else None
         twin = twins.of(target)
         if twin is None or not isinstance(box, Box) or box.memory is None:
-            raise self.refuse(f"{target} cannot be lifted, it changes a tensor in place and has no functional twin:")
+            raise self.refuse(f"{target} changes a tensor in place and has no functional twin; use one that has")
         new = twin(self, *args, **kwargs)
         if new.memory is box.memory:  # another view of what it was, such as by squeeze_
             box.value, box.node, box.views = new.value, new.node, new.views
@@ -256,9 +274,10 @@ class Recorder:
 
 QUANTISED = "quantised weights cannot be differentiated; bring the model in floating point"
 DATA_DEPENDENT = (
-    "a branch or a number depends on the image, so no single graph describes the model; "
-    "compute both ways and choose by torch.where:"
+    "a branch, a size or a number depends on the image, so no single graph describes the model; "
+    "compute both ways and choose by torch.where"
 )
+CARD = "if the model takes other images than the card says, set input.size and input.channels there"
 
 _Identity = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 

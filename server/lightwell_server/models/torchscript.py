@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_any, tree_map
 
 from lightwell_server.models import operators
-from lightwell_server.models.recorder import Recorder
+from lightwell_server.models.recorder import CARD, Recorder
 from lightwell_server.models.views import Box
 
 Environment = dict[str, Any]
@@ -69,13 +69,14 @@ class _Interpreter:
         """Runs the nodes of a block in its environment; returns its outputs."""
         for node in block.nodes():
             self.recorder.tick()
+            self.recorder.operation = node.kind()
             self.recorder.source = _source(node) or self.recorder.source
             kind = node.kind()
             handler = _PRIMS.get(kind)
             if handler is not None:
                 results = handler(self, node, environment)
             elif kind.startswith("prim::") and kind.removeprefix("prim::") not in _KNOWN:
-                raise self.recorder.refuse(f"{kind} cannot be lifted:")
+                raise self.recorder.refuse("it cannot be lifted; export the model without it")
             else:
                 result = self.operation(node, self.values(node, environment))
                 results = list(result) if node.outputsSize() > 1 else [result]
@@ -99,7 +100,7 @@ class _Interpreter:
         schema = torch._C.parse_schema(node.schema())
         packet = getattr(getattr(torch.ops, namespace), name, None)
         if packet is None:
-            raise self.recorder.refuse(f"{node.kind()} is no operation known here; install the library that brings it:")
+            raise self.recorder.refuse("it is no operation known here; install the library that brings it")
         overload = getattr(packet, schema.overload_name or "default")
         positional = [arg for arg in schema.arguments if not arg.kwarg_only]
         named = [arg.name for arg in schema.arguments if arg.kwarg_only]
@@ -112,7 +113,9 @@ class _Interpreter:
         try:
             return operators.CONTAINERS[name](*args)
         except (TypeError, ValueError, KeyError, IndexError) as error:
-            raise self.recorder.refuse(f"aten::{name} of a {type(args[0]).__name__} fails ({error!r}):") from error
+            raise self.recorder.refuse(
+                f"aten::{name} of a {type(args[0]).__name__} fails ({error!r}); export the model without it"
+            ) from error
 
     def constant(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         value = node.output().toIValue() if node.hasAttributes() and not node.hasAttribute("name") else None
@@ -129,7 +132,9 @@ class _Interpreter:
     def attribute(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         (owner,) = self.values(node, environment)
         if not isinstance(owner, Module):
-            raise self.recorder.refuse(f"an attribute of a {type(owner).__name__} cannot be lifted:")
+            raise self.recorder.refuse(
+                "an attribute of an object that is no module cannot be lifted; export the model without it"
+            )
         name = node.s("name")
         value = owner.script.getattr(name)
         if isinstance(value, torch._C.ScriptModule):
@@ -161,10 +166,10 @@ class _Interpreter:
         return carried
 
     def raised(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
-        raise self.recorder.refuse(f"the model raises {self.values(node, environment)[0]!r} on its own input size:")
+        raise self.recorder.refuse(f"the model raises {self.values(node, environment)[0]!r}; {CARD}")
 
     def no_attribute(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
-        raise self.recorder.refuse("the model changes its own attributes while it runs:")
+        raise self.recorder.refuse("the model changes its own attributes while it runs; export it without state")
 
 
 def _inlined(call: Any) -> Any:  # noqa: ANN401

@@ -88,7 +88,7 @@ def _attention(
 ) -> tuple[Box, Box | None]:
     """Multi-head attention by operations that have gradients."""
     if mask is not None:
-        raise recorder.refuse("a fused attention with a mask has no gradient; export the model with gradients enabled:")
+        raise recorder.refuse("a fused attention with a mask has no gradient; export the model with gradients enabled")
     weights, biases = (recorder.op(aten.chunk.default, (whole, 3), {}) for whole in (qkv_weight, qkv_bias))
     heads = []
     for given, weight, bias in zip((query, key, value), weights, biases, strict=True):

@@ -96,9 +96,11 @@ def refresh(recorder: Recorder, box: Box) -> None:
     memory = box.memory
     assert memory is not None
     if memory.kept:
-        raise recorder.refuse(f"the model changes {memory.kept} of its own while it runs; export it without state:")
+        raise recorder.refuse(f"the model changes {memory.kept} of its own while it runs; export it without state")
     if box.views is None:
-        raise recorder.refuse("a tensor is read whose memory was overwritten through a view that cannot be followed:")
+        raise recorder.refuse(
+            "it reads memory that was overwritten through a view that cannot be followed; clone before"
+        )
     box.version = memory.writes
     current = _whole(memory)
     for view in box.views:
@@ -111,7 +113,7 @@ def write(recorder: Recorder, box: Box, new: Box) -> None:
     memory = box.memory
     assert memory is not None
     if box.views is None:
-        raise recorder.refuse("a tensor is changed through a view that cannot be followed:")
+        raise recorder.refuse("it changes a tensor through a view that cannot be followed; clone before")
     wholes = [_whole(memory)]
     for view in box.views:
         wholes.append(view.of(recorder, wholes[-1]))

@@ -1,0 +1,270 @@
+"""What cannot be explained is refused with one sentence that names the node, its source line and what to do; nothing
+else suffers from it."""
+
+import json
+import pickle
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from lightwell_server.errors import NotFound, Refused, Unavailable
+from lightwell_server.models import files
+from lightwell_server.models.lift import Sample, lift
+from lightwell_server.models.store import RefusedModel, Store
+from tests.nets import PLAIN, Residual, export, seeded
+
+SIDE = 16
+
+
+class BranchOnData(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) if bool(x.sum() > 0) else x.amax((2, 3))
+
+
+class NumberOfData(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) * float(x.sum().item())
+
+
+class SizeOfData(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) * x[x > 0.5].sum()
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return (x + torch.rand_like(x)).mean((2, 3))
+
+
+class Stateful(nn.Module):
+    count: int
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def forward(self, x):
+        self.count = self.count + 1
+        return x.mean((2, 3)) * self.count
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.seen.add_(1)
+        return x.mean((2, 3)) * self.seen
+
+
+class WithoutGradient(nn.Module):
+    def forward(self, x):
+        return torch.histc(x[0], 4)[None].expand(x.size(0), 4) * 1.0
+
+
+class Rounded(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)).mul(100).long().to(x.dtype)
+
+
+class Text(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(9, 5)
+
+    def forward(self, tokens):
+        return self.words(tokens).mean(1)
+
+
+class Huge(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) @ torch.ones(3, 1000000000000)
+
+
+class Endless(nn.Module):
+    def forward(self, x):
+        steps = 0
+        while steps >= 0:
+            steps += 1
+        return x.mean((2, 3)) * steps
+
+
+class Raising(nn.Module):
+    def forward(self, x):
+        if x.size(2) < 100:
+            raise ValueError("too small")
+        return x.mean((2, 3))
+
+
+class NoInput(nn.Module):
+    def forward(self):
+        return torch.ones(2, 3)
+
+
+class Quantised(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+
+REFUSED = {
+    BranchOnData: (r"aten::Bool in the model", "depends on the image", "torch.where"),
+    NumberOfData: (r"aten::item in the model", "depends on the image", "torch.where"),
+    SizeOfData: (r"aten::index in the model", "depends on the image", "torch.where"),
+    Random: (r"aten::rand_like in the model", "random numbers", "export the model in eval mode"),
+    Stateful: (r"prim::SetAttr in the model", "its own attributes", "export it without state"),
+    Counting: (r"aten::mul in the model", "changes seen of its own", "export it without state"),
+    WithoutGradient: (r"aten.histc.default in the model", "no gradient", "can be differentiated"),
+    Rounded: (r"aten.to.dtype in the model|aten.long", "no gradient", "can be differentiated"),
+    Huge: (r"aten::ones in the model", "more memory than there is", "give the server more"),
+    Endless: (r"aten::\w+ in the model", "200,000 operations", "shorten its loops"),
+    Raising: (r"prim::RaiseException in the model", "too small", "set input.size"),
+    Text: (r"aten::embedding in words", "Long", "set input.size and input.channels"),
+}
+
+
+@pytest.mark.parametrize("module", REFUSED, ids=lambda module: module.__name__)
+def test_a_sentence_names_node_and_line_and_says_what_to_do(tmp_path, module):
+    path = export(module().eval(), "scripted", tmp_path)
+    with pytest.raises(Refused) as caught:
+        lift(path, Sample((SIDE, SIDE), **PLAIN))
+    sentence = str(caught.value)
+    node, *parts = REFUSED[module]
+    assert all(part in sentence for part in parts), sentence
+    assert any(sentence.find(name.split("\\")[0]) >= 0 for name in node.split("|")), sentence
+    assert ".py:" in sentence and "\n" not in sentence and len(sentence) < 450
+
+
+def test_quantised_weights(tmp_path):
+    torch.jit.script(torch.ao.quantization.quantize_dynamic(Quantised().eval(), {nn.Linear}, torch.qint8)).save(
+        tmp_path / "model.pt"
+    )
+    with pytest.raises(Refused, match=r"quantized::linear_dynamic in 4 \(.*\.py:\d+\): quantised .* floating point"):
+        lift(tmp_path / "model.pt", Sample((SIDE, SIDE), **PLAIN))
+
+
+def test_a_model_without_an_image(tmp_path):
+    path = export(NoInput(), "scripted", tmp_path)
+    with pytest.raises(Refused, match="takes no input"):
+        lift(path, Sample((SIDE, SIDE), **PLAIN))
+    tokens = torch.zeros(2, 7, dtype=torch.long)
+    program = torch.export.export(Text(), (tokens,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "text.pt2")
+    with pytest.raises(Refused, match=r"first input has shape \[any, 7\], which is no image"):
+        lift(tmp_path / "text.pt2", Sample((SIDE, SIDE), **PLAIN))
+
+
+class Captioned(nn.Module):
+    def forward(self, x, tokens):
+        return x.mean((2, 3)) + tokens.sum()
+
+
+@pytest.mark.parametrize("form", ["scripted", "pt2"])
+def test_a_model_with_inputs_that_the_card_does_not_name(tmp_path, form):
+    path = export(Captioned(), form, tmp_path, torch.rand(2, 3, SIDE, SIDE), torch.rand(2, 4))
+    with pytest.raises(Refused, match=r"takes 2 inputs and the card describes 1; .* in this order: tokens"):
+        lift(path, Sample((SIDE, SIDE), **PLAIN))
+
+
+@pytest.mark.parametrize(("field", "card"), [("channels", {"channels": 1}), ("size", {"size": (32, 32)})])
+def test_a_program_for_other_images_than_the_cards(tmp_path, field, card):
+    path = export(seeded(Residual), "pt2", tmp_path, torch.rand(2, 3, SIDE, SIDE))
+    plain = {"size": (SIDE, SIDE), "mean": (0.0,), "std": (1.0,), **card}
+    with pytest.raises(Refused, match=f"set input.{field} in the card"):
+        lift(path, Sample(**plain))
+
+
+def rewritten(source, target, member, change):
+    """A copy of an archive with one member changed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for item in old.infolist():
+            data = old.read(item)
+            new.writestr(item.filename, change(data) if item.filename.endswith(member) else data)
+    return target
+
+
+def newer_schema(data: bytes) -> bytes:
+    return json.dumps({**json.loads(data), "schema_version": {"major": 999, "minor": 1}}).encode()
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+
+
+def make(kind: str, folder):
+    """A file of that kind, and what its refusal must say."""
+    path = folder / "model.pt"
+    script = export(seeded(Residual), "scripted", folder)
+    if kind == "garbage":
+        path.write_bytes(b"not a model at all")
+        return path, "no TorchScript archive and no torch.export program"
+    if kind == "empty":
+        path.write_bytes(b"")
+        return path, "no TorchScript archive"
+    if kind == "truncated":
+        path.write_bytes(script.read_bytes()[:-3000])
+        return path, "truncated: the end of the archive is missing; copy it again"
+    if kind == "damaged":
+        path.write_bytes(flipped(script.read_bytes()))
+        return path, "damaged: .* does not have its checksum; copy it again"
+    if kind == "state dict":
+        torch.save({"model": seeded(Residual).state_dict(), "epoch": 3}, path)
+        return path, r"holds weights \(a state dict\) and no code"
+    if kind == "pickled network":
+        torch.save(seeded(Residual), path, pickle_module=pickle)
+        return path, r"a pickled network \(tests.nets.Residual\) without its code"
+    if kind == "old pickle":
+        torch.save(seeded(Residual), path, _use_new_zipfile_serialization=False)
+        return path, "no code; export the network"
+    if kind == "newer script":
+        return rewritten(script, path, "/version", lambda _: b"999\n"), "a newer torch than this one"
+    if kind == "newer program":
+        program = export(seeded(Residual), "pt2", folder, torch.rand(2, 3, SIDE, SIDE))
+        return rewritten(program, folder / "model.pt2", "model.json", newer_schema), "a newer torch than this one"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    return path, "no model: it holds neither code nor a program"
+
+
+KINDS = ["garbage", "empty", "truncated", "damaged", "state dict", "pickled network", "old pickle", "newer script"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "newer program", "some zip"])
+def test_files_that_are_no_models(tmp_path, kind):
+    path, sentence = make(kind, tmp_path)
+    with pytest.raises(Refused, match=sentence) as caught:
+        lift(path, Sample((SIDE, SIDE), **PLAIN))
+    assert str(caught.value).startswith(path.name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_model_that_does_not_fit_into_memory_is_not_even_read(tmp_path, monkeypatch):
+    path = export(seeded(Residual), "scripted", tmp_path)
+    monkeypatch.setattr(files, "available", lambda: 1000)
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the file was read"))
+    with pytest.raises(Refused, match=r"needs about .* GiB of memory .* give the server more memory"):
+        lift(path, Sample((SIDE, SIDE), **PLAIN))
+
+
+def test_the_refused_neither_stop_the_others_nor_make_them_wait(tmp_path):
+    """Good models are decided while a bad one is still at work; each is told as soon as it is decided."""
+    for name, module in (("endless", Endless()), ("good", seeded(Residual)), ("better", seeded(Residual))):
+        directory = tmp_path / name / "1"
+        directory.mkdir(parents=True)
+        export(module, "scripted", directory).rename(directory / "model.pt")
+        (directory / "card.toml").write_text(f"[input]\nsize = [{SIDE}, {SIDE}]\n")
+    store, decided = Store(), []
+    store.expect(tmp_path)
+    with pytest.raises(Unavailable, match="still being loaded"):
+        store.get("good")
+    store.load(tmp_path, decided=lambda version: decided.append(version.name))
+    assert decided[-1] == "endless", "it is the smallest file and was begun first"
+    assert sorted(decided[:2]) == ["better", "good"] and store.get("better").id == "better@1"
+    with pytest.raises(Refused, match="shorten its loops"):
+        store.get("endless")
+    with pytest.raises(NotFound):
+        store.get("other")
+    assert [type(version) is RefusedModel for version in store.all()] == [False, True, False]
