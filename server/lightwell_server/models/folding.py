@@ -48,6 +48,12 @@ def _weights(root: torch.nn.Module, norm: Any, conv: Any) -> tuple[Tensor, Tenso
     def value(node: fx.Node | None) -> Any:  # noqa: ANN401
         return None if node is None else getattr(root, str(node.target))
 
-    weight, bias, mean, var = (value(node) for node in norm[1:5])
-    own_bias = value(conv[2]) if len(conv) > 2 else None
-    return fuse_conv_bn_weights(value(conv[1]), own_bias, mean, var, norm[7], weight, bias)
+    def wide(node: fx.Node | None) -> Any:  # noqa: ANN401
+        """In single precision at least: what is folded is rounded once."""
+        constant = value(node)
+        return None if constant is None else constant.to(torch.promote_types(constant.dtype, torch.float32))
+
+    weight, bias, mean, var = (wide(node) for node in norm[1:5])
+    own_bias = wide(conv[2]) if len(conv) > 2 else None
+    fused = fuse_conv_bn_weights(wide(conv[1]), own_bias, mean, var, norm[7], weight, bias)
+    return fused[0].to(value(conv[1]).dtype), fused[1].to(value(conv[1]).dtype)

@@ -289,7 +289,7 @@ def _identity(value: Tensor) -> _Identity:
 
 def _canonical(target: OpOverload, args: tuple[Any, ...]) -> tuple[OpOverload, tuple[Any, ...]]:
     """One form for what exporters write in several."""
-    if target is aten._convolution.default and not args[6] and len(args[3]) == 2:
+    if target in (aten._convolution.default, aten.convolution.default) and not args[6] and len(args[3]) == 2:
         return aten.conv2d.default, (*args[:6], args[8])
     return _REPLACED.get(target, target), args
 
