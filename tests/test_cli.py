@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lightwell import parameters
+from lightwell import cli_models, parameters
 from lightwell.cli import app
 from lightwell.v1.explain_pb2 import Occlusion, Saliency
 from lightwell.v1.synthesize_pb2 import Norm, StyleTransfer
@@ -276,6 +277,68 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(lightwell, tmp_path,
     code, _, error = lightwell("models", "add", "torchvision/squeezenet1_1", "--repository", tmp_path / "models")
     assert code == 1 and "cannot be downloaded" in error and "--random-weights" in error
     assert not (tmp_path / "models").exists()
+
+
+def test_options_become_the_card(lightwell, photo, tmp_path):
+    file = export(seeded(Linear), "scripted", tmp_path)
+    words = ("models", "add", file, "--repository", tmp_path / "models", "--name", "mine", "--size", 16)
+    options = {"kind": "classifier", "channels": 3, "interpolation": "bicubic", "activation": "sigmoid"}
+    options |= {"dtype": "float64", "picture": photo}
+    given = [word for name, value in options.items() for word in (f"--{name}", value)]
+    code, line, error = lightwell(*words, *given)
+    assert code == 0 and "checked on check.png" in line, error
+    card = tomllib.loads((tmp_path / "models" / "mine" / "1" / "card.toml").read_text())
+    assert card["input"] == {"size": [16, 16], "channels": 3, "interpolation": "bicubic"}
+    assert (card["kind"], card["dtype"], card["output"]) == ("classifier", "float64", {"activation": "sigmoid"})
+    assert (tmp_path / "models" / "mine" / "1" / "check.png").read_bytes() == photo.read_bytes()
+    assert "no output 'scores'" in sentence(lightwell(*words, "--output", "scores"), 1)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    assert "latin.txt is no text" in sentence(lightwell(*words, "--labels", tmp_path / "latin.txt"), 1)
+
+
+def test_a_file_is_checked_without_a_server(lightwell, tmp_path):
+    file = export(seeded(Linear), "scripted", tmp_path)
+    words = ("models", "check", file, "--size", 16)
+    code, out, error = lightwell(*words, address="127.0.0.1:1")
+    assert (code, error) == (0, "") and f"{file} can be explained: a classifier" in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert {"input 3 x 16 x 16, no other size", "output 3 classes, activation softmax", "rows in batches"} <= {*lines}
+    assert "numbers weights float32, computed in float32" in lines and "layers 1 of modules, 0 of operations" in lines
+    assert {"pgd applies", "grad_cam the model has no layer with height and width"} <= {*lines}
+    [found] = told(lightwell(*words, "--json"))
+    assert (found["input"], found["output"], found["classes"]) == ([3, 16, 16], [3], 3)
+    assert (found["weights"], found["batches"], found["notes"]) == ("float32", True, [])
+    methods = {method["method"]: method for method in found["methods"]}
+    assert methods["pgd"] == {"method": "pgd", "applies": True, "reason": ""}
+    assert methods["grad_cam"]["applies"] is False and methods["grad_cam"]["reason"]
+
+
+def test_a_check_prints_each_note(lightwell, tmp_path):
+    torch.jit.script(seeded(Linear).train()).save(tmp_path / "model.pt")
+    out = lightwell("models", "check", tmp_path / "model.pt", "--size", 16)[1]
+    assert "  note     the file was saved in training mode and is set to eval\n" in out
+
+
+def test_the_card_beside_a_checked_file_is_read(lightwell):
+    [found] = told(lightwell("models", "check", SHAPES / "model.pt", "--json"))
+    assert (found["input"], found["classes"], found["modules"]) == ([3, 96, 96], 15, 25)
+
+
+def test_a_checked_file_that_is_refused_is_one_sentence(lightwell, tmp_path):
+    file = export(seeded(Linear), "pt2", tmp_path, torch.rand(2, 3, 16, 16))
+    assert "16 x 16 pixels" in sentence(lightwell("models", "check", file), 1)
+    code, out, error = lightwell("models", "check", file, "--json")
+    answer = json.loads(out)
+    assert (code, error, answer["file"]) == (1, "", str(file)) and "16 x 16 pixels" in answer["refused"]
+    assert "nowhere.pt" in sentence(lightwell("models", "check", tmp_path / "nowhere.pt"), 1)
+    assert "R,G,B" in sentence(lightwell("models", "check", file, "--mean", "1,2"), 2)
+    assert "one for each of 1" in sentence(lightwell("models", "check", file, "--channels", 1, "--std", "1,1,1"), 1)
+
+
+@pytest.mark.parametrize("words", [("check", "model.pt"), ("add", "model.pt", "--repository", "models")])
+def test_without_a_server_installed_models_are_neither_added_nor_checked(lightwell, monkeypatch, words):
+    monkeypatch.setattr(cli_models, "missing", lambda: "torch cannot be found; install lightwell[server]")
+    assert "install lightwell[server]" in sentence(lightwell("models", *words), 1)
 
 
 def test_serve_passes_its_options_to_the_server():

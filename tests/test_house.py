@@ -45,8 +45,8 @@ ARROWS = {
     "describe": {"lightwell.v1", "ask", "catalog", "models", "wire"},
     "service": {"lightwell.v1", "ask", "describe", "engine", "errors", "metrics", "models", "question", "reply"},
     "interceptors": {"errors", "metrics"},
-    "local": {"lightwell", "lightwell.v1", "ask", "engine", "errors", "models", "question", "reply"},
-    "bring": {"errors", "models"},
+    "local": {"lightwell", "lightwell.v1", "ask", "engine", "errors", "models", "question", "reply", "bring"},
+    "bring": {"ask", "bring", "catalog", "errors", "models", "pictures"},
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import tempfile
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from lightwell.results import Explanation
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
 from lightwell_server import reply
 from lightwell_server.ask import Frame
+from lightwell_server.bring.trace import trace
 from lightwell_server.engine.job import Done, Event, Failed, Job
 from lightwell_server.engine.worker import Worker
 from lightwell_server.errors import InvalidArgument, LightwellError
@@ -144,20 +144,7 @@ def _loaded(
             return load_file(Path(model), card, names, Path(model).stem, "1", device, dtype)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.pt"
-            _trace(model, tuple(card.sample().rows(2)), path)
+            trace(model, tuple(card.sample().example(2)), path)
             return load_file(path, card, names, type(model).__name__, "1", device, dtype)
     except LightwellError as error:
         raise _told(error) from None
-
-
-def _trace(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
-    """Writes a module as TorchScript, in eval mode, and leaves it as it was. Lifting checks the trace."""
-    training, fast = module.training, torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fast attention has no gradient
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.jit.trace(module.eval(), inputs, check_trace=False).save(str(path))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        module.train(training)

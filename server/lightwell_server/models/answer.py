@@ -70,10 +70,12 @@ def _repeated(graph: Graph, parts: Sequence[Part], device: torch.device) -> dict
     def rows(part: Part) -> int:
         return 1 if part.ask.edit is not None and part.ask.edit.count is not None else part.count
 
-    return {
-        node: torch.cat([part.inputs[name].to(device).expand(rows(part), *part.inputs[name].shape) for part in parts])
-        for name, node in graph.inputs.items()
-    }
+    def repeated(part: Part, name: str) -> Tensor:
+        value = part.inputs[name].to(device)
+        value = value.to(graph.dtype) if value.is_floating_point() else value
+        return value.expand(rows(part), *value.shape)
+
+    return {node: torch.cat([repeated(part, name) for part in parts]) for name, node in graph.inputs.items()}
 
 
 def _edited(parts: Sequence[Part], index: Sequence[Tensor]) -> Edit | None:

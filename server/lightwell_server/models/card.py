@@ -88,7 +88,7 @@ class TensorCard(_Part):
 
 class CheckCard(_Part):
     """A picture beside the card, and the scores that some classes have on it, verified whenever the model is loaded:
-    they may differ by `tolerance` of the largest."""
+    they may differ by `tolerance` of the largest of all, in half precision by more."""
 
     picture: str
     classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1)]
@@ -162,6 +162,12 @@ _FLOATING = {
 }
 
 
+def told(error: ValidationError) -> str:
+    """What is wrong with a card: each field with its sentence."""
+    wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+    return "; ".join(wrong)
+
+
 def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
     """The card of a version's directory and its labels; defaults if there is none. Raises `Refused` naming what is
     wrong."""
@@ -171,8 +177,7 @@ def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Refused(f"card.toml is no TOML: {error}", reason="BAD_CARD") from error
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise Refused(f"card.toml: {told}", reason="BAD_CARD") from error
+        raise Refused(f"card.toml: {told(error)}", reason="BAD_CARD") from error
     if not isinstance(card.output.labels, str):
         return card, card.output.labels
     labels = inside(card.output.labels, "output.labels", directory, repository)

@@ -14,10 +14,12 @@ from lightwell_server.models import card as cards
 from lightwell_server.models.card import Card
 from lightwell_server.models.cut import Where
 from lightwell_server.models.graph import Graph
+from lightwell_server.models.proof import TOLERANCES
 
 
 def verify(graph: Graph, card: Card, directory: Path, repository: Path) -> None:
-    """Raises `Refused` if the picture's scores are not those of the card, or if there is no such picture."""
+    """Raises `Refused` if the picture's scores are not those of the card, as near as the type of numbers computed with
+    allows, or if there is no such picture."""
     check = card.check
     if check is None:
         return
@@ -28,9 +30,9 @@ def verify(graph: Graph, card: Card, directory: Path, repository: Path) -> None:
             f"card.toml: check.classes names class {max(check.classes)}, and the model has {len(scores)}",
             reason="BAD_CARD",
         )
-    largest = max(abs(score) for score in check.scores)
+    allowed = max(check.tolerance, TOLERANCES[graph.dtype]) * max(abs(score) for score in scores)
     for index, expected in zip(check.classes, check.scores, strict=True):
-        if not abs(scores[index] - expected) <= check.tolerance * largest:
+        if not abs(scores[index] - expected) <= allowed:
             raise Refused(
                 f"the card's check fails: class {index} scores {scores[index]:.6g} on {check.picture}, and "
                 f"{expected:.6g} was expected; compare size, resize, interpolation, mean and std with the training's",

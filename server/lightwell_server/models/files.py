@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import pickletools
 import re
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,10 @@ from lightwell_server.models import asleep, exported, torchscript
 from lightwell_server.models.memory import available
 from lightwell_server.models.recorder import Recorder
 from lightwell_server.models.views import Box
+
+# TorchScript is what files are made of, whatever its future; and what a model warns of is not for our callers.
+warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
+warnings.filterwarnings("ignore", module=r"code/__torch__")
 
 COPIES = 3
 """How many times its weights a model needs while it is lifted: the archive's pages, the module, the folded graph."""
@@ -222,15 +227,15 @@ def _known_schema(path: Path) -> None:
 
 def _newer(path: Path) -> str:
     return (
-        f"{path.name} was written by a newer torch than this one ({torch.__version__}); update torch, or export the model "
-        "with this version"
+        f"{path.name} was written by a newer torch than this one ({torch.__version__}); "
+        "update torch, or export the model with this version"
     )
 
 
 def _older(path: Path) -> str:
     return (
-        f"{path.name} was written by a torch so old that this one ({torch.__version__}) cannot read it; export the model "
-        "with this version"
+        f"{path.name} was written by a torch so old that this one ({torch.__version__}) cannot read it; "
+        "export the model with this version"
     )
 
 

@@ -39,15 +39,17 @@ CUTS = 128
 @dataclass(eq=False)
 class Graph:
     """A model as a graph. Rows are RGB in [0, 1]; normalisation is part of it. `inputs` are the names of its other
-    inputs, and of their nodes; `dtype` is the type of numbers computed with; `fixed` is the number of rows that the
-    file takes if it takes no other, each row then being run by itself, together with others if `vectorised`;
-    `activation` is the one that the file ends in; `notes` tell what was found while it was read."""
+    inputs, and of their nodes; `weights` is the type of the file's numbers and `dtype` of those computed with; `fixed`
+    is the number of rows that the file takes if it takes no other, each row then being run by itself, together with
+    others if `vectorised`; `activation` is the one that the file ends in; `notes` tell what was found while it was
+    read."""
 
     graph: fx.Graph
     root: torch.nn.Module
     output: fx.Node
     sites: list[Site]
     inputs: dict[str, str] = field(default_factory=dict)
+    weights: torch.dtype = torch.float32
     dtype: torch.dtype = torch.float32
     fixed: int | None = None
     vectorised: bool = True

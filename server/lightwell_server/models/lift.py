@@ -6,7 +6,6 @@ each row is then run by itself, in one vectorised step where that can be proved,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -36,8 +35,7 @@ def lift(path: Path, sample: Sample) -> Graph:
     """Reads a `.pt` or `.pt2` file as a graph, on the CPU, in the file's own type of numbers. Raises `Refused` with one
     sentence that names the node and its source line if the file cannot be read, recorded or proved."""
     try:
-        with torch.no_grad(), torch.jit._fuser.optimized_execution(False), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), torch.jit._fuser.optimized_execution(False):
             file = opened(path)
             _expects(file, sample)
             return _any_batch(file, sample) or _fixed_batch(file, sample)
@@ -60,7 +58,11 @@ def _expects(file: ModelFile, sample: Sample) -> None:
             f"the model takes {len(file.arguments)} inputs and the card describes {needed}; name those behind the "
             f"image under [inputs] in the card, in this order: {others}"
         )
-    if file.shape is None or sample.kind == "generator":
+    if file.shape is None:
+        return
+    if sample.kind == "generator":
+        if len(file.shape) != 2 or file.shape[1] not in (None, sample.code):
+            raise Refused(f"the generator's codes are {_shown(file.shape)}; set input.code in the card")
         return
     wanted = (None, sample.channels, *sample.size)
     if len(file.shape) != 4:
@@ -109,9 +111,8 @@ def _fixed_batch(file: ModelFile, sample: Sample) -> Graph:
 
 def _runs(file: ModelFile, sample: Sample, count: int) -> bool:
     """Whether the file itself takes that many rows, and gives as many."""
-    rows, *others = sample.rows(count, dtype=file.dtype)
     try:
-        given = [leaf for _, leaf in outputs.leaves(file.run([sample.normalise(rows), *others]))]
+        given = [leaf for _, leaf in outputs.leaves(file.run(sample.example(count, file.dtype)))]
     except Exception:  # a file refuses a number of rows in its own words
         return False
     return any(isinstance(leaf, Tensor) and leaf.shape[:1] == (count,) for leaf in given)
@@ -145,7 +146,7 @@ def _recorded(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph
     boxes = [recorder.input(name, value) for name, value in zip(sample.inputs, others, strict=True)]
     names = {name: cast(fx.Node, box.node).name for name, box in zip(sample.inputs, boxes, strict=True)}
     given = list(tree_leaves(file.record([_pixels(rows, sample, recorder), *boxes], recorder)))
-    paths = [path for path, _ in outputs.leaves(file.run([sample.normalise(first), *others]))]
+    paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or BATCH, file.dtype)))]
     named = list(zip(paths if len(paths) == len(given) else map(str, range(len(given))), given, strict=True))
     index = outputs.chosen(named, sample.output, sample.kind)
     output = recorder.node(given[index])
@@ -158,7 +159,7 @@ def _recorded(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph
     left = final if sample.before_activation else None
     output = output.all_input_nodes[0] if left is not None else _pictured(given[index], sample, recorder)
     recorder.graph.output(output)
-    graph = Graph(recorder.graph, recorder.root, output, recorder.sites, names, file.dtype, fixed)
+    graph = Graph(recorder.graph, recorder.root, output, recorder.sites, names, file.dtype, file.dtype, fixed)
     graph.activation = final.name if final is not None else None
     graph.notes = [*file.notes, *_notes(recorder, left)]
     return graph, index, left

@@ -51,6 +51,11 @@ class Sample:
         others = (_random((count, *spec.shape), spec.dtype, rng) for spec in self.inputs.values())
         return [value.to(dtype) if value.is_floating_point() else value for value in (rows, *others)]
 
+    def example(self, count: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Random inputs as the file takes them."""
+        rows, *others = self.rows(count, dtype=dtype)
+        return [self.normalise(rows), *others]
+
     def normalise(self, rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Rows as the file takes them; the constants are as precise as `dtype`, that of the rows if it is not given."""
         if self.kind == "generator":

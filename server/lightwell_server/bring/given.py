@@ -1,0 +1,72 @@
+"""What somebody says of a model that is no card yet: options of a command, or what a network was published with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from lightwell_server.models.card import Card, told
+
+LABELS = "labels.txt"
+_PLACES = {
+    "": ("kind", "dtype"),
+    "input": ("size", "resize", "interpolation", "antialias", "channels", "mean", "std", "code"),
+    "output": ("path", "activation"),
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """The fields of a card that are given, by their names there; what is None is left to the card's defaults. `labels`
+    go into a file beside the card."""
+
+    kind: str | None = None
+    dtype: str | None = None
+    size: tuple[int, int] | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    antialias: bool | None = None
+    channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    code: int | None = None
+    path: str | None = None
+    activation: str | None = None
+    labels: tuple[str, ...] | None = None
+
+    def over(self, other: Given) -> Given:
+        """This, and where it says nothing the other."""
+        return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
+
+    def onto(self, card: Card) -> Card:
+        """The card with what is given here in place of its own. Raises ValueError if they do not fit together."""
+        own = card.model_dump(exclude_unset=True)
+        tables = self._tables()
+        parts = {name: {**own.get(name, {}), **tables[name]} for name in ("input", "output") if tables[name]}
+        try:
+            return Card.model_validate({**own, **tables[""], **parts})
+        except ValidationError as error:
+            raise ValueError(told(error)) from None
+
+    def toml(self) -> str:
+        """The text of the card."""
+        tables = self._tables()
+        if self.labels:
+            tables["output"]["labels"] = LABELS
+        return "\n".join(table(name, values) for name, values in tables.items() if values)
+
+    def _tables(self) -> dict[str, dict[str, Any]]:
+        """The given fields by the card's tables; those at its top under ""."""
+        return {
+            table: {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            for table, names in _PLACES.items()
+        }
+
+
+def table(name: str, values: dict[str, Any]) -> str:
+    """A table of a card as text; without a name the lines at its top. JSON's scalars and lists are TOML's, too."""
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    return "\n".join([*([f"[{name}]"] if name else []), *lines, ""])
