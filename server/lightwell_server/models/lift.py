@@ -146,7 +146,7 @@ def _recorded(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph
     boxes = [recorder.input(name, value) for name, value in zip(sample.inputs, others, strict=True)]
     names = {name: cast(fx.Node, box.node).name for name, box in zip(sample.inputs, boxes, strict=True)}
     given = list(tree_leaves(file.record([_pixels(rows, sample, recorder), *boxes], recorder)))
-    paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or BATCH, file.dtype)))]
+    paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or 2, file.dtype)))]
     named = list(zip(paths if len(paths) == len(given) else map(str, range(len(given))), given, strict=True))
     index = outputs.chosen(named, sample.output, sample.kind)
     output = recorder.node(given[index])

@@ -36,14 +36,16 @@ class Proof:
     def proven(self) -> Graph:
         """The graph, with notes on what was found. Raises `Refused`."""
         self._compare(2, seed=1)
-        self._compare(3, seed=2)
+        crowd = self._compare(3, seed=2)
         _differentiate(self.graph, self.sample)
         if self.graph.fixed is None:
-            self.graph.mixes_rows = self._mixes()
+            alone = [values[:1] for values in self.sample.rows(3, seed=2, dtype=self.graph.dtype)]
+            self.graph.mixes_rows = _distance(self._ours(alone), crowd[:1]) > self._tolerance
         self.graph.any_size = self.sample.kind != "generator" and self._takes_any_size()
         return self.graph
 
-    def _compare(self, count: int, seed: int, size: tuple[int, int] | None = None) -> None:
+    def _compare(self, count: int, seed: int, size: tuple[int, int] | None = None) -> Tensor:
+        """What the graph gives for random rows, which is what the file gives. Raises `Differs`."""
         rows = self.sample.rows(count, size, seed, self.graph.dtype)
         where = f"at batch size {count}" if size is None else "at another size"
         try:
@@ -54,6 +56,7 @@ class Proof:
         distance = _distance(self.activation(ours) if self.activation else ours, theirs)
         if not distance <= self._tolerance:
             raise Differs(f"the lifted graph differs from the file {where}, by {distance:.1e} of the largest output")
+        return ours
 
     @property
     def _tolerance(self) -> float:
@@ -85,11 +88,6 @@ class Proof:
         single = [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(len(rows[0]))]
         cut = self.graph.cut(Where((OUTPUT,)))
         return torch.cat([cut.run(rows[0][i : i + 1], own, torch.arange(1))[0][0] for i, own in enumerate(single)])
-
-    def _mixes(self) -> bool:
-        crowd = self.sample.rows(3, seed=3, dtype=self.graph.dtype)
-        alone = self._ours([values[:1] for values in crowd])
-        return _distance(alone, self._ours(crowd)[:1]) > self._tolerance
 
     def _takes_any_size(self) -> bool:
         height, width = self.sample.size
