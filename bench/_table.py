@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,6 +76,31 @@ def report(title: str, device: str = "cpu") -> Iterator[None]:
     others = max(0.0, _all_seconds() - used - _own_seconds() + own) / seconds / cores
     busy = " - BUSY: times are disturbed" if others > BUSY else ""
     print(f"\nmeasured in {seconds:.0f} s, in which other processes used {others:.0%} of the cores{busy}")
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Gives a function that is called with a line for each of `total` steps done: it prints the line on stderr, in a
+    terminal above a bar if there is rich."""
+    try:
+        from rich.console import Console
+        from rich.progress import Progress, TimeElapsedColumn
+    except ImportError:
+        bar = None
+    else:
+        bar = Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True))
+    if bar is None or not sys.stderr.isatty():
+        numbers = itertools.count(1)
+        yield lambda line: print(f"[{next(numbers)}/{total}] {line}", file=sys.stderr, flush=True)
+        return
+    with bar:
+        task = bar.add_task("files", total=total)
+
+        def tell(line: str) -> None:
+            bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            bar.advance(task)
+
+        yield tell
 
 
 def medians(contestants: Mapping[str, Callable[[], object]], rounds: int, warm: int = 3) -> dict[str, float]:

@@ -1,180 +1,184 @@
 """What lifting keeps of a model: `python -m bench.lifting`.
 
-Networks of torchvision are written as files (traced, scripted, and as `.pt2` with a dynamic batch) and lifted at 224.
-Of each file the table shows how far the lifted graph's scores lie from the eager network's, in float32, at a batch
-that neither the file nor the graph was recorded at, as a share of the largest score; how many of the network's
-layers the graph can be asked for, of those that compute something; whether it takes other image sizes; and how long
-lifting took, its proof included. (The `.pt2` files are exported for one image size.) With `--peer` the converter that
-ships in torch is given the same TorchScript files.
+Networks of torchvision (traced, scripted, frozen and as `.pt2`) and of timm (traced and as `.pt2`), with random
+weights, are written as files, lifted, measured and deleted in turn. The columns:
+
+- float32: how far the lifted graph's scores lie from the file's own, at a batch that neither was recorded at, as a
+  share of the largest score; other size: the same at another height and width, "-" where the file takes no other;
+- float64 and gradient: how far scores, and the gradient of one class's score for the pixels, lie from the eager
+  network's in double precision, as shares of their maxima;
+- layers: how many can be asked for, of those of the eager network that compute something of the image; a frozen file
+  has none;
+- seconds, and the megabytes by which memory rose at its peak, that lifting took, its proof included.
+
+With `--peer` the converter that ships in torch is given the TorchScript files, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import logging
+import math
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from bench._converter import ROUNDING, converted
+from bench._lifting import Lifting, computing, lifted
+from bench._nets import FORMS, TIMM, TORCHVISION, original
+from bench._table import Goal, print_goals, progress, report, table
 
-from bench._nets import FORMS, SAMPLE, export, network
-from bench._table import Goal, print_goals, report, table
-from lightwell_server.ask import OUT, Ask, Part
-from lightwell_server.errors import Refused
-from lightwell_server.models.answer import answer
-from lightwell_server.models.graph import Graph
-from lightwell_server.models.lift import lift
-
-NAMES = "alexnet,vgg16,resnet18,resnet50,densenet121,mobilenet_v2,efficientnet_b0,squeezenet1_1,convnext_tiny,vit_b_16"
-ROWS = 3
-"""The batch compared at; files are exported with 2 rows, and graphs recorded with 5."""
-ROUNDING = 1e-5
-"""The largest difference that passes as rounding, as a share of the largest score."""
-PASSIVE = ("Dropout", "Dropout2d", "StochasticDepth", "Identity")
-"""Layers that compute nothing at inference."""
+NAMES = {"torchvision": TORCHVISION, "timm": TIMM}
+HEAD = ("file", "float32", "other size", "float64", "gradient", "layers", "seconds", "MB", "torch's converter")
+DOUBLE, GRADIENT = 1e-10, 1e-8
+"""The largest differences in double precision of torchvision's networks."""
+WRONG, ASTRAY = 1e-6, 1e-4
+"""The differences in double precision of scores and of gradients from which on a graph is not the network. They leave
+room for networks that amplify rounding."""
+SHARE = 0.9
+"""The share of timm's networks that shall lift."""
+SECONDS = {"resnet50": 5.0, "maxvit_t": 30.0}
+"""The longest that lifting may take."""
 
 
-@dataclass(frozen=True)
-class Lifting:
-    """What came of one file; without a difference it was refused, for `reason`."""
-
-    file: str
-    difference: float | None
-    found: int
-    layers: int
-    any_size: bool
-    seconds: float
-    megabytes: float
-    peer: str
-    reason: str = ""
-
-    @property
-    def faithful(self) -> bool:
-        """Whether the graph gives the network's scores."""
-        return self.difference is not None and self.difference <= ROUNDING
-
-    def row(self) -> tuple[str, ...]:
-        """Its line of the table."""
-        difference = "refused" if self.difference is None else f"{self.difference:.1e}"
-        size = "yes" if self.any_size else "no"
-        figures = f"{self.found}/{self.layers}", size, f"{self.seconds:.2f}", f"{self.megabytes:.0f}", self.peer
-        return self.file, difference, *figures
-
-
-def computing(net: nn.Module, rows: Tensor) -> tuple[Tensor, list[str]]:
-    """The network's output, and the names of its layers that give a tensor and compute something."""
-    fired: list[str] = []
-
-    def noting(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, given, output: fired.append(name) if isinstance(output, Tensor) else None
-
-    named = [(name, module) for name, module in net.named_modules() if name and type(module).__name__ not in PASSIVE]
-    hooks = [module.register_forward_hook(noting(name)) for name, module in named]
-    with torch.no_grad():
-        output = net(rows)
-    for hook in hooks:
-        hook.remove()
-    return output, list(dict.fromkeys(fired))
-
-
-def lifted(path: Path, net: nn.Module, peer: bool) -> Lifting:
-    """Lifts one file and compares it with the network that it was made of."""
-    (pixels,) = SAMPLE.rows(ROWS, seed=7)
-    expected, layers = computing(net, SAMPLE.normalise(pixels))
-    megabytes = path.stat().st_size / 2**20
-    other = converted(path, net) if peer and path.suffix == ".pt" else ""
-    began = time.perf_counter()
-    try:
-        graph = lift(path, SAMPLE)
-    except Refused as error:
-        seconds = time.perf_counter() - began
-        return Lifting(path.name, None, 0, len(layers), False, seconds, megabytes, other, error.message)
-    seconds = time.perf_counter() - began
-    difference = _difference(_scores(graph.to("cpu", torch.float32), pixels), expected)
-    found = sum(name in graph.nodes for name in layers)
-    return Lifting(path.name, difference, found, len(layers), graph.any_size, seconds, megabytes, other)
-
-
-def _scores(graph: Graph, pixels: Tensor) -> Tensor:
-    (answered,) = answer(graph, [Part(Ask(pixels, want=OUT), 0, len(pixels))])
-    scores: Tensor = answered.out
-    return scores
-
-
-def _difference(given: Tensor, expected: Tensor) -> float:
-    return float((given - expected).abs().max() / expected.abs().max())
-
-
-def converted(path: Path, net: nn.Module) -> str:
-    """What the converter in torch makes of a TorchScript file: ok at any batch, ok at its sample's alone, or not."""
-    from torch._export.converter import TS2EPConverter
-
-    two, three = (SAMPLE.normalise(SAMPLE.rows(count, seed=7)[0]) for count in (2, ROWS))
-    try:
-        program = TS2EPConverter(torch.jit.load(path), (two,)).convert().module()
-        if not _agrees(program, net, two):
-            return "differs"
-    except Exception as error:  # a peer may fail as it likes
-        return f"fails: {type(error).__name__}"
-    try:
-        return "ok" if _agrees(program, net, three) else "differs"
-    except Exception:
-        return "ok at one batch"
-
-
-def _agrees(program: Callable[[Tensor], Tensor], net: nn.Module, rows: Tensor) -> bool:
-    with torch.no_grad():
-        return _difference(program(rows), net(rows)) <= ROUNDING
-
-
-def liftings(names: list[str], folder: Path, keep: bool, peer: bool) -> Iterator[Lifting]:
-    """Makes, lifts and deletes the files in their turn."""
+def liftings(names: list[str], forms: list[str], folder: Path, keep: bool, peer: bool) -> Iterator[Lifting]:
+    """Makes, lifts and deletes the files of networks of one family in their turn."""
     for name in names:
-        net = network(name)
-        for form in FORMS:
-            path = export(net, form, folder / f"{name}_{form}.{'pt2' if form == 'pt2' else 'pt'}")
-            yield lifted(path, net, peer)
+        network = original(name)
+        layers = computing(network.copied(), network.sample.normalise(network.sample.rows(2)[0]))
+        for form in forms:
+            path = folder / f"{name}_{form}.{'pt2' if form == 'pt2' else 'pt'}"
+            each = lifted(network, layers, form, path)
+            yield replace(each, peer=converted(path, network)) if peer and form != "pt2" else each
             if not keep:
-                path.unlink()
+                path.unlink(missing_ok=True)
+        del network
+        gc.collect()
 
 
-def goals(done: list[Lifting]) -> list[Goal]:
-    """Every file lifts faithfully, and no layer is lost."""
-    faithful = sum(each.faithful for each in done)
-    found, layers = sum(each.found for each in done), sum(each.layers for each in done)
-    return [
-        Goal(f"files that lift, within {ROUNDING:.0e} of the network", faithful, len(done), True, ".0f"),
-        Goal("layers that can be asked for", found, layers, True, ".0f"),
-    ]
+def row(each: Lifting) -> tuple[str, ...]:
+    """A file's line of the table."""
+    star = "*" if each.coarse else ""
+    single = "refused" if each.single is None else _shown(each.single, ".1e") + star
+    elsewhere = _shown(each.elsewhere, ".1e") + (star if each.elsewhere is not None else "")
+    layers = "-" if each.found is None else f"{each.found}/{each.layers}"
+    figures = _shown(each.double, ".1e"), _shown(each.gradient, ".1e"), layers
+    return each.file, single, elsewhere, *figures, _shown(each.seconds, ".2f"), _shown(each.peak, ".0f"), each.peer
+
+
+def _shown(value: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:{form}}" if math.isfinite(value) else "fails"
+
+
+def print_table(family: str, done: list[Lifting], peer: bool) -> None:
+    """The files of a family, and below them what there is to say of some."""
+    shown = len(HEAD) if peer else len(HEAD) - 1
+    print(f"{family}\n\n" + table(HEAD[:shown], [row(each)[:shown] for each in done]))
+    if any(each.coarse for each in done):
+        print("* These weights amplify rounding: figures in float32 mean nothing here, those in float64 do.")
+    for each in done:
+        if each.reason:
+            print(f"{each.file}: {each.reason}")
+    print(flush=True)
+
+
+def torchvision_goals(done: list[Lifting]) -> Iterator[Goal]:
+    """Every file lifts, is the network, loses no layer, and takes little time."""
+    elsewhere = [each.elsewhere for each in done if each.elsewhere is not None]
+    yield _count(f"files within {ROUNDING:.0e} of their own output", [each.single for each in done], ROUNDING)
+    if elsewhere:
+        yield _count(f"files within {ROUNDING:.0e} at another size", elsewhere, ROUNDING)
+    yield _count(f"files within {DOUBLE:.0e} of the network in float64", [each.double for each in done], DOUBLE)
+    yield _count(f"gradients within {GRADIENT:.0e} in float64", [each.gradient for each in done], GRADIENT)
+    named = [each for each in done if each.form != "frozen"]
+    if named:
+        found, layers = sum(each.found or 0 for each in named), sum(each.layers for each in named)
+        yield Goal("layers that can be asked for", found, layers, True, ".0f")
+    for name, most in SECONDS.items():
+        taken = [each.seconds for each in done if each.network == name and each.seconds is not None]
+        if taken:
+            yield Goal(f"seconds to lift {name}", max(taken), most, False, ".2f")
+
+
+def _count(name: str, differences: Sequence[float | None], most: float) -> Goal:
+    within = sum(value is not None and value <= most for value in differences)
+    return Goal(name, within, len(differences), True, ".0f")
+
+
+def timm_goals(done: list[Lifting]) -> Iterator[Goal]:
+    """Most files lift, and none to another function than its network."""
+    for form in dict.fromkeys(each.form for each in done):
+        tried = [each for each in done if each.form == form]
+        lifts = sum(each.single is not None for each in tried)
+        yield Goal(f"networks of timm that lift, {form}", lifts, math.ceil(SHARE * len(tried)), True, ".0f")
+    doubtful = [each for each in done if each.single is not None and not _right(each)]
+    yield Goal("files of timm that lift, and that float64 does not confirm", len(doubtful), 0, False, ".0f")
+
+
+def _right(each: Lifting) -> bool:
+    bounds = (each.double, WRONG), (each.gradient, ASTRAY)
+    return all(value is not None and value <= most for value, most in bounds)
+
+
+GOALS: dict[str, Callable[[list[Lifting]], Iterator[Goal]]] = {
+    "torchvision": torchvision_goals,
+    "timm": timm_goals,
+}
+
+
+def options() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m bench.lifting", description="What lifting keeps of a model.")
+    parser.add_argument("--only", help="networks, separated by commas")
+    parser.add_argument("--forms", default="traced,scripted,frozen,pt2", help="forms of files, separated by commas")
+    parser.add_argument("--family", choices=("torchvision", "timm", "both"), default="both")
+    parser.add_argument("--keep", type=Path, help="a folder that the files are written to and kept in")
+    parser.add_argument("--peer", action="store_true", help="ask the converter in torch, too (slow)")
+    given = parser.parse_args()
+    unknown = set(given.only.split(",") if given.only else ()) - {*TORCHVISION, *TIMM}
+    unknown |= set(given.forms.split(",")) - set(FORMS["torchvision"])
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    return given
+
+
+def plan(given: argparse.Namespace) -> dict[str, tuple[list[str], list[str]]]:
+    """The networks and the forms of each family that are asked for."""
+    only, wanted = given.only.split(",") if given.only else (*TORCHVISION, *TIMM), given.forms.split(",")
+    families = NAMES if given.family == "both" else (given.family,)
+    parts = {
+        family: ([name for name in NAMES[family] if name in only], [form for form in FORMS[family] if form in wanted])
+        for family in families
+    }
+    return {family: (names, forms) for family, (names, forms) in parts.items() if names and forms}
 
 
 def main() -> int:
     """Measures and prints; returns 1 if a goal is missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.lifting", description="What lifting keeps of a model.")
-    parser.add_argument("--only", default=NAMES, help="networks of torchvision, separated by commas")
-    parser.add_argument("--keep", type=Path, help="a folder that the files are written to and kept in")
-    parser.add_argument("--peer", action="store_true", help="ask the converter in torch, too (slow)")
-    options = parser.parse_args()
+    given = options()
+    parts = plan(given)
     warnings.simplefilter("ignore")
-    with report("Lifting: files of torchvision's networks as graphs, at 224"), tempfile.TemporaryDirectory() as folder:
-        place = options.keep or Path(folder)
+    logging.disable(logging.WARNING)  # the exporter's, of sizes that it cannot solve for
+    goals: list[Goal] = []
+    with report("Lifting: files of networks as graphs"), tempfile.TemporaryDirectory() as folder:
+        place = given.keep or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        done = list(liftings(options.only.split(","), place, options.keep is not None, options.peer))
-        head = ("file", f"difference at {ROWS} rows", "layers", "any size", "seconds", "MB", "torch's converter")
-        shown = len(head) if options.peer else len(head) - 1
-        print(table(head[:shown], [each.row()[:shown] for each in done]))
-        for each in done:
-            if each.reason:
-                print(f"{each.file} was refused: {each.reason}")
-    found = goals(done)
-    print_goals(found)
-    return int(not all(goal.met for goal in found))
+        for family, (names, forms) in parts.items():
+            done = []
+            with progress(len(names) * len(forms)) as tell:
+                for each in liftings(names, forms, place, given.keep is not None, given.peer):
+                    done.append(each)
+                    tell("  ".join(row(each)).rstrip())
+            print_table(family, done, given.peer)
+            goals.extend(GOALS[family](done))
+    print_goals(goals)
+    return int(not all(goal.met for goal in goals))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from lightwell_server.ask import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Edi
 from lightwell_server.errors import InvalidArgument, OutOfMemory
 from lightwell_server.models.answer import answer
 from lightwell_server.models.cut import Where
+from lightwell_server.models.folding import scaled
 from tests.nets import Residual, lifted, seeded
 
 
@@ -62,9 +63,8 @@ def test_without_gradients_wanted_no_autograd_runs_at_all(graph):
 
 
 def test_batch_norms_are_folded_unless_the_layer_between_is_asked_for(graph):
-    norm = torch.ops.aten.batch_norm.default
-    assert norm not in operations(graph.cut(Where((OUTPUT,))))
-    assert norm in operations(graph.cut(Where(("stem", OUTPUT))))
+    assert scaled not in operations(graph.cut(Where((OUTPUT,))))
+    assert scaled in operations(graph.cut(Where(("stem", OUTPUT))))
     folded, plain = ask(graph, image(2), want=OUT).out, ask(graph, image(2), at=("stem", OUTPUT), want=OUT).out[1]
     assert torch.allclose(folded, plain, rtol=0, atol=1e-12)
 
@@ -177,3 +177,27 @@ def test_want_of_memory_is_told_apart_from_a_size_that_does_not_fit(graph, words
     other_size = torch.rand(1, 3, 24, 24, dtype=torch.float64)
     with pytest.raises(kind):
         ask(graph, other_size, first, edit=Edit("conv", failing))
+
+
+class Normed(nn.Module):
+    """A batch norm that no convolution can be folded with, read as tokens, channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.head(self.norm(x).flatten(2).transpose(1, 2)).square().sum(1)
+
+
+def test_the_gradient_of_one_row_through_a_batch_norm_is_that_of_two(tmp_path):
+    """The norm's own operation is wrong here on some processors: one row, and a gradient in another layout."""
+    graph = lifted(seeded(Normed), tmp_path).to("cpu", torch.float64)
+    x = image(2)[:1]
+    one = ask(graph, x, first, want=GRAD).grad
+    assert torch.allclose(one, ask(graph, x.expand(2, -1, -1, -1), first, want=GRAD).grad[:1], atol=1e-12)
+    step = torch.zeros_like(x)
+    step[0, 1, 3, 4] = 1e-5
+    slope = (ask(graph, x + step, first).score - ask(graph, x - step, first).score) / 2e-5
+    assert float(slope) == pytest.approx(float(one[0, 1, 3, 4]), rel=1e-6)

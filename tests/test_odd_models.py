@@ -389,3 +389,29 @@ def test_what_takes_several_rows_for_one_image_is_given_one(tmp_path):
 
 def test_output_names_are_free(tmp_path):
     assert OUTPUT in lifted(seeded(Named), tmp_path).nodes
+
+
+class Padded(nn.Module):
+    """Padding as tensors compute it in a trace, and a type of numbers that the code names."""
+
+    def forward(self, x):
+        needed = torch.clamp(torch.ceil(torch.tensor(x.size(2)) / 5) * 5 - x.size(2), min=0)
+        padded = F.pad(x.to(torch.float32), (0, int(needed), int(needed), 0))
+        return padded.mean((2, 3)).to(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_types_that_the_code_names_follow_the_cards(tmp_path, dtype):
+    graph = lifted(Padded(), tmp_path, "traced").to("cpu", dtype)
+    assert torch.allclose(out(graph, images()).float(), Padded()(images()), atol=1e-3)
+
+
+class Asking(nn.Module):
+    def forward(self, x):
+        if x.dtype == torch.float64:
+            return x.amax((2, 3))
+        return x.mean((2, 3))
+
+
+def test_a_branch_on_the_type_goes_the_files_way(tmp_path):
+    assert torch.allclose(out(lifted(Asking(), tmp_path, "scripted"), images()), images().mean((2, 3)))

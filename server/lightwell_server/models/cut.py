@@ -183,6 +183,8 @@ class _Writer:
                 copies[node] = folding.fold(graph, self.root, node, folded[node], copies, constants)
             else:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
+            if folding.in_eval(node) and node not in folded:
+                copies[node].target, copies[node].args = folding.scaled, (*copies[node].args[:5], node.args[7])
             if self.rule != "plain" and rules.is_relu(node):
                 copies[node].args = (self.rule, node.target, *copies[node].args)
                 copies[node].target = rules.exchanged

@@ -1,4 +1,5 @@
-"""Makes one convolution of a convolution and its batch norm."""
+"""Batch norms in eval mode: one convolution of a convolution and its batch norm, or a scale and a shift where they
+cannot be one."""
 
 from __future__ import annotations
 
@@ -9,6 +10,21 @@ from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 aten = torch.ops.aten
+
+
+def scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+    """What a batch norm in eval mode does. Its own operation has a wrong gradient on the CPU for one row whose gradient
+    comes in another memory layout (seen in torch 2.15)."""
+    scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
+    shift = -mean * scale if bias is None else bias - mean * scale
+    sides = (1, -1, *[1] * (x.dim() - 2))
+    return torch.addcmul(shift.view(sides), x, scale.view(sides))
+
+
+def in_eval(node: fx.Node) -> bool:
+    """Whether a node is a batch norm that uses its statistics."""
+    return node.target is aten.batch_norm.default and not node.args[5] and None not in node.args[3:5]
+
 
 FOLDED = "folded_"
 """How the names of weights begin that were made by folding."""

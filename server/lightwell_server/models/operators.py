@@ -7,6 +7,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from lightwell_server.models.recorder import Recorder
 from lightwell_server.models.views import Box
 
@@ -15,6 +17,11 @@ def _divide(a: float, b: float, rounding_mode: str | None = None) -> float:
     if rounding_mode is None:
         return a / b
     return a // b if rounding_mode == "floor" else math.trunc(a / b)
+
+
+def _clamped(value: float, low: float | None = None, high: float | None = None) -> float:
+    value = value if low is None else max(value, low)
+    return value if high is None else min(value, high)
 
 
 def _set_item(container: Any, key: Any, value: Any) -> Any:  # noqa: ANN401
@@ -64,6 +71,13 @@ def _numel(recorder: Recorder, box: Box) -> Any:  # noqa: ANN401
     return recorder.scalar(lambda *sizes: math.prod(sizes), *_sizes(recorder, box))
 
 
+# In the order of the numbers that TorchScript has for them.
+DTYPES = (
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64),
+    *(torch.complex32, torch.complex64, torch.complex128, torch.bool, torch.qint8, torch.quint8, torch.qint32),
+    torch.bfloat16,
+)
+
 # What is asked of a tensor without touching its elements.
 TENSOR_FACTS: dict[str, Callable[..., Any]] = {
     "size": _sizes,
@@ -71,7 +85,7 @@ TENSOR_FACTS: dict[str, Callable[..., Any]] = {
     "numel": _numel,
     "dim": lambda recorder, box: box.value.dim(),
     "is_floating_point": lambda recorder, box: box.value.is_floating_point(),
-    "dtype": lambda recorder, box: box.value.dtype,
+    "dtype": lambda recorder, box: DTYPES.index(box.value.dtype),
     "device": lambda recorder, box: box.value.device,
     "layout": lambda recorder, box: box.value.layout,
     # A graph is lifted to be differentiated: fast ways that have no gradient must not be taken.
@@ -135,6 +149,7 @@ SCALARS: dict[str, Callable[..., Any]] = {
     "round": round,
     "abs": abs,
     "str": str,
+    "clamp": _clamped,
     "exp": math.exp,
     "log": math.log,
     "gcd": math.gcd,

@@ -18,7 +18,7 @@ from lightwell_server.models.graph import Graph
 from lightwell_server.models.outputs import leaves
 from lightwell_server.models.sample import Sample
 
-TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far graph and file may differ in each type of numbers, as a share of the output's largest magnitude."""
 
 

@@ -102,6 +102,7 @@ class _Interpreter:
         if packet is None:
             raise self.recorder.refuse("it is no operation known here; install the library that brings it")
         overload = getattr(packet, schema.overload_name or "default")
+        args = [_typed(argument.name, arg) for argument, arg in zip(schema.arguments, args, strict=False)]
         positional = [arg for arg in schema.arguments if not arg.kwarg_only]
         named = [arg.name for arg in schema.arguments if arg.kwarg_only]
         return self.recorder.op(
@@ -190,6 +191,11 @@ def _inlined(call: Any) -> Any:  # noqa: ANN401
 
 def _names(values: Any) -> list[str]:  # noqa: ANN401
     return [value.debugName() for value in values]
+
+
+def _typed(name: str, value: Any) -> Any:  # noqa: ANN401
+    """A type of numbers as such, not as TorchScript's number for it."""
+    return operators.DTYPES[value] if name == "dtype" and isinstance(value, int) else value
 
 
 _SCRIPTED = re.compile(r'File "([^"]+)", line (\d+)')
