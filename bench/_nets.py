@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightwell_server.models.lift import Sample
+from lightwell_server.models.lifting.lift import Sample
 
 # fmt: off
 TORCHVISION = (

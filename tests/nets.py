@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightwell_server.models.lift import Sample, lift
+from lightwell_server.models.lifting.lift import Sample, lift
 
 FORMS = ("traced", "scripted", "pt2")
 """The forms that know their modules; `export` also makes `frozen` files, which have lost them."""

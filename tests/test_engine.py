@@ -13,7 +13,7 @@ from lightwell_server.engine.job import Done, Failed, Job
 from lightwell_server.engine.worker import Worker
 from lightwell_server.errors import DeadlineExceeded, Internal, OutOfMemory, Overloaded, Unavailable
 from lightwell_server.models.answer import answer
-from lightwell_server.models.lift import InputSpec
+from lightwell_server.models.lifting.lift import InputSpec
 from tests.nets import Captioned, Residual, lifted, seeded
 
 

@@ -12,7 +12,7 @@ from lightwell_server.ask import GRAD, OUT, OUTPUT, Ask, Part
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.answer import answer
 from lightwell_server.models.cut import Where
-from lightwell_server.models.lift import InputSpec, Sample, lift
+from lightwell_server.models.lifting.lift import InputSpec, Sample, lift
 from tests.nets import FORMS, Captioned, Residual, export, lifted, seeded
 
 SIDE = 64

@@ -12,8 +12,8 @@ from lightwell_server.errors import Refused
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
-from lightwell_server.models.lift import Sample, lift
-from lightwell_server.models.sample import LUMINANCE
+from lightwell_server.models.lifting.lift import Sample, lift
+from lightwell_server.models.lifting.sample import LUMINANCE
 from tests.nets import FORMS, PLAIN, Residual, export, lifted, seeded
 
 SIDE = 16

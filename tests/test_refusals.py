@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from lightwell_server.errors import NotFound, Refused, Unavailable
-from lightwell_server.models import files
-from lightwell_server.models.lift import Sample, lift
+from lightwell_server.models.lifting import archive
+from lightwell_server.models.lifting.lift import Sample, lift
 from lightwell_server.models.store import RefusedModel, Store
 from tests.nets import PLAIN, Residual, export, seeded
 
@@ -243,7 +243,7 @@ def test_files_that_are_no_models(tmp_path, kind):
 
 def test_a_model_that_does_not_fit_into_memory_is_not_even_read(tmp_path, monkeypatch):
     path = export(seeded(Residual), "scripted", tmp_path)
-    monkeypatch.setattr(files, "available", lambda: 1000)
+    monkeypatch.setattr(archive, "available", lambda: 1000)
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the file was read"))
     with pytest.raises(Refused, match=r"needs about .* GiB of memory .* give the server more memory"):
         lift(path, Sample((SIDE, SIDE), **PLAIN))

@@ -20,7 +20,7 @@ from lightwell_server.errors import LightwellError
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.card import Card
-from lightwell_server.models.proof import last_line
+from lightwell_server.models.lifting.proof import last_line
 from lightwell_server.models.store import Model, load_version
 
 __all__ = ["Added", "Given", "add"]

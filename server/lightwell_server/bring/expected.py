@@ -19,9 +19,9 @@ from lightwell_server import pictures
 from lightwell_server.bring.given import table
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.card import Card, CheckCard
-from lightwell_server.models.files import opened
-from lightwell_server.models.outputs import leaves
-from lightwell_server.models.proof import TOLERANCES
+from lightwell_server.models.lifting.files import opened
+from lightwell_server.models.lifting.outputs import leaves
+from lightwell_server.models.lifting.proof import TOLERANCES
 from lightwell_server.models.store import Model
 
 HIGHEST = 5

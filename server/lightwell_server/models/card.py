@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lightwell_server.ask import Activation
 from lightwell_server.errors import Refused
-from lightwell_server.models.outputs import Kind
-from lightwell_server.models.sample import InputSpec, Sample
+from lightwell_server.models.lifting.outputs import Kind
+from lightwell_server.models.lifting.sample import InputSpec, Sample
 from lightwell_server.pictures import Fit
 
 Positive = Annotated[int, Gt(0)]

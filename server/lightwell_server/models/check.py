@@ -14,7 +14,7 @@ from lightwell_server.models import card as cards
 from lightwell_server.models.card import Card
 from lightwell_server.models.cut import Where
 from lightwell_server.models.graph import Graph
-from lightwell_server.models.proof import TOLERANCES
+from lightwell_server.models.lifting.proof import TOLERANCES
 
 
 def verify(graph: Graph, card: Card, directory: Path, repository: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from lightwell_server.ask import INPUT, Edit, Rule
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models import folding, rules
-from lightwell_server.models.recorder import guard
+from lightwell_server.models.lifting.recorder import guard
 
 BATCH = 5
 """The rows of the sample that a model is recorded on: a number that few layers have as a size of their own, so that a

@@ -17,7 +17,7 @@ from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models import cost, rules
 from lightwell_server.models.cut import BATCH, Cut, Where, ancestors
 from lightwell_server.models.folding import FOLDED
-from lightwell_server.models.recorder import PIXELS, Site
+from lightwell_server.models.lifting.recorder import PIXELS, Site
 
 aten = torch.ops.aten
 

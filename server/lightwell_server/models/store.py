@@ -19,7 +19,7 @@ from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.card import Card
 from lightwell_server.models.graph import Graph
-from lightwell_server.models.lift import lift
+from lightwell_server.models.lifting.lift import lift
 
 log = logging.getLogger(__name__)
 

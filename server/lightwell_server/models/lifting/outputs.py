@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from lightwell_server.ask import Activation
 from lightwell_server.errors import Refused, nearest
-from lightwell_server.models.views import Box
+from lightwell_server.models.lifting.views import Box
 
 aten = torch.ops.aten
 

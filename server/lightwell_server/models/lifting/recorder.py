@@ -17,13 +17,12 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from lightwell_server.errors import InvalidArgument, Refused
-from lightwell_server.models import asleep, twins, views
-from lightwell_server.models.views import Box, Memory, View
+from lightwell_server.models.lifting import asleep, twins, views
+from lightwell_server.models.lifting.operations import canonical, reads_data, recorded, switched_off
+from lightwell_server.models.lifting.views import Box, Memory, View
 
 aten = torch.ops.aten
 
-# A recorded view may meet another memory layout than the sample's; reshape takes every layout.
-_REPLACED = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
 PIXELS = "<pixels>"
 """The path of what is recorded before and behind the model: luminance, normalisation, an image's range."""
 OPERATIONS = 200_000
@@ -106,7 +105,7 @@ class Recorder:
     def op(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Runs an operation on the sample and records it."""
         self.tick()
-        target, args = _canonical(target, args)
+        target, args = canonical(target, args)
         if target.namespace.startswith("quantized"):
             raise self.refuse(QUANTISED)
         if target in twins.DECOMPOSED:
@@ -116,7 +115,7 @@ class Recorder:
         args, trained = asleep.evaluated(target, args)
         if trained:
             self.woken.append(self.path or "the model")
-        if torch.Tag.nondeterministic_seeded in target.tags and not _asleep(target, args, kwargs):
+        if torch.Tag.nondeterministic_seeded in target.tags and not switched_off(target, args, kwargs):
             raise self.refuse("it draws random numbers; export the model in eval mode")
         return self._record(target, args, kwargs)
 
@@ -140,7 +139,7 @@ class Recorder:
             value = function(*(tree_map(self._concrete, arg) for arg in args))
         except (TypeError, ValueError, ZeroDivisionError, KeyError, IndexError) as error:
             raise self.refuse(f"arithmetic on sizes fails ({error}); {CARD}") from error
-        if not tree_any(_recorded, args):
+        if not tree_any(recorded, args):
             return value
         return Box(value, self._call(function, args, {}, scalar=True))
 
@@ -172,7 +171,7 @@ class Recorder:
     def called(self, path: str, kind: str, output: Any, begun: int) -> None:  # noqa: ANN401
         """Notes what a module's call gave, if it is a tensor that depends on the image: of several the first. `begun`
         is how many nodes there were before it."""
-        given = [leaf for leaf in tree_leaves(output) if _recorded(leaf) and isinstance(leaf.value, Tensor)]
+        given = [leaf for leaf in tree_leaves(output) if recorded(leaf) and isinstance(leaf.value, Tensor)]
         if path and given:
             node = self.node(given[0])
             self.sites.append(Site(path, kind, node, tuple(self.nodes[begun:])))
@@ -203,10 +202,13 @@ class Recorder:
             if "allocate memory" in told or "not enough memory" in told:
                 raise self.refuse(f"it needs more memory than there is ({told}); give the server more") from error
             raise self.refuse(f"it fails ({told}); {CARD}") from error
-        recorded = tree_any(_recorded, (args, kwargs))
-        if recorded and _reads_data(target, args):
+        same = [arg for arg in tree_leaves((args, kwargs)) if isinstance(arg, Box) and arg.value is result]
+        if same and isinstance(result, Tensor):
+            return same[0]
+        live = tree_any(recorded, (args, kwargs))
+        if live and reads_data(target, args):
             raise self.refuse(DATA_DEPENDENT)
-        node = self._call(target, args, kwargs, scalar=False) if recorded else None
+        node = self._call(target, args, kwargs, scalar=False) if live else None
         if isinstance(result, Tensor):
             if node is not None:
                 node.meta["shape"] = tuple(result.shape)
@@ -219,7 +221,7 @@ class Recorder:
                 for i, item in enumerate(result)
             ]
             return type(result)(items) if type(result) in (tuple, list) else tuple(items)
-        if recorded:
+        if live:
             raise self.refuse(DATA_DEPENDENT)
         return result
 
@@ -247,7 +249,7 @@ class Recorder:
         if twin is None or not isinstance(box, Box) or box.memory is None:
             raise self.refuse(f"{target} changes a tensor in place and has no functional twin; use one that has")
         new = twin(self, *args, **kwargs)
-        if new.memory is box.memory:  # another view of what it was, such as by squeeze_
+        if torch.Tag.inplace_view in target.tags:  # another view of what it was, such as by squeeze_
             box.value, box.node, box.views = new.value, new.node, new.views
             return box
         if new.value.dtype != box.value.dtype:
@@ -287,19 +289,8 @@ def _identity(value: Tensor) -> _Identity:
     return value.data_ptr(), tuple(value.shape), value.stride(), value.dtype
 
 
-def _canonical(target: OpOverload, args: tuple[Any, ...]) -> tuple[OpOverload, tuple[Any, ...]]:
-    """One form for what exporters write in several."""
-    if target in (aten._convolution.default, aten.convolution.default) and not args[6] and len(args[3]) == 2:
-        return aten.conv2d.default, (*args[:6], args[8])
-    return _REPLACED.get(target, target), args
-
-
 def _fresh(value: Tensor, node: fx.Node | None) -> Box:
     return Box(value, node, Memory(value, node))
-
-
-def _recorded(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, Box) and value.node is not None
 
 
 def _shares(box: Any, value: Tensor) -> bool:  # noqa: ANN401
@@ -308,19 +299,3 @@ def _shares(box: Any, value: Tensor) -> bool:  # noqa: ANN401
         return False
     mine: int = box.value.untyped_storage().data_ptr()
     return mine == value.untyped_storage().data_ptr()
-
-
-def _reads_data(target: OpOverload, args: tuple[Any, ...]) -> bool:
-    """Whether the values of its arguments decide on the size of the result, or become a number."""
-    if target is aten.index.Tensor:
-        return any(_recorded(place) and place.value.dtype in (torch.bool, torch.uint8) for place in args[1])
-    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}.intersection(target.tags))
-
-
-def _asleep(target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a dropout, or an attention with dropout, is switched off."""
-    names = [argument.name for argument in target._schema.arguments]
-    given = dict(zip(names, args, strict=False)) | kwargs
-    if "dropout_p" in names:
-        return not given.get("dropout_p", 0.0)
-    return "p" in names and not given.get("train", given.get("training", True))

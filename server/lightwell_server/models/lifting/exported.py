@@ -10,8 +10,8 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
-from lightwell_server.models.recorder import Recorder
-from lightwell_server.models.views import Box
+from lightwell_server.models.lifting.recorder import Recorder
+from lightwell_server.models.lifting.views import Box
 
 # Checks of the exporter on its own inputs; the recorder's guards take their place.
 _CHECKS = (

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import ops
 from torch._ops import OpOverload
 
-from lightwell_server.models.views import Box, Memory
-
-if TYPE_CHECKING:
-    from lightwell_server.models.recorder import Recorder
+from lightwell_server.models.lifting.views import Box, Memory, Recording
 
 aten = ops.aten
 
@@ -35,21 +32,17 @@ def of(target: OpOverload) -> Twin | None:
     return lambda recorder, *args, **kwargs: recorder.op(twin, args, kwargs)
 
 
-def _copied(recorder: Recorder, box: Box, source: Box, non_blocking: bool = False) -> Any:  # noqa: ANN401
+def _copied(recorder: Recording, box: Box, source: Box, non_blocking: bool = False) -> Any:  # noqa: ANN401
     typed = recorder.op(aten.to.dtype, (source, box.value.dtype), {})
     return recorder.op(aten.expand_as.default, (typed, box), {})
 
 
-def _filled(recorder: Recorder, box: Box, value: Any) -> Any:  # noqa: ANN401
+def _filled(recorder: Recording, box: Box, value: Any) -> Any:  # noqa: ANN401
     return recorder.op(aten.full_like.default, (box, value), {})
 
 
-def _zeroed(recorder: Recorder, box: Box) -> Any:  # noqa: ANN401
+def _zeroed(recorder: Recording, box: Box) -> Any:  # noqa: ANN401
     return recorder.op(aten.zeros_like.default, (box,), {})
-
-
-def _unchanged(recorder: Recorder, box: Box, *_: Any) -> Any:  # noqa: ANN401
-    return recorder.op(aten.alias.default, (box,), {})
 
 
 _WRITERS: dict[OpOverload, Twin] = {
@@ -57,11 +50,14 @@ _WRITERS: dict[OpOverload, Twin] = {
     aten.fill_.Scalar: _filled,
     aten.fill_.Tensor: _copied,
     aten.zero_.default: _zeroed,
-    aten.requires_grad_.default: _unchanged,
+    # Overloads that their twins call by another name.
+    aten.pow_.Scalar: lambda recorder, box, exponent: recorder.op(aten.pow.Tensor_Scalar, (box, exponent), {}),
+    aten.pow_.Tensor: lambda recorder, box, exponent: recorder.op(aten.pow.Tensor_Tensor, (box, exponent), {}),
+    aten.transpose_.default: lambda recorder, box, *dims: recorder.op(aten.transpose.int, (box, *dims), {}),
 }
 
 
-def _contiguous(recorder: Recorder, box: Box, **_: Any) -> Box:  # noqa: ANN401
+def _contiguous(recorder: Recording, box: Box, **_: Any) -> Box:  # noqa: ANN401
     """The same values; a layout of its own would only cost time. What was a copy keeps a memory of its own."""
     node, value = recorder.node(box), box.value
     if value.is_contiguous():
@@ -70,8 +66,12 @@ def _contiguous(recorder: Recorder, box: Box, **_: Any) -> Box:  # noqa: ANN401
     return Box(value, node, Memory(value, node)) if box.node is not None else recorder.constant(value)
 
 
+def _unchanged(recorder: Recording, box: Box, *_: Any) -> Box:  # noqa: ANN401
+    return box
+
+
 def _attention(
-    recorder: Recorder,
+    recorder: Recording,
     query: Box,
     key: Box,
     value: Box,
@@ -110,7 +110,7 @@ def _attention(
 
 
 def _encoder_layer(
-    recorder: Recorder,
+    recorder: Recording,
     src: Box,
     embed_dim: int,
     num_heads: int,
@@ -152,6 +152,7 @@ def _encoder_layer(
 
 DECOMPOSED: dict[OpOverload, Twin] = {
     aten.contiguous.default: _contiguous,
+    aten.requires_grad_.default: _unchanged,
     aten._native_multi_head_attention.default: _attention,
     aten._transformer_encoder_layer_fwd.default: _encoder_layer,
 }

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from lightwell_server.errors import LightwellError, Refused
-from lightwell_server.models import outputs
+from lightwell_server.errors import InvalidArgument, LightwellError, Refused
 from lightwell_server.models.cut import BATCH
-from lightwell_server.models.files import ModelFile, opened
 from lightwell_server.models.graph import Graph
-from lightwell_server.models.outputs import Final
-from lightwell_server.models.proof import Differs, Proof, last_line
-from lightwell_server.models.recorder import PIXELS, Endless, Recorder, aten
-from lightwell_server.models.sample import LUMINANCE, InputSpec, Sample
-from lightwell_server.models.views import Box
+from lightwell_server.models.lifting import outputs
+from lightwell_server.models.lifting.files import ModelFile, opened
+from lightwell_server.models.lifting.outputs import Final
+from lightwell_server.models.lifting.proof import Alone, Differs, Proof, last_line
+from lightwell_server.models.lifting.recorder import PIXELS, Endless, Recorder, aten
+from lightwell_server.models.lifting.sample import LUMINANCE, InputSpec, Sample
+from lightwell_server.models.lifting.views import Box
 
 __all__ = ["InputSpec", "Sample", "lift"]
 
@@ -80,17 +80,19 @@ def _shown(shape: tuple[int | None, ...]) -> str:
 
 
 def _any_batch(file: ModelFile, sample: Sample) -> Graph | None:
-    """The graph for any number of rows; None if the file turns out to take a fixed one."""
+    """The graph for any number of rows; None if the file takes a fixed one, or is another model for one."""
     if file.shape is not None and file.shape[0] is not None:
         return None
     try:
         return _proven(file, sample, None)
     except Endless:
         raise
+    except (InvalidArgument, Alone):  # the number of rows makes a difference, and callers mean one
+        return None
     except Refused:
-        if file.shape is not None or not any(_runs(file, sample, count) for count in FIXED):
+        if all(_runs(file, sample, count) for count in (1, 2, 3)):
             raise
-        if all(_runs(file, sample, count) for count in (2, 3)):
+        if not any(_runs(file, sample, count) for count in FIXED):
             raise
         return None
 
@@ -99,13 +101,13 @@ def _fixed_batch(file: ModelFile, sample: Sample) -> Graph:
     """The graph for a file with a fixed number of rows."""
     declared = file.shape[0] if file.shape is not None else None
     fixed = declared or next(count for count in FIXED if _runs(file, sample, count))
-    made = f"the file takes {fixed} row{'s' if fixed > 1 else ''} and no other number"
+    made = f"the file takes {fixed} row{'s' if fixed > 1 else ''} at a time"
     try:
         graph = _proven(file, sample, fixed)
-        graph.notes.append(f"{made}; its rows are made to share steps")
+        graph.notes.append(f"{made}; rows are made to share steps")
     except (Refused, RuntimeError):
         graph = _proven(file, sample, fixed, vectorised=False)
-        graph.notes.append(f"{made}, and its rows cannot share steps: it is run row by row")
+        graph.notes.append(f"{made}, and rows cannot share steps: it is run row by row")
     return graph
 
 
@@ -129,9 +131,12 @@ def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool
     except Differs:
         if file.dtype is not torch.float32:
             raise
-        file.double()
+        file.to(torch.float64)
         graph.to("cpu", torch.float64)
-        proven = proof.proven().to("cpu", torch.float32)
+        try:
+            proven = proof.proven().to("cpu", torch.float32)
+        finally:
+            file.to(file.dtype)
         proven.notes.append("single precision is coarse for these weights: the file was compared in double precision")
     if proven.mixes_rows:
         proven.notes.append("the model mixes the rows of a batch: it is run row by row")

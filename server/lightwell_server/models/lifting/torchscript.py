@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_any, tree_map
 
-from lightwell_server.models import operators
-from lightwell_server.models.recorder import CARD, Recorder
-from lightwell_server.models.views import Box
+from lightwell_server.models.lifting import scalars
+from lightwell_server.models.lifting.recorder import CARD, Recorder
+from lightwell_server.models.lifting.views import Box
 
 Environment = dict[str, Any]
 
@@ -89,30 +89,41 @@ class _Interpreter:
     def operation(self, node: Any, args: list[Any]) -> Any:  # noqa: ANN401
         """An operation of a library: on sizes and containers in Python, on tensors recorded."""
         namespace, name = node.kind().split("::")
-        if name in operators.TENSOR_FACTS and isinstance(args[0], Box) and isinstance(args[0].value, Tensor):
-            return operators.TENSOR_FACTS[name](self.recorder, *args)
-        if name in operators.NUMBERS:
-            return self.recorder.scalar(operators.NUMBERS[name], self.recorder.number(args[0]))
-        if name in operators.CONTAINERS and isinstance(args[0], list | dict | str | tuple):
+        if name in scalars.TENSOR_FACTS and isinstance(args[0], Box) and isinstance(args[0].value, Tensor):
+            return scalars.TENSOR_FACTS[name](self.recorder, *args)
+        if name in scalars.NUMBERS:
+            return self.recorder.scalar(scalars.NUMBERS[name], self.recorder.number(args[0]))
+        if name in scalars.CONTAINERS and isinstance(args[0], list | dict | str | tuple):
             return self.contained(name, args)
-        if name in operators.SCALARS and not tree_any(_is_tensor, args):
-            return self.recorder.scalar(operators.SCALARS[name], *_without_alpha(name, args))
+        if name in scalars.SCALARS and not tree_any(_is_tensor, args):
+            return self.recorder.scalar(scalars.SCALARS[name], *_without_alpha(name, args))
         schema = torch._C.parse_schema(node.schema())
         packet = getattr(getattr(torch.ops, namespace), name, None)
         if packet is None:
             raise self.recorder.refuse("it is no operation known here; install the library that brings it")
         overload = getattr(packet, schema.overload_name or "default")
-        args = [_typed(argument.name, arg) for argument, arg in zip(schema.arguments, args, strict=False)]
+        args = [self.fitting(argument, arg) for argument, arg in zip(schema.arguments, args, strict=False)]
         positional = [arg for arg in schema.arguments if not arg.kwarg_only]
         named = [arg.name for arg in schema.arguments if arg.kwarg_only]
         return self.recorder.op(
             overload, tuple(args[: len(positional)]), dict(zip(named, args[len(positional) :], strict=True))
         )
 
+    def fitting(self, argument: Any, value: Any) -> Any:  # noqa: ANN401
+        """What an operation takes as an argument: a type of numbers, not TorchScript's number for it; and a tensor
+        where a trace has one of a size."""
+        if argument.name == "dtype" and isinstance(value, int):
+            return scalars.DTYPES[value]
+        number = value.value if isinstance(value, Box) else value
+        if str(argument.type) in ("Tensor", "Optional[Tensor]") and isinstance(number, int | float):
+            kind = torch.float64 if isinstance(number, float) else torch.int64
+            return self.recorder.op(torch.ops.aten.scalar_tensor.default, (value,), {"dtype": kind})
+        return value
+
     def contained(self, name: str, args: list[Any]) -> Any:  # noqa: ANN401
         """An operation on a list, dict or string, in Python."""
         try:
-            return operators.CONTAINERS[name](*args)
+            return scalars.CONTAINERS[name](*args)
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise self.recorder.refuse(
                 f"aten::{name} of a {type(args[0]).__name__} fails ({error!r}); export the model without it"
@@ -193,11 +204,6 @@ def _names(values: Any) -> list[str]:  # noqa: ANN401
     return [value.debugName() for value in values]
 
 
-def _typed(name: str, value: Any) -> Any:  # noqa: ANN401
-    """A type of numbers as such, not as TorchScript's number for it."""
-    return operators.DTYPES[value] if name == "dtype" and isinstance(value, int) else value
-
-
 _SCRIPTED = re.compile(r'File "([^"]+)", line (\d+)')
 _TRACED = re.compile(r"^(\S+)\((\d+)\): ", re.MULTILINE)
 
@@ -223,7 +229,7 @@ def _without_alpha(name: str, args: list[Any]) -> list[Any]:
     return numbers[:2] if name in ("add", "sub", "rsub") and len(numbers) == 3 and numbers[2] == 1 else numbers
 
 
-_KNOWN = operators.TENSOR_FACTS.keys() | operators.NUMBERS.keys() | operators.SCALARS.keys()
+_KNOWN = scalars.TENSOR_FACTS.keys() | scalars.NUMBERS.keys() | scalars.SCALARS.keys()
 
 _Handler = Callable[[_Interpreter, Any, Environment], list[Any]]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightwell_server.models.outputs import Kind
+from lightwell_server.models.lifting.outputs import Kind
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """What the colours contribute to grey. ITU-R BT.601."""

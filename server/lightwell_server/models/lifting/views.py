@@ -9,17 +9,43 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, fx, ops
 from torch._ops import OpOverload
+from torch.utils._pytree import tree_map
 
-if TYPE_CHECKING:
-    from lightwell_server.models.recorder import Recorder
+from lightwell_server.errors import Refused
 
 aten = ops.aten
 
 _SCATTERS = {aten.select.int: aten.select_scatter.default, aten.slice.Tensor: aten.slice_scatter.default}
+
+
+class Recording(Protocol):
+    """What views and twins need of a recorder."""
+
+    def op(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Runs an operation and records it."""
+
+    def shaped(self, box: Box, sizes: list[Any]) -> Box:
+        """The box in another shape."""
+
+    def scalar(self, function: Any, *args: Any) -> Any:  # noqa: ANN401
+        """Arithmetic on sizes."""
+
+    def size(self, box: Box, dim: int) -> int | Box:
+        """The size of a dimension."""
+
+    def node(self, value: Any) -> Any:  # noqa: ANN401
+        """What stands in the graph for a value."""
+
+    def constant(self, value: Tensor, name: str = "") -> Box:
+        """A tensor of the file."""
+
+    def refuse(self, what: str) -> Refused:
+        """The error that names the place."""
 
 
 @dataclass(eq=False)
@@ -42,27 +68,36 @@ class View:
     named: Mapping[str, Any]
     item: int | None = None
 
-    def of(self, recorder: Recorder, whole: Box) -> Box:
+    def of(self, recorder: Recording, whole: Box) -> Box:
         """The view of another tensor of the same shape."""
         result: Any = recorder.op(self.target, (whole, *self.arguments), dict(self.named))
         part: Box = result if self.item is None else result[self.item]
         return part
 
-    def put(self, recorder: Recorder, whole: Box, part: Box) -> Box:
+    def value(self, whole: Tensor) -> Tensor:
+        """The same on the sample alone."""
+        args, kwargs = tree_map(lambda a: a.value if isinstance(a, Box) else a, (self.arguments, dict(self.named)))
+        result: Any = self.target(whole, *args, **kwargs)
+        part: Tensor = result if self.item is None else result[self.item]
+        return part
+
+    def put(self, recorder: Recording, whole: Box, part: Box) -> Box:
         """The whole with `part` in the view's place."""
         seen = self.of(recorder, whole)
+        if (seen.value.shape, seen.value.stride()) == (whole.value.shape, whole.value.stride()):
+            return part
         ordered = whole.value.is_contiguous() and seen.value.is_contiguous()
         if ordered and seen.value.numel() == whole.value.numel():
-            return part if seen.value.shape == whole.value.shape else recorder.shaped(part, _sizes(recorder, whole))
+            return recorder.shaped(part, _sizes(recorder, whole))
         if self.target in _SCATTERS:
             result: Box = recorder.op(_SCATTERS[self.target], (whole, part, *self.arguments), dict(self.named))
             return result
         return self._put_by_number(recorder, whole, part)
 
-    def _put_by_number(self, recorder: Recorder, whole: Box, part: Box) -> Box:
+    def _put_by_number(self, recorder: Recording, whole: Box, part: Box) -> Box:
         """Any view at all: seen through it, the elements' numbers tell where each element of the part belongs."""
         sizes = _sizes(recorder, whole)
-        count = recorder.scalar(_product, *sizes)
+        count = recorder.scalar(product, *sizes)
         numbers = recorder.op(aten.arange.default, (count,), {"device": whole.value.device})
         places = self.of(recorder, recorder.shaped(numbers, sizes))
         flat = recorder.op(
@@ -91,7 +126,7 @@ class Box:
         return self.memory is not None and self.memory.writes != self.version
 
 
-def refresh(recorder: Recorder, box: Box) -> None:
+def refresh(recorder: Recording, box: Box) -> None:
     """Derives a box anew from its memory."""
     memory = box.memory
     assert memory is not None
@@ -108,7 +143,7 @@ def refresh(recorder: Recorder, box: Box) -> None:
     box.value, box.node = current.value, current.node
 
 
-def write(recorder: Recorder, box: Box, new: Box) -> None:
+def write(recorder: Recording, box: Box, new: Box) -> None:
     """Writes a tensor of the same shape into the memory of a box."""
     memory = box.memory
     assert memory is not None
@@ -120,19 +155,30 @@ def write(recorder: Recorder, box: Box, new: Box) -> None:
     changed = new
     for view, whole in zip(reversed(box.views), reversed(wholes[:-1]), strict=True):
         changed = view.put(recorder, whole, changed)
-    memory.value, memory.node = changed.value, changed.node
+    memory.value, memory.node = _laid_out(changed.value, memory.value), changed.node
     memory.writes += 1
     # What is written to the file's own memory is read by nobody: a version that never is makes every reader refuse.
-    box.value, box.node, box.version = new.value, new.node, -1 if memory.kept else memory.writes
+    box.version = -1 if memory.kept else memory.writes
+    box.value, box.node = memory.value, new.node
+    for view in box.views:
+        box.value = view.value(box.value)
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """The value in the strides of another tensor: a write moves no memory, and what is a view later depends on it."""
+    if value.stride() == like.stride():
+        return value
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device).copy_(value)
 
 
 def _whole(memory: Memory) -> Box:
     return Box(memory.value, memory.node, memory, (), memory.writes)
 
 
-def _sizes(recorder: Recorder, box: Box) -> list[Any]:
+def _sizes(recorder: Recording, box: Box) -> list[Any]:
     return [recorder.size(box, dim) for dim in range(box.value.dim())]
 
 
-def _product(*sizes: int) -> int:
+def product(*sizes: int) -> int:
+    """How many elements a tensor of these sizes has."""
     return math.prod(sizes)

@@ -9,14 +9,31 @@ from typing import Any
 
 import torch
 
-from lightwell_server.models.recorder import Recorder
-from lightwell_server.models.views import Box
+from lightwell_server.models.lifting.recorder import Recorder
+from lightwell_server.models.lifting.views import Box, product
 
 
 def _divide(a: float, b: float, rounding_mode: str | None = None) -> float:
     if rounding_mode is None:
         return a / b
     return a // b if rounding_mode == "floor" else math.trunc(a / b)
+
+
+# What may be recorded has a name: a graph cannot hold a lambda.
+def _itself(value: Any) -> Any:  # noqa: ANN401
+    return value
+
+
+def _subtracted_from(a: float, b: float) -> float:
+    return b - a
+
+
+def _range_length(low: int, high: int, step: int) -> int:
+    return len(range(low, high, step))
+
+
+def _derived_index(index: int, start: int, step: int) -> int:
+    return start + index * step
 
 
 def _clamped(value: float, low: float | None = None, high: float | None = None) -> float:
@@ -68,7 +85,7 @@ def _sizes(recorder: Recorder, box: Box, dim: int | None = None) -> Any:  # noqa
 
 
 def _numel(recorder: Recorder, box: Box) -> Any:  # noqa: ANN401
-    return recorder.scalar(lambda *sizes: math.prod(sizes), *_sizes(recorder, box))
+    return recorder.scalar(product, *_sizes(recorder, box))
 
 
 # In the order of the numbers that TorchScript has for them.
@@ -104,11 +121,11 @@ NUMBERS: dict[str, Callable[..., Any]] = {
     "Int": int,
     "Float": float,
     "Bool": bool,
-    "item": lambda value: value,
+    "item": _itself,
     "IntImplicit": int,
     "FloatImplicit": float,
-    "ScalarImplicit": lambda value: value,
-    "NumToTensor": lambda value: value,
+    "ScalarImplicit": _itself,
+    "NumToTensor": _itself,
 }
 
 CONTAINERS: dict[str, Callable[..., Any]] = {
@@ -135,7 +152,7 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
 SCALARS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,
-    "rsub": lambda a, b: b - a,
+    "rsub": _subtracted_from,
     "mul": operator.mul,
     "div": _divide,
     "floordiv": operator.floordiv,
@@ -164,8 +181,8 @@ SCALARS: dict[str, Callable[..., Any]] = {
     "__xor__": operator.xor,
     "__lshift__": operator.lshift,
     "__rshift__": operator.rshift,
-    "__range_length": lambda low, high, step: len(range(low, high, step)),
-    "__derive_index": lambda index, start, step: start + index * step,
+    "__range_length": _range_length,
+    "__derive_index": _derived_index,
     "eq": operator.eq,
     "ne": operator.ne,
     "lt": operator.lt,

@@ -1,0 +1,122 @@
+"""Looks into a model's archive before torch does: whether it is whole, what it holds, and whether it fits."""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+from torch._export.serde.schema import SCHEMA_VERSION
+
+from lightwell_server.errors import Refused
+from lightwell_server.models.lifting.memory import available
+
+COPIES = 3
+"""How many times its weights a model needs while it is lifted: the archive's pages, the module, the folded graph."""
+_PROGRAM = re.compile(r"models/[^/]*\.json$|serialized_exported_program\.json$")
+EXPORT = "export the network with torch.jit.trace, torch.jit.script or torch.export and bring that file"
+
+
+def names_in(path: Path) -> set[str]:
+    """The names in the archive, each with and without its first folder."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            begins = file.read(4)
+        if begins.startswith(b"PK"):
+            raise Refused(f"{path.name} is truncated: the end of the archive is missing; copy it again")
+        if begins.startswith(b"\x80"):
+            raise Refused(f"{path.name} holds pickled weights or a pickled network, but no code; {EXPORT}")
+        raise Refused(f"{path.name} is no TorchScript archive and no torch.export program; {EXPORT}")
+    with zipfile.ZipFile(path) as archive:
+        damaged = _damaged(archive)
+        if damaged:
+            raise Refused(f"{path.name} is damaged: {damaged} in it does not have its checksum; copy it again")
+        names = archive.namelist()
+    return {name.partition("/")[2] for name in names} | set(names)
+
+
+def _damaged(archive: zipfile.ZipFile) -> str | None:
+    """The first member that cannot be read as it was written."""
+    for member in archive.infolist():
+        try:
+            with archive.open(member) as file:
+                while file.read(2**24):
+                    pass
+        except (zipfile.BadZipFile, EOFError, OSError, ValueError):
+            return member.filename
+    return None
+
+
+def fits(path: Path) -> None:
+    """Raises `Refused` if there is not the memory to lift it."""
+    with zipfile.ZipFile(path) as archive:
+        needed = COPIES * sum(member.file_size for member in archive.infolist())
+    free = available()
+    if free is not None and needed > free:
+        raise Refused(
+            f"{path.name} needs about {needed / 2**30:.1f} GiB of memory to be lifted and {free / 2**30:.1f} GiB are "
+            "free; give the server more memory, or store the weights as float16"
+        )
+
+
+def known_schema(path: Path) -> None:
+    """A program says in which version of the exporter's format it is written."""
+    with zipfile.ZipFile(path) as archive:
+        programs = [name for name in archive.namelist() if _PROGRAM.search(name)]
+        versions = [json.loads(archive.read(name)).get("schema_version", {}).get("major") for name in programs]
+    for major in versions:
+        if isinstance(major, int) and major != SCHEMA_VERSION[0]:
+            raise Refused(_newer(path) if major > SCHEMA_VERSION[0] else _older(path))
+
+
+def _newer(path: Path) -> str:
+    return (
+        f"{path.name} was written by a newer torch than this one ({torch.__version__}); "
+        "update torch, or export the model with this version"
+    )
+
+
+def _older(path: Path) -> str:
+    return (
+        f"{path.name} was written by a torch so old that this one ({torch.__version__}) cannot read it; "
+        "export the model with this version"
+    )
+
+
+def unreadable(path: Path, told: str) -> str:
+    """The sentence for a file that torch cannot read."""
+    if "maximum supported version" in told or "schema version" in told or "upgrader" in told:
+        return _newer(path)
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    return f"{path.name} cannot be read ({lines[0] if lines else 'no reason given'}); {EXPORT}"
+
+
+def pickled(path: Path) -> str:
+    """What a pickle holds, read without running it: the classes it names tell a network from weights."""
+    with zipfile.ZipFile(path) as archive:
+        member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        named = _classes(archive.read(member))
+    own = [
+        name for name in named if not name.startswith(("torch._utils.", "collections.", "torch.Float", "torch.Long"))
+    ]
+    networks = [name for name in own if "Storage" not in name and not name.startswith(("torch.serial", "numpy."))]
+    if networks:
+        return f"{path.name} is a pickled network ({networks[0]}) without its code; {EXPORT}"
+    return f"{path.name} holds weights (a state dict) and no code; load them into their network; {EXPORT}"
+
+
+def _classes(pickled: bytes) -> list[str]:
+    """The dotted names of the classes and functions that a pickle refers to."""
+    found: list[str] = []
+    texts: list[str] = []
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "GLOBAL":
+            found.append(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL":
+            found.append(".".join(texts[-2:]))
+        elif isinstance(argument, str):
+            texts.append(argument)
+    return found

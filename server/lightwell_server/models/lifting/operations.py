@@ -1,0 +1,43 @@
+"""What is to be known of an ATen operation before it is recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+from lightwell_server.models.lifting.views import Box
+
+aten = torch.ops.aten
+
+# A recorded view may meet another memory layout than the sample's; reshape takes every layout.
+_REPLACED = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+
+
+def recorded(value: Any) -> bool:  # noqa: ANN401
+    """Whether a value depends on the model's inputs."""
+    return isinstance(value, Box) and value.node is not None
+
+
+def canonical(target: OpOverload, args: tuple[Any, ...]) -> tuple[OpOverload, tuple[Any, ...]]:
+    """One form for what exporters write in several."""
+    if target in (aten._convolution.default, aten.convolution.default) and not args[6] and len(args[3]) == 2:
+        return aten.conv2d.default, (*args[:6], args[8])
+    return _REPLACED.get(target, target), args
+
+
+def reads_data(target: OpOverload, args: tuple[Any, ...]) -> bool:
+    """Whether the values of its arguments decide on the size of the result, or become a number."""
+    if target is aten.index.Tensor:
+        return any(recorded(place) and place.value.dtype in (torch.bool, torch.uint8) for place in args[1])
+    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}.intersection(target.tags))
+
+
+def switched_off(target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a dropout, or an attention with dropout, is switched off."""
+    names = [argument.name for argument in target._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    if "dropout_p" in names:
+        return not given.get("dropout_p", 0.0)
+    return "p" in names and not given.get("train", given.get("training", True))
