@@ -125,7 +125,7 @@ def captioned_alone(graph, tokens):
             inner = graph.cut(where)
 
             class Cut:
-                influential = inner.influential
+                influential, alone, apart = inner.influential, inner.alone, inner.apart
 
                 def run(self, rows, inputs, index, edit=None, grad=False, act=False):
                     return inner.run(rows, {"tokens": tokens.expand(len(rows), -1)}, index, edit, grad, act)

@@ -100,8 +100,11 @@ def _resized(pixels: Pixels, size: tuple[int, int], fit: Fit) -> Pixels:
         return pixels
     if isinstance(pixels, Pil.Image) and (fit.antialias or fit.interpolation == "nearest"):
         return pixels.resize(size[::-1], _FILTERS[fit.interpolation])
-    smooth = {} if fit.interpolation == "nearest" else {"antialias": fit.antialias, "align_corners": False}
-    larger = F.interpolate(rows(pixels), size=size, mode=fit.interpolation, **smooth)
+    if fit.interpolation == "nearest":
+        return F.interpolate(rows(pixels), size=size, mode="nearest-exact")[0]
+    larger = F.interpolate(
+        rows(pixels), size=size, mode=fit.interpolation, antialias=fit.antialias, align_corners=False
+    )
     return larger[0].clamp(0, 1)
 
 

@@ -19,7 +19,7 @@ from lightwell_server.target import ClassTarget, Target, settle
 
 def applies(facts: Facts) -> str | None:
     """Only classifiers have a class to leave."""
-    return None if facts.classes > 1 else "the model has no classes"
+    return None if facts.classes > 1 and facts.activation != "none" else "the model has no classes"
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:

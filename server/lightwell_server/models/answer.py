@@ -20,7 +20,7 @@ from lightwell_server.models.graph import Graph
 def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     """Answers parts of Asks with equal keys in one step; where rows must not share one, row by row. Raises
     `OutOfMemory`."""
-    if graph.row_by_row and (len(parts) > 1 or parts[0].count > 1):
+    if (graph.row_by_row or _cut(graph, parts[0].ask).alone) and (len(parts) > 1 or parts[0].count > 1):
         return [Answer.join([_step(graph, [row])[0] for row in _rows(part)]) for part in parts]
     return _step(graph, parts)
 
@@ -28,11 +28,16 @@ def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
 def _step(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     ask = parts[0].ask
     at = (ask.at,) if isinstance(ask.at, str) else ask.at
-    cut = graph.cut(Where(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None))
+    cut = _cut(graph, ask)
     if ask.want & (ACT | GRAD) and not cut.influential:
         raise InvalidArgument(f"{ask.wrt!r} does not influence {', '.join(at)}", reason="NO_INFLUENCE")
     with _memory(), torch.inference_mode(False), _deterministic(parts[0].reproducible):
         return _run(graph, cut, parts)
+
+
+def _cut(graph: Graph, ask: Ask) -> Cut:
+    at = (ask.at,) if isinstance(ask.at, str) else ask.at
+    return graph.cut(Where(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None))
 
 
 def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:
@@ -50,6 +55,7 @@ def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:
     with torch.set_grad_enabled(bool(want & GRAD)):
         scores = [_score(part, values, slice(*b), i) for part, b, i in zip(parts, bounds, index, strict=True)]
     grad = _gradient(scores, act) if want & GRAD else None
+    act, grad = (None if value is None else cut.apart(value) for value in (act, grad))
     answers = [
         _answer(part.ask, values, act, grad, score, slice(*b))
         for part, score, b in zip(parts, scores, bounds, strict=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from annotated_types import Gt, Len
+from annotated_types import Gt, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lightwell_server.ask import Activation
@@ -17,6 +17,7 @@ from lightwell_server.models.lifting.sample import InputSpec, Sample
 from lightwell_server.pictures import Fit
 
 Positive = Annotated[int, Gt(0)]
+Side = Annotated[int, Gt(0), Le(8192)]
 Floating = Literal["float32", "float64", "float16", "bfloat16"]
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 Channels = Annotated[tuple[float, ...], Len(1, 3)]
@@ -25,7 +26,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class InputCard(_Part):
@@ -34,8 +35,8 @@ class InputCard(_Part):
     `channels` is 1, and the model takes (pixel - mean) / std of values in [0, 1]. A generator takes codes of length
     `code`."""
 
-    size: tuple[Positive, Positive] = (224, 224)
-    resize: Positive | None = None
+    size: tuple[Side, Side] = (224, 224)
+    resize: Side | None = None
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
     channels: Literal[1, 3] = 3

@@ -36,8 +36,8 @@ def costs(graph: fx.Graph, root: torch.nn.Module, count: int) -> dict[fx.Node, f
     found = {}
     for node in graph.nodes:
         if node.op == "call_function" and "shape" in node.meta:
-            given = [_shape(arg, root) for arg in node.all_input_nodes]
-            product = _PRODUCTS.get(node.target)
+            given = [_shape(arg, root) for arg in node.args if isinstance(arg, fx.Node)]
+            product = _PRODUCTS.get(node.target) if len(given) > 1 else None
             work = product(node.meta["shape"], given) if product is not None else math.prod(node.meta["shape"])
             found[node] = work / count
     return found

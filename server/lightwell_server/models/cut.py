@@ -54,7 +54,7 @@ class Cut:
         fixed: int | None = None,
     ) -> None:
         self.fixed = fixed
-        self.by_rows = {node.name: _by_rows(node, fixed or BATCH) for node in graph.nodes}
+        self.by_rows = {node.name: by_rows(node, fixed) for node in graph.nodes}
         self.reads = [find(name) for name in where.at]
         self.wrt = find(where.wrt)
         self.edited = find(where.edit) if where.edit is not None else None
@@ -71,6 +71,9 @@ class Cut:
         self.stages = writer.stages(bounds, self.reads)
         crossing = writer.live.get(self.edited, set()) if self.edited is not None else set()
         self.crossing = {node.name for node in crossing}
+        # Windows, or tokens in front of the rows: one row's part of them cannot be told from another's.
+        looked_at = {*self.reads, self.wrt, self.edited or self.wrt}
+        self.alone = fixed is None and not all(self.by_rows[node.name] for node in looked_at)
         self.expands = fixed is not None or all(self.by_rows[node.name] for node in crossing)
 
     def run(
@@ -96,10 +99,23 @@ class Cut:
                 if edit is not None and self.edited is not None and stage.bound == self.edited.name:
                     if expanding and late:
                         values = _expanded({name: values[name] for name in self.crossing}, len(index))
-                    values[stage.bound] = edit.function(values[stage.bound], index)
+                    values[stage.bound] = self._edited(edit, values[stage.bound], index)
             if stage.bound == self.wrt.name:
                 leaf = values[stage.bound] = values[stage.bound].detach().requires_grad_(grad)
-        return [values[node.name] for node in self.reads], leaf
+        return [self._rows(values[node.name], node) for node in self.reads], leaf
+
+    def _rows(self, value: Tensor, node: fx.Node | None) -> Tensor:
+        """A value with the rows in front; what has them nowhere is all of one row."""
+        return value if self.fixed is not None or node is None or self.by_rows[node.name] else value[None]
+
+    def apart(self, value: Tensor) -> Tensor:
+        """An activation or gradient at `wrt` with the rows in front."""
+        return self._rows(value, self.wrt)
+
+    def _edited(self, edit: Edit, value: Tensor, index: Tensor) -> Tensor:
+        rows = self._rows(value, self.edited)
+        edited = edit.function(rows, index)
+        return edited if rows is value else edited[0]
 
     def _given(self, stage: Stage, taken: list[Tensor]) -> Sequence[Tensor]:
         """What a stage makes of values. A file with a fixed batch sees each row by itself, in as many copies as it
@@ -129,8 +145,8 @@ class _Writer:
         self, graph: fx.Graph, root: torch.nn.Module, rule: Rule, needed: set[fx.Node], keep: set[fx.Node]
     ) -> None:
         self.graph, self.root, self.rule, self.keep = graph, root, rule, keep
-        guards = {node for node in graph.nodes if node.target is guard and _sources(node) <= needed}
-        self.needed = needed | guards
+        guards = _passed(graph, needed)
+        self.needed = ancestors([*needed, *guards])
         self.live: dict[fx.Node, set[fx.Node]] = {}
 
     def stages(self, bounds: list[fx.Node], reads: list[fx.Node]) -> list[Stage]:
@@ -212,6 +228,19 @@ def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     return found
 
 
+def _passed(graph: fx.Graph, needed: set[fx.Node]) -> set[fx.Node]:
+    """The branches that were taken before the last of these nodes was computed."""
+    guards: set[fx.Node] = set()
+    since: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.target is guard:
+            since.add(node)
+        elif node in needed:
+            guards |= since
+            since = set()
+    return guards
+
+
 def _light(node: fx.Node) -> bool:
     """Constants and sizes: they belong to every stage that uses them."""
     return node.op == "get_attr" or bool(node.meta.get("scalar"))
@@ -227,9 +256,12 @@ def _sources(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def _by_rows(node: fx.Node, count: int) -> bool:
-    """Whether the first dimension of a value is the batch that was recorded."""
-    return tuple(node.meta.get("shape", ()))[:1] == (count,)
+def by_rows(node: fx.Node, fixed: int | None) -> bool:
+    """Whether the first dimension of a value is the batch: it is that of the sample, and one for one row."""
+    shape = tuple(node.meta.get("shape", ()))
+    if fixed is not None:
+        return shape[:1] == (fixed,)
+    return shape[:1] == (BATCH,) and tuple(node.meta.get("single", (1, *shape[1:]))) == (1, *shape[1:])
 
 
 def _expanded(values: dict[str, Tensor], count: int) -> dict[str, Tensor]:

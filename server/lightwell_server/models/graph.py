@@ -13,9 +13,9 @@ from torch import fx
 from torch._ops import OpOverload
 
 from lightwell_server.ask import INPUT, OUTPUT, Activation, Layer
-from lightwell_server.errors import InvalidArgument, nearest
+from lightwell_server.errors import InvalidArgument, Refused, nearest
 from lightwell_server.models import cost, rules
-from lightwell_server.models.cut import BATCH, Cut, Where, ancestors
+from lightwell_server.models.cut import BATCH, Cut, Where, ancestors, by_rows
 from lightwell_server.models.folding import FOLDED
 from lightwell_server.models.lifting.recorder import PIXELS, Site
 
@@ -85,7 +85,7 @@ class Graph:
         """Operations that are no module's own output, numbered among their like within the module."""
         outputs, seen = {site.node for site in self.sites}, Counter[str]()
         for node in self.needed:
-            if not isinstance(node.target, OpOverload) or node.meta.get("scalar") or "shape" not in node.meta:
+            if not isinstance(node.target, OpOverload) or not node.meta.get("floating"):
                 continue
             operation = node.target._schema.name.partition("::")[2].strip("_")
             if node.meta["path"] == PIXELS or operation in _MOVES:
@@ -126,7 +126,13 @@ class Graph:
         )
 
     def name(self, aliases: Mapping[str, str]) -> None:
-        """Gives layers further names."""
+        """Gives layers further names. Raises `Refused` for one that is a layer's own, or means none."""
+        for alias, name in aliases.items():
+            if not alias or alias in self.nodes:
+                raise Refused(f"the card calls a layer {alias!r}, which is a name already", reason="BAD_CARD")
+            if name in (OUTPUT, INPUT) or name not in self.nodes:
+                close = nearest(name, [*self.calls])
+                raise Refused(f"the card names a layer {name!r}; {close}", reason="BAD_CARD")
         self.aliases = dict(aliases)
         for cached in ("nodes", "layers"):
             self.__dict__.pop(cached, None)
@@ -136,9 +142,9 @@ class Graph:
         return next((call for call in reversed(self.calls) if name in (call, call.partition("@")[0])), None)
 
     def _shape(self, node: fx.Node) -> tuple[int, ...]:
-        """A value's shape without the batch; what a fixed batch is folded into keeps all its dimensions."""
+        """A value's shape without the batch; where it is not the first dimension, all of one row's."""
         shape = tuple(node.meta["shape"])
-        return shape[1:] if self.fixed is None or shape[:1] == (self.fixed,) else shape
+        return shape[1:] if by_rows(node, self.fixed) else tuple(node.meta.get("single", shape))
 
     @cached_property
     def needed(self) -> list[fx.Node]:

@@ -180,11 +180,6 @@ def load_file(
     graph = lift(path, card.sample())
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    unknown = [layer for layer in card.names.values() if layer not in graph.nodes]
-    if unknown:
-        raise Refused(
-            f"the card names a layer {unknown[0]!r}; {nearest(unknown[0], [*graph.calls])}", reason="BAD_CARD"
-        )
     graph.name(card.names)
     facts = facts_of(graph.to(device, card.numbers(dtype)), card)
     if labels and facts.classes and len(labels) != facts.classes:

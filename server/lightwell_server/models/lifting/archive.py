@@ -6,6 +6,7 @@ import json
 import pickletools
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def _damaged(archive: zipfile.ZipFile) -> str | None:
             with archive.open(member) as file:
                 while file.read(2**24):
                     pass
-        except (zipfile.BadZipFile, EOFError, OSError, ValueError):
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError):
             return member.filename
     return None
 
@@ -66,7 +67,10 @@ def known_schema(path: Path) -> None:
     """A program says in which version of the exporter's format it is written."""
     with zipfile.ZipFile(path) as archive:
         programs = [name for name in archive.namelist() if _PROGRAM.search(name)]
-        versions = [json.loads(archive.read(name)).get("schema_version", {}).get("major") for name in programs]
+        try:
+            versions = [json.loads(archive.read(name)).get("schema_version", {}).get("major") for name in programs]
+        except (ValueError, AttributeError) as error:
+            raise Refused(f"{path.name} holds a program that is no JSON ({error}); {EXPORT}") from error
     for major in versions:
         if isinstance(major, int) and major != SCHEMA_VERSION[0]:
             raise Refused(_newer(path) if major > SCHEMA_VERSION[0] else _older(path))

@@ -14,7 +14,7 @@ DEPTH = 50
 """How deep calls within calls are followed."""
 
 _DROPOUTS = ("dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_")
-_TRAIN = {**{f"aten::{name}": 2 for name in _DROPOUTS}, "aten::batch_norm": 5}
+_TRAIN = {**{f"aten::{name}": 2 for name in _DROPOUTS}, "aten::batch_norm": 5, "aten::instance_norm": 5}
 """TorchScript's operations, and which of their inputs says that they are being trained."""
 
 
@@ -35,7 +35,7 @@ def script(module: Any) -> Any:  # noqa: ANN401
             torch._C._jit_pass_inline(graph)
     for node in list(nodes(graph)):
         place = _TRAIN.get(node.kind())
-        if place is None or (node.kind() == "aten::batch_norm" and _optional(node.inputsAt(3))):
+        if place is None or (place == 5 and _optional(node.inputsAt(3))):
             continue
         if node.inputsAt(place).node().kind() == "prim::Constant" and node.inputsAt(place).toIValue():
             off = graph.insertConstant(False)
@@ -59,7 +59,7 @@ def program(exported: torch.export.ExportedProgram) -> torch.export.ExportedProg
 
 def evaluated(target: Any, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:  # noqa: ANN401
     """The arguments of an operation with training switched off where it can be, and whether it was on."""
-    if target is aten.batch_norm.default and args[5] and args[3] is not None:
+    if target in (aten.batch_norm.default, aten.instance_norm.default) and args[5] and args[3] is not None:
         return (*args[:5], False, *args[6:]), True
     if target in _FX_DROPOUTS and args[2]:
         return (*args[:2], False), True

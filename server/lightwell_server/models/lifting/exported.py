@@ -6,7 +6,7 @@ import operator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
@@ -36,7 +36,13 @@ def record(module: fx.GraphModule, inputs: list[Box], recorder: Recorder) -> Any
         if node.op == "placeholder":
             environment[node] = waiting.pop(0)
         elif node.op == "get_attr":
-            environment[node] = recorder.constant(operator.attrgetter(node.target)(module), node.target)
+            value = operator.attrgetter(node.target)(module)
+            if not isinstance(value, Tensor):
+                recorder.operation = str(node.target)
+                raise recorder.refuse(
+                    "a part of the program is no tensor, such as a block without gradients; remove it"
+                )
+            environment[node] = recorder.constant(value, node.target)
         elif node.op == "call_function":
             layers.enter(node)
             environment[node] = _call(recorder, node, args, kwargs)

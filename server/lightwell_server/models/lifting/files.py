@@ -164,9 +164,9 @@ class Program:
 
 
 def _commonest(weights: Iterable[Tensor]) -> torch.dtype:
-    """The floating type that most weights have."""
+    """The floating type that most weights have; single numbers in the code do not count."""
     counts = Counter[torch.dtype]()
     for tensor in weights:
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.dim():
             counts[tensor.dtype] += tensor.numel()
     return counts.most_common(1)[0][0] if counts else torch.float32

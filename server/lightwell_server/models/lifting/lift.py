@@ -20,7 +20,7 @@ from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting import outputs
 from lightwell_server.models.lifting.files import ModelFile, opened
 from lightwell_server.models.lifting.outputs import Final
-from lightwell_server.models.lifting.proof import Alone, Differs, Proof, last_line
+from lightwell_server.models.lifting.proof import Alone, Differs, Fails, Proof, last_line
 from lightwell_server.models.lifting.recorder import PIXELS, Endless, Recorder, aten
 from lightwell_server.models.lifting.sample import LUMINANCE, InputSpec, Sample
 from lightwell_server.models.lifting.views import Box
@@ -39,6 +39,8 @@ def lift(path: Path, sample: Sample) -> Graph:
             file = opened(path)
             _expects(file, sample)
             return _any_batch(file, sample) or _fixed_batch(file, sample)
+    except InvalidArgument as error:  # a guard of the graph, which speaks to callers
+        raise Refused(error.message) from error
     except LightwellError:
         raise
     except MemoryError as error:
@@ -100,7 +102,7 @@ def _any_batch(file: ModelFile, sample: Sample) -> Graph | None:
 def _fixed_batch(file: ModelFile, sample: Sample) -> Graph:
     """The graph for a file with a fixed number of rows."""
     declared = file.shape[0] if file.shape is not None else None
-    fixed = declared or next(count for count in FIXED if _runs(file, sample, count))
+    fixed = declared or next((count for count in FIXED if _runs(file, sample, count)), 1)
     made = f"the file takes {fixed} row{'s' if fixed > 1 else ''} at a time"
     try:
         graph = _proven(file, sample, fixed)
@@ -121,26 +123,38 @@ def _runs(file: ModelFile, sample: Sample, count: int) -> bool:
 
 
 def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool = True) -> Graph:
-    """Records and proves. Where single precision is too coarse to tell (random weights can be chaotic), the proof is
-    made in double precision."""
+    """Records and proves, half precision in single, where the file can be run in that. Where single precision is too
+    coarse to tell (random weights can be chaotic), the proof is made in double precision."""
     graph, index, final = _recorded(file, sample, fixed)
     graph.vectorised = vectorised
     proof = Proof(graph, file, sample, index, final.apply if final is not None else None)
+    half = file.dtype in (torch.float16, torch.bfloat16)
     try:
-        proven = proof.proven()
+        _prove_in(torch.float32 if half else file.dtype, proof)
     except Differs:
-        if file.dtype is not torch.float32:
+        if file.dtype is torch.float64:
             raise
-        file.to(torch.float64)
-        graph.to("cpu", torch.float64)
-        try:
-            proven = proof.proven().to("cpu", torch.float32)
-        finally:
-            file.to(file.dtype)
-        proven.notes.append("single precision is coarse for these weights: the file was compared in double precision")
-    if proven.mixes_rows:
-        proven.notes.append("the model mixes the rows of a batch: it is run row by row")
-    return proven
+        _prove_in(torch.float64, proof)
+        graph.notes.append("single precision is coarse for these weights: the file was compared in double precision")
+    except Fails:
+        if not half:
+            raise
+        _prove_in(file.dtype, proof)
+        graph.notes.append("the file runs in half precision alone: it was compared in that, which is coarse")
+    if graph.mixes_rows:
+        graph.notes.append("the model mixes the rows of a batch: it is run row by row")
+    return graph
+
+
+def _prove_in(dtype: torch.dtype, proof: Proof) -> None:
+    """Proves in a type of numbers; file and graph have their own again afterwards."""
+    proof.file.to(dtype)
+    proof.graph.to("cpu", dtype)
+    try:
+        proof.proven()
+    finally:
+        proof.file.to(proof.file.dtype)
+        proof.graph.to("cpu", proof.file.dtype)
 
 
 def _recorded(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph, int, Final | None]:
@@ -160,13 +174,21 @@ def _recorded(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph
         raise Refused(
             f"the model gives {rows_given[0] if rows_given else 'no'} rows for {fixed or BATCH}: no row is one image's"
         )
-    final = outputs.final(output) if sample.kind == "classifier" else None
+    final = outputs.final(outputs.behind(output)) if sample.kind == "classifier" else None
     left = final if sample.before_activation else None
-    output = output.all_input_nodes[0] if left is not None else _pictured(given[index], sample, recorder)
+    told = final is None and outputs.are_probabilities(given[index].value)
+    if left is not None:
+        output = outputs.behind(output).all_input_nodes[0]
+    else:
+        output = _pictured(given[index], sample, recorder)
     recorder.graph.output(output)
     graph = Graph(recorder.graph, recorder.root, output, recorder.sites, names, file.dtype, file.dtype, fixed)
-    graph.activation = final.name if final is not None else None
+    graph.activation = final.name if final is not None else "none" if told else None
     graph.notes = [*file.notes, *_notes(recorder, left)]
+    if told:
+        graph.notes.append(
+            "the model returns probabilities, and what it makes them of cannot be told: they are the scores"
+        )
     return graph, index, left
 
 

@@ -38,6 +38,7 @@ def switched_off(target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, An
     """Whether a dropout, or an attention with dropout, is switched off."""
     names = [argument.name for argument in target._schema.arguments]
     given = dict(zip(names, args, strict=False)) | kwargs
-    if "dropout_p" in names:
-        return not given.get("dropout_p", 0.0)
-    return "p" in names and not given.get("train", given.get("training", True))
+    if any(given.get(flag) is False for flag in ("train", "training")):
+        return True
+    chances = [given.get(name) for name in ("p", "dropout", "dropout_p") if name in names]
+    return bool(chances) and not any(chances)

@@ -43,6 +43,24 @@ def final(output: fx.Node) -> Final | None:
     return found if found.name == "sigmoid" or output.args[1] in (1, -1) else None
 
 
+_PASSING = (aten.to.dtype, aten._to_copy.default, aten.clone.default, aten.alias.default, aten.detach.default)
+
+
+def behind(output: fx.Node) -> fx.Node:
+    """The node whose values an output is, looked at through copies and casts."""
+    while output.target in _PASSING:
+        output = output.all_input_nodes[0]
+    return output
+
+
+def are_probabilities(values: Tensor) -> bool:
+    """Whether rows [n, classes] are what a softmax gives."""
+    shares = values.double()
+    if values.dim() != 2 or values.shape[1] < 2 or bool((shares < 0).any()):
+        return False
+    return bool(((shares.sum(1) - 1).abs() < 1e-2).all())
+
+
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a model returns
     """Each tensor, number and None within tuples, named tuples, lists and dicts, with its path: the names, keys and
     numbers that lead to it, joined by dots."""

@@ -25,13 +25,14 @@ TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 @dataclass
 class Proof:
     """A graph and what it is compared with: an output of the file, by its number, and the activation that the file
-    applies to it where the graph does not."""
+    applies to it where the graph does not. `fewest` is the smallest number of rows that the file takes."""
 
     graph: Graph
     file: ModelFile
     sample: Sample
     index: int
     activation: Callable[[Tensor], Tensor] | None
+    fewest: int = 1
 
     def proven(self) -> Graph:
         """The graph, with notes on what was found. Raises `Refused`."""
@@ -40,6 +41,7 @@ class Proof:
         if self.graph.fixed is None:
             self.graph.mixes_rows = self._mixes(crowd)
         _differentiate(self.graph, self.sample)
+        _measure(self.graph, self.sample)
         self.graph.any_size = self.sample.kind != "generator" and self._takes_any_size()
         return self.graph
 
@@ -50,7 +52,7 @@ class Proof:
         try:
             theirs = self._theirs(rows)
         except Exception as error:
-            raise Refused(f"the file itself fails {where}: {last_line(error)}") from error
+            raise Fails(f"the file itself fails {where}: {last_line(error)}") from error
         ours = self._ours(rows)
         distance = _distance(self._applied(ours), theirs)
         if not distance <= self._tolerance:
@@ -66,7 +68,7 @@ class Proof:
         try:
             theirs = self._theirs(single[0])
         except Exception:  # many exported files take two rows or more
-            theirs = self._applied(alone[0])
+            theirs, self.fewest = self._applied(alone[0]), 2
         if not _distance(self._applied(alone[0]), theirs) <= self._tolerance or alone[0].shape[0] != 1:
             raise Alone("the lifted graph differs from the file for one row alone")
         return any(_distance(row, crowd[i : i + 1]) > self._tolerance for i, row in enumerate(alone))
@@ -108,7 +110,7 @@ class Proof:
     def _takes_any_size(self) -> bool:
         height, width = self.sample.size
         try:
-            self._compare(2, seed=4, size=(height + 32, width + 64))
+            self._compare(self.fewest, seed=4, size=(height + 32, width + 64))
         except Exception:  # the file itself refuses other sizes, each in its own words
             return False
         return True
@@ -118,8 +120,31 @@ class Differs(Refused):
     """Graph and file disagree."""
 
 
+class Fails(Refused):
+    """The file itself does not run."""
+
+
 class Alone(Refused):
     """They agree for several rows, and not for one."""
+
+
+def _measure(graph: Graph, sample: Sample) -> None:
+    """Notes the shape that each value has for one row: it tells which values have the batch as their first dimension,
+    whatever sizes a layer has of its own."""
+    if graph.fixed is not None:
+        return
+    rows, *others = sample.rows(1, seed=5, dtype=graph.dtype)
+    given = dict(zip(graph.inputs.values(), others, strict=True))
+    values: dict[fx.Node, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op == "output":
+            continue
+        if node.op == "placeholder":
+            values[node] = given.get(node.name, rows)
+        else:
+            values[node] = graph.evaluate(node, values)
+        if isinstance(values[node], Tensor):
+            node.meta["single"] = tuple(values[node].shape)
 
 
 def _differentiate(graph: Graph, sample: Sample) -> None:
@@ -158,7 +183,11 @@ def _blocking(graph: Graph, rows: Tensor, inputs: dict[str, Tensor]) -> fx.Node 
     is not implemented."""
     copies = graph.fixed or 1
     first = graph.nodes[INPUT]
-    values: dict[fx.Node, Any] = {node: inputs[node.name] for node in graph.needed if node.name in inputs}
+    values: dict[fx.Node, Any] = {
+        node: inputs[node.name].expand(copies, *inputs[node.name].shape[1:])
+        for node in graph.needed
+        if node.name in inputs
+    }
     values[first] = rows.expand(copies, *rows.shape[1:]).clone().requires_grad_()
     lost, unimplemented = [], []
     with torch.enable_grad():

@@ -160,6 +160,13 @@ class Recorder:
             self._call(guard, (condition, taken, message), {}, scalar=True)
         return taken
 
+    def settled(self, value: Any) -> Any:  # noqa: ANN401
+        """A size as the number that it is on the sample, guarded: another size is told at run time."""
+        if not recorded(value) or isinstance(value.value, Tensor):
+            return value
+        self.decide(self.scalar(operator.eq, value, value.value))
+        return value.value
+
     def number(self, box: Any) -> Any:  # noqa: ANN401
         """A tensor of one element as a number: a constant's, or a size's in disguise."""
         if not isinstance(box, Box) or not isinstance(box.value, Tensor):
@@ -171,7 +178,8 @@ class Recorder:
     def called(self, path: str, kind: str, output: Any, begun: int) -> None:  # noqa: ANN401
         """Notes what a module's call gave, if it is a tensor that depends on the image: of several the first. `begun`
         is how many nodes there were before it."""
-        given = [leaf for leaf in tree_leaves(output) if recorded(leaf) and isinstance(leaf.value, Tensor)]
+        tensors = [leaf for leaf in tree_leaves(output) if recorded(leaf) and isinstance(leaf.value, Tensor)]
+        given = [leaf for leaf in tensors if leaf.value.is_floating_point()]
         if path and given:
             node = self.node(given[0])
             self.sites.append(Site(path, kind, node, tuple(self.nodes[begun:])))
@@ -197,7 +205,7 @@ class Recorder:
         concrete, named = tree_map(self._concrete, args), tree_map(self._concrete, kwargs)
         try:
             result = target(*concrete, **named)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
             told = (str(error).strip().splitlines() or [type(error).__name__])[0]
             if "allocate memory" in told or "not enough memory" in told:
                 raise self.refuse(f"it needs more memory than there is ({told}); give the server more") from error
@@ -211,7 +219,7 @@ class Recorder:
         node = self._call(target, args, kwargs, scalar=False) if live else None
         if isinstance(result, Tensor):
             if node is not None:
-                node.meta["shape"] = tuple(result.shape)
+                node.meta.update(shape=tuple(result.shape), floating=result.is_floating_point())
             return self._shared(Box(result, node), View(target, args[1:], kwargs), args, kwargs)
         if isinstance(result, tuple | list):
             items = [
@@ -229,7 +237,7 @@ class Recorder:
         if node is None:
             return Box(value)
         item = self.graph.call_function(operator.getitem, (node, index))
-        item.meta.update(node.meta, shape=tuple(value.shape))
+        item.meta.update(node.meta, shape=tuple(value.shape), floating=value.is_floating_point())
         return Box(value, item)
 
     def _shared(self, box: Box, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Box:

@@ -42,12 +42,15 @@ class Sample:
     def rows(
         self, count: int, size: tuple[int, int] | None = None, seed: int = 0, dtype: torch.dtype = torch.float32
     ) -> list[Tensor]:
-        """Random inputs: images in [0, 1] (or normal codes), then the other inputs."""
+        """Random inputs: images in [0, 1] (or normal codes), then the other inputs. Each row has a contrast and a
+        brightness of its own, so that rows which see each other's extremes are noticed."""
         rng = torch.Generator().manual_seed(seed)
         if self.kind == "generator":
-            rows = torch.randn((count, self.code), generator=rng)
+            rows = torch.randn((count, self.code), generator=rng) * (0.5 + torch.rand((count, 1), generator=rng))
         else:
-            rows = torch.rand((count, 3, *(size or self.size)), generator=rng)
+            contrast = 0.3 + 0.6 * torch.rand((count, 1, 1, 1), generator=rng)
+            brightness = (1 - contrast) * torch.rand((count, 1, 1, 1), generator=rng)
+            rows = torch.rand((count, 3, *(size or self.size)), generator=rng) * contrast + brightness
         others = (_random((count, *spec.shape), spec.dtype, rng) for spec in self.inputs.values())
         return [value.to(dtype) if value.is_floating_point() else value for value in (rows, *others)]
 

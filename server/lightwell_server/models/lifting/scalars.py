@@ -149,6 +149,11 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
     **{name: _asked(name) for name in ("startswith", "endswith", "replace", "lower", "upper", "strip")},
 }
 
+SEARCHES = ("__contains__", "index", "count", "remove")
+"""Those that compare a list's values with one."""
+KEYED = (*SEARCHES, "__getitem__", "_set_item", "get", "setdefault", "pop", "insert", "Delete")
+"""Those whose first argument is a key, a place or a value looked for."""
+
 SCALARS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,

@@ -121,7 +121,11 @@ class _Interpreter:
         return value
 
     def contained(self, name: str, args: list[Any]) -> Any:  # noqa: ANN401
-        """An operation on a list, dict or string, in Python."""
+        """An operation on a list, dict or string, in Python; what it compares are numbers."""
+        if name in scalars.SEARCHES and isinstance(args[0], list):
+            args[0][:] = map(self.recorder.settled, args[0])
+        if name in scalars.KEYED and len(args) > 1:
+            args = [args[0], self.recorder.settled(args[1]), *args[2:]]
         try:
             return scalars.CONTAINERS[name](*args)
         except (TypeError, ValueError, KeyError, IndexError) as error:

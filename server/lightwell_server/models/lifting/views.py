@@ -20,6 +20,12 @@ from lightwell_server.errors import Refused
 
 aten = ops.aten
 
+_WHOLE = (
+    *(aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, aten.alias.default),
+    *(aten.squeeze.default, aten.squeeze.dim, aten.detach.default, aten.to.dtype, aten.to.other, aten.transpose.int),
+    *(aten.permute.default, aten.t.default, aten.view_as.default, aten.reshape_as.default),
+)
+"""Views of all elements, whatever the size."""
 _SCATTERS = {aten.select.int: aten.select_scatter.default, aten.slice.Tensor: aten.slice_scatter.default}
 
 
@@ -83,15 +89,16 @@ class View:
 
     def put(self, recorder: Recording, whole: Box, part: Box) -> Box:
         """The whole with `part` in the view's place."""
-        seen = self.of(recorder, whole)
-        if (seen.value.shape, seen.value.stride()) == (whole.value.shape, whole.value.stride()):
-            return part
-        ordered = whole.value.is_contiguous() and seen.value.is_contiguous()
-        if ordered and seen.value.numel() == whole.value.numel():
-            return recorder.shaped(part, _sizes(recorder, whole))
         if self.target in _SCATTERS:
             result: Box = recorder.op(_SCATTERS[self.target], (whole, part, *self.arguments), dict(self.named))
             return result
+        seen = self.of(recorder, whole)
+        if self.target not in _WHOLE:  # it may see all of the sample and less of another image
+            return self._put_by_number(recorder, whole, part)
+        if (seen.value.shape, seen.value.stride()) == (whole.value.shape, whole.value.stride()):
+            return part
+        if whole.value.is_contiguous() and seen.value.is_contiguous():
+            return recorder.shaped(part, _sizes(recorder, whole))
         return self._put_by_number(recorder, whole, part)
 
     def _put_by_number(self, recorder: Recording, whole: Box, part: Box) -> Box:
