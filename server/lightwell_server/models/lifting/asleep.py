@@ -31,8 +31,9 @@ def script(module: Any) -> Any:  # noqa: ANN401
     All calls are inlined, for the flag may be an argument of a function."""
     graph = module.graph
     for _ in range(DEPTH):  # one pass may inline one level
-        if any(node.kind() in ("prim::CallMethod", "prim::CallFunction") for node in nodes(graph)):
-            torch._C._jit_pass_inline(graph)
+        if not any(node.kind() in ("prim::CallMethod", "prim::CallFunction") for node in nodes(graph)):
+            break
+        torch._C._jit_pass_inline(graph)
     for node in list(nodes(graph)):
         place = _TRAIN.get(node.kind())
         if place is None or (place == 5 and _optional(node.inputsAt(3))):

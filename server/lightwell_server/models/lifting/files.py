@@ -25,12 +25,23 @@ warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
 warnings.filterwarnings("ignore", module=r"code/__torch__")
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What a program declares of one size of its image: the least, the most (None: any), and what it is a multiple
+    of."""
+
+    least: int
+    most: int | None
+    step: int
+
+
 class ModelFile(Protocol):
     """An opened file: its own function, and how that is recorded. `shape` is what its first input is declared as, the
-    batch first, None where it is free; None if nothing is declared."""
+    batch first, None where it is free; None if nothing is declared. `limits` are those of its free dimensions."""
 
     dtype: torch.dtype
     shape: tuple[int | None, ...] | None
+    limits: dict[int, Limit]
     notes: list[str]
 
     @property
@@ -77,6 +88,7 @@ class Script:
     path: Path
     notes: list[str] = field(default_factory=list)
     shape: tuple[int | None, ...] | None = None
+    limits: dict[int, Limit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.module = torch.jit.load(self.path, map_location="cpu")
@@ -138,6 +150,7 @@ class Program:
         first = next((node for node in self.program.graph.nodes if names and node.name == names[0]), None)
         sizes = getattr(first.meta.get("val"), "shape", None) if first is not None else None
         self.shape = None if sizes is None else tuple(s if isinstance(s, int) else None for s in sizes)
+        self.limits = {dim: _limit(s) for dim, s in enumerate(sizes or ()) if not isinstance(s, int) and dim > 1}
 
     @property
     def arguments(self) -> list[str]:
@@ -161,6 +174,15 @@ class Program:
     def to(self, dtype: torch.dtype) -> None:
         """Parameters and buffers take the type; what the program names itself stays."""
         self._original.to(dtype)
+
+
+def _limit(size: torch.SymInt) -> Limit:
+    """What the exporter found out, or was told, of a size that it left free."""
+    expression: Any = size.node.expr
+    environment: Any = size.node.shape_env
+    bounds = environment.bound_sympy(expression)
+    most = int(bounds.upper) if bounds.upper.is_Integer else None
+    return Limit(int(bounds.lower), most, int(expression.as_coeff_Mul()[0]))
 
 
 def _commonest(weights: Iterable[Tensor]) -> torch.dtype:

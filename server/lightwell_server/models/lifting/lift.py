@@ -6,6 +6,7 @@ each row is then run by itself, in one vectorised step where that can be proved,
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -164,6 +165,7 @@ def _recorded(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph
     rows = recorder.input("rows", first)
     boxes = [recorder.input(name, value) for name, value in zip(sample.inputs, others, strict=True)]
     names = {name: cast(fx.Node, box.node).name for name, box in zip(sample.inputs, boxes, strict=True)}
+    _limited(file, rows, recorder)
     given = list(tree_leaves(file.record([_pixels(rows, sample, recorder), *boxes], recorder)))
     paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or 2, file.dtype)))]
     named = list(zip(paths if len(paths) == len(given) else map(str, range(len(given))), given, strict=True))
@@ -190,6 +192,17 @@ def _recorded(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph
             "the model returns probabilities, and what it makes them of cannot be told: they are the scores"
         )
     return graph, index, left
+
+
+def _limited(file: ModelFile, rows: Box, recorder: Recorder) -> None:
+    """Sizes that the file declares are checked for every image."""
+    for dim, limit in file.limits.items():
+        size = recorder.size(rows, dim)
+        recorder.operation = f"the program's own limits of {'height' if dim == 2 else 'width'}"
+        recorder.decide(recorder.scalar(operator.ge, size, limit.least))
+        recorder.decide(recorder.scalar(operator.eq, recorder.scalar(operator.mod, size, limit.step), 0))
+        if limit.most is not None:
+            recorder.decide(recorder.scalar(operator.le, size, limit.most))
 
 
 def _notes(recorder: Recorder, left: Final | None) -> Iterator[str]:
