@@ -1,14 +1,21 @@
 """What cannot be explained is refused with one sentence that names the node, its source line and what to do; nothing
 else suffers from it."""
 
+import contextlib
 import json
 import pickle
+import socket
+import subprocess
+import sys
+import time
 import zipfile
 
 import pytest
 import torch
 from torch import nn
 
+from lightwell import Client, GradCam, UnavailableError
+from lightwell.v1 import models_pb2
 from lightwell_server.errors import NotFound, Refused, Unavailable
 from lightwell_server.models.lifting import archive
 from lightwell_server.models.lifting.lift import Sample, lift
@@ -97,6 +104,16 @@ class Raising(nn.Module):
         if x.size(2) < 100:
             raise ValueError("too small")
         return x.mean((2, 3))
+
+
+class Slow(nn.Module):
+    """Takes many seconds to be read."""
+
+    def forward(self, x):
+        steps = 0
+        while steps < 30000:
+            steps += 1
+        return x.mean((2, 3)) * steps
 
 
 class NoInput(nn.Module):
@@ -268,3 +285,35 @@ def test_the_refused_neither_stop_the_others_nor_make_them_wait(tmp_path):
     with pytest.raises(NotFound):
         store.get("other")
     assert [type(version) is RefusedModel for version in store.all()] == [False, True, False]
+
+
+def test_a_server_that_is_still_loading_answers_and_can_be_stopped(tmp_path):
+    for name, module in (("slow", Slow()), ("good", seeded(Residual))):
+        directory = tmp_path / name / "1"
+        directory.mkdir(parents=True)
+        export(module, "scripted", directory).rename(directory / "model.pt")
+        (directory / "card.toml").write_text(f"[input]\nsize = [{SIDE}, {SIDE}]\n")
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "lightwell_server", "--repository", str(tmp_path), "--metrics-port", "0"]
+    process = subprocess.Popen([*command, "--address", address], stderr=subprocess.DEVNULL)
+    try:
+        with Client(address, timeout=60) as client:
+            states, patience = {}, time.monotonic() + 60
+            while states.get("good") != models_pb2.MODEL_STATE_READY and time.monotonic() < patience:
+                with contextlib.suppress(UnavailableError):  # it does not listen yet
+                    states = {model.name: model.state for model in client.models()}
+            assert states["slow"] == models_pb2.MODEL_STATE_LOADING
+            assert client.explain(torch.rand(3, SIDE, SIDE).numpy(), GradCam(), model="good").map.any()
+            with pytest.raises(UnavailableError, match="still being loaded"):
+                client.model("slow")
+        process.terminate()
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

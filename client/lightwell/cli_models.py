@@ -47,7 +47,7 @@ def list_models(as_json: Json = False, server: Address = LOCAL) -> None:
         for model in client.models():
             told = tell.plain(model)
             words = (told[key] for key in ("name", "version", "kind", "state", "reason"))
-            say(told if as_json else "  ".join(filter(None, words)))
+            say(told if as_json else "  ".join(word for word in words if word not in ("", "unspecified")))
 
 
 @app.command()

@@ -82,9 +82,11 @@ async def serve(settings: Settings) -> None:
     server, status = _server(settings, store, worker, boundary)
     port = server.add_insecure_port(settings.address)
     await server.start()
-    await _ready(settings, store, status)
-    print(f"lightwell: serving {len(store.ready())} models on port {port}", flush=True)
-    stopping = asyncio.create_task(stop.wait())
+    ready, stopping = asyncio.create_task(_ready(settings, store, status)), asyncio.create_task(stop.wait())
+    await asyncio.wait([ready, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        await ready
+        print(f"lightwell: serving {len(store.ready())} models on port {port}", flush=True)
     while worker.alive and not stopping.done():
         await asyncio.wait([stopping], timeout=1.0)
     healthy = worker.alive
@@ -93,6 +95,8 @@ async def serve(settings: Settings) -> None:
     await _drain(settings, server, worker, boundary)
     if not healthy:
         sys.exit("lightwell: the engine failed; see the log")
+    if not ready.done():
+        os._exit(0)  # files are still being read, on threads that nothing else can stop
 
 
 def _server(
