@@ -81,6 +81,16 @@ class CopiesByLayout(nn.Module):
         return y.mean(3).flatten(1)
 
 
+class IntoACopy(nn.Module):
+    """A copy of a constant is the call's own, not the file's."""
+
+    def forward(self, x):
+        gains = torch.zeros(5, 3).t().contiguous()
+        gains[:, 1] = 2.0
+        gains.add_(0.5)
+        return x.mean((2, 3)) @ gains
+
+
 class ThroughACast(nn.Module):
     def forward(self, x):
         y = x * 2
@@ -135,7 +145,7 @@ class SlicedBySizes(nn.Module):
 
 
 MODULES = [ThroughAView, ThroughAViewOfAView, ByDiagonal, OnTheInput, WithinOneMemory, FilledFromItself, KeepsItsLayout]
-MODULES += [CopiesByLayout, ThroughACast, Powers, TurnedInPlace, OneTensorTwoNames, GatheredInLoops]
+MODULES += [CopiesByLayout, IntoACopy, ThroughACast, Powers, TurnedInPlace, OneTensorTwoNames, GatheredInLoops]
 
 
 @pytest.mark.parametrize("form", ["traced", "scripted"])

@@ -10,7 +10,7 @@ from typing import Any
 from torch import ops
 from torch._ops import OpOverload
 
-from lightwell_server.models.lifting.views import Box, Memory, Recording
+from lightwell_server.models.lifting.views import Box, Memory, Recording, refresh
 
 aten = ops.aten
 
@@ -59,11 +59,12 @@ _WRITERS: dict[OpOverload, Twin] = {
 
 def _contiguous(recorder: Recording, box: Box, **_: Any) -> Box:  # noqa: ANN401
     """The same values; a layout of its own would only cost time. What was a copy keeps a memory of its own."""
-    node, value = recorder.node(box), box.value
-    if value.is_contiguous():
+    if box.stale:
+        refresh(recorder, box)
+    if box.value.is_contiguous():
         return box
-    value = value.contiguous()
-    return Box(value, node, Memory(value, node)) if box.node is not None else recorder.constant(value)
+    value = box.value.contiguous()
+    return Box(value, box.node, Memory(value, box.node))
 
 
 def _unchanged(recorder: Recording, box: Box, *_: Any) -> Box:  # noqa: ANN401

@@ -44,12 +44,6 @@ class Recording(Protocol):
     def size(self, box: Box, dim: int) -> int | Box:
         """The size of a dimension."""
 
-    def node(self, value: Any) -> Any:  # noqa: ANN401
-        """What stands in the graph for a value."""
-
-    def constant(self, value: Tensor, name: str = "") -> Box:
-        """A tensor of the file."""
-
     def refuse(self, what: str) -> Refused:
         """The error that names the place."""
 
