@@ -13,15 +13,8 @@ from torch.utils._pytree import tree_map
 from lightwell_server.models.lifting.recorder import Recorder
 from lightwell_server.models.lifting.views import Box
 
-# Checks of the exporter on its own inputs; the recorder's guards take their place.
-_CHECKS = (
-    "_assert_scalar",
-    "_assert_tensor_metadata",
-    "_assert_async",
-    "_guards_fn",
-    "sym_constrain_range",
-    "sym_constrain_range_for_size",
-)
+# What the exporter notes of its inputs; the limits of their sizes are read from the program (files.Limit).
+_CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size")
 
 
 def record(module: fx.GraphModule, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
@@ -105,7 +98,9 @@ def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict
         name = target._schema.name.split("::")[1]
         if name in _CHECKS:
             return None
-        if name in ("sym_size", "sym_numel"):
+        if name == "_assert_scalar":
+            return recorder.decide(args[0])
+        if name == "sym_size":
             return recorder.size(*args)
         return recorder.op(target, args, kwargs)
     if target is operator.getitem:

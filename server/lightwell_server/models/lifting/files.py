@@ -182,7 +182,8 @@ def _limit(size: torch.SymInt) -> Limit:
     environment: Any = size.node.shape_env
     bounds = environment.bound_sympy(expression)
     most = int(bounds.upper) if bounds.upper.is_Integer else None
-    return Limit(int(bounds.lower), most, int(expression.as_coeff_Mul()[0]))
+    step = expression.as_coeff_Mul()[0]
+    return Limit(int(bounds.lower), most, int(step) if step.is_Integer else 1)
 
 
 def _commonest(weights: Iterable[Tensor]) -> torch.dtype:
