@@ -8,12 +8,11 @@ import os
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import asyncio
-import json
 import logging
-import os
 import signal
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import torch
@@ -21,17 +20,22 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from pydantic import ValidationError
-from pydantic_settings import CliApp
 
 from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
-from lightwell_server import metrics
+from lightwell_server import logs, metrics
+from lightwell_server.access import Access
 from lightwell_server.catalog import catalog
-from lightwell_server.config import Settings
+from lightwell_server.config import Settings, settings
 from lightwell_server.engine.worker import Worker
-from lightwell_server.interceptors import Boundary
+from lightwell_server.interceptors import Boundary, Observer
+from lightwell_server.limits import Limits, used_bytes
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model, Store, Version
 from lightwell_server.service import ExplainerService, ModelService
+from lightwell_server.tls import credentials
+
+if TYPE_CHECKING:
+    from lightwell_server.tracing import Tracing
 
 log = logging.getLogger("lightwell_server")
 
@@ -40,33 +44,28 @@ MODELS = explainer_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
-        line = {
-            "time": self.formatTime(record),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
 def main() -> None:
     """Runs until SIGTERM or SIGINT; a second signal stops at once."""
     try:
-        settings = CliApp.run(Settings)
+        chosen = settings()
     except ValidationError as error:
-        wrong = (f"--{'.'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors())
-        sys.exit(f"lightwell serve: {'; '.join(wrong)}")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    asyncio.run(serve(settings))
+        sys.exit(f"lightwell serve: {'; '.join(_wrong(e) for e in error.errors())}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"lightwell serve: {error}")
+    if chosen.print_config:
+        print(chosen.toml(), end="")
+        return
+    logs.start(chosen.log_level)
+    try:
+        asyncio.run(serve(chosen))
+    except (OSError, ValueError) as error:
+        log.debug("the server could not start", exc_info=True)
+        sys.exit(f"lightwell serve: {error}")
+
+
+def _wrong(error: Any) -> str:  # noqa: ANN401 - pydantic's error details
+    flag = f"--{'.'.join(map(str, error['loc'])).replace('_', '-')}: " if error["loc"] else ""
+    return f"{flag}{error['msg'].removeprefix('Value error, ')}"
 
 
 async def serve(settings: Settings) -> None:
@@ -74,14 +73,18 @@ async def serve(settings: Settings) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     catalog()
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port, registry=metrics.REGISTRY)
-    store, worker = Store(), Worker(answer, settings.max_jobs, settings.max_rows, settings.step_seconds)
+    limits = _limits(settings)
+    store = Store()
+    worker = Worker(answer, settings.max_jobs, settings.max_rows, settings.step_seconds, fitting=limits.fitting)
+    _measure(settings, worker)
     store.expect(settings.repository)
-    stop, boundary = _signals(), Boundary()
-    server, status = _server(settings, store, worker, boundary)
-    port = server.add_insecure_port(settings.address)
+    tracing = _tracing(settings)
+    observers: list[Observer] = [logs.CallLog(settings.slow_seconds), *([tracing] if tracing else [])]
+    stop, boundary = _signals(), Boundary(Access(settings.tokens), observers, settings.max_streams_per_caller)
+    server, status = _server(settings, store, worker, boundary, limits)
+    port = _listen(settings, server)
     await server.start()
+    probed = await _probed(settings, status)
     ready, stopping = asyncio.create_task(_ready(settings, store, status)), asyncio.create_task(stop.wait())
     await asyncio.wait([ready, stopping], return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
@@ -93,31 +96,91 @@ async def serve(settings: Settings) -> None:
     await status.enter_graceful_shutdown()
     await asyncio.sleep(settings.settle_seconds)
     await _drain(settings, server, worker, boundary)
+    if probed is not None:
+        await probed.stop(0)
+    if tracing is not None:
+        await asyncio.to_thread(tracing.stop)
     if not healthy:
         sys.exit("lightwell: the engine failed; see the log")
     if not ready.done():
         os._exit(0)  # files are still being read, on threads that nothing else can stop
 
 
-def _server(
-    settings: Settings, store: Store, worker: Worker, boundary: Boundary
-) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-    limit = settings.max_message_bytes
-    options = [
-        ("grpc.max_receive_message_length", limit),
-        ("grpc.max_send_message_length", limit),
-        ("grpc.keepalive_time_ms", 60_000),
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        seconds=settings.max_seconds,
+        pixels=settings.max_pixels,
+        steps=settings.max_request_steps,
+        rows=settings.max_request_rows,
+        memory=settings.max_memory_bytes,
+        device=settings.device,
+    )
+
+
+def _measure(settings: Settings, worker: Worker) -> None:
+    """Serves the metrics; some are read at the moment of a scrape."""
+    metrics.jobs.set_function(lambda: worker.jobs)
+    metrics.device_memory.labels(settings.device).set_function(lambda: used_bytes(torch.device(settings.device)))
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, registry=metrics.REGISTRY)
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """Traces, if they are wanted: their libraries are loaded for nobody else."""
+    if settings.otlp_endpoint is None:
+        return None
+    from lightwell_server.tracing import Tracing
+
+    return Tracing(settings.otlp_endpoint)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    age = round(settings.max_connection_seconds * 1000)
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.keepalive_time_ms", round(settings.keepalive_seconds * 1000)),
+        # Callers may probe, too, also while a long step keeps a stream silent.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Calls at work are not cut off when a connection is renewed: they end by themselves, or by their limit.
+        *([("grpc.max_connection_age_ms", age)] if age else []),
+        ("grpc.max_connection_age_grace_ms", round(settings.max_seconds * 1000)),
         ("grpc.so_reuseport", 0),
     ]
-    server = grpc.aio.server(interceptors=[boundary], options=options)
-    explainer = ExplainerService(store, worker, settings.max_seconds, settings.max_pixels)
-    explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, server)
+
+
+def _server(
+    settings: Settings, store: Store, worker: Worker, boundary: Boundary, limits: Limits
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    server = grpc.aio.server(interceptors=[boundary], options=_options(settings))
+    explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(ExplainerService(store, worker, limits), server)
     explainer_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(store), server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if settings.reflection:
         reflection.enable_server_reflection((EXPLAINER, MODELS, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server, status
+
+
+def _listen(settings: Settings, server: grpc.aio.Server) -> int:
+    """Takes the address; returns the port."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        port = server.add_insecure_port(settings.address)
+    else:
+        secure = credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        port = server.add_secure_port(settings.address, secure)
+    return port
+
+
+async def _probed(settings: Settings, status: health.aio.HealthServicer) -> grpc.aio.Server | None:
+    """A server of health alone, in plaintext, if one is wanted."""
+    if settings.health_address is None:
+        return None
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    server.add_insecure_port(settings.health_address)
+    await server.start()
+    return server
 
 
 async def _ready(settings: Settings, store: Store, status: health.aio.HealthServicer) -> None:

@@ -112,11 +112,20 @@ class Ask:
         return self.rows.count if isinstance(self.rows, Rows) else self.rows.shape[0]
 
     @cached_property
+    def _made(self) -> tuple[torch.Size, torch.dtype]:
+        row = self.rows.make(torch.zeros(1, dtype=torch.long)) if isinstance(self.rows, Rows) else self.rows
+        return row.shape[1:], row.dtype
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(self._made[0])
+
+    @cached_property
     def key(self) -> Hashable:
         """Asks of one model with equal keys may share a device step."""
-        row = self.rows.make(torch.zeros(1, dtype=torch.long)) if isinstance(self.rows, Rows) else self.rows
         edit = None if self.edit is None else (self.edit.layer, self.edit.count is not None)
-        return self.at, self.wrt, self.want, self.rule, edit, row.shape[1:], row.dtype
+        return self.at, self.wrt, self.want, self.rule, edit, *self._made
 
     @property
     def shares(self) -> bool:

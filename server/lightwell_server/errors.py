@@ -58,6 +58,22 @@ class NotApplicable(LightwellError):
 
 
 @dataclass
+class Unauthenticated(LightwellError):
+    """Nobody that the server knows."""
+
+    reason: str = "UNAUTHENTICATED"
+    code = Code.UNAUTHENTICATED
+
+
+@dataclass
+class Forbidden(LightwellError):
+    """Somebody known who has no right to this call."""
+
+    reason: str = "PERMISSION_DENIED"
+    code = Code.PERMISSION_DENIED
+
+
+@dataclass
 class Overloaded(LightwellError):
     """The queue is full; worth another try after `retry_seconds`."""
 
@@ -85,7 +101,7 @@ class Unavailable(LightwellError):
 
 @dataclass
 class DeadlineExceeded(LightwellError):
-    """The caller's time is over."""
+    """The caller's time is over, or too short to begin (reason DEADLINE_TOO_SHORT)."""
 
     reason: str = "DEADLINE_EXCEEDED"
     code = Code.DEADLINE_EXCEEDED

@@ -3,36 +3,48 @@ bounded."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
-requests = Counter("lightwell_requests", "Requests answered.", ["method", "model", "code"], registry=REGISTRY)
-in_progress = Gauge("lightwell_requests_in_progress", "Requests being answered.", registry=REGISTRY)
-request_seconds = Histogram(
-    "lightwell_request_seconds",
-    "Seconds from request to answer.",
-    ["method", "model"],
-    buckets=_SECONDS,
-    registry=REGISTRY,
+
+def _counter(name: str, told: str, *labels: str) -> Counter:
+    return Counter(f"lightwell_{name}", told, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, told: str, *labels: str) -> Gauge:
+    return Gauge(f"lightwell_{name}", told, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, told: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+    return Histogram(f"lightwell_{name}", told, labels, buckets=buckets, registry=REGISTRY)
+
+
+requests = _counter("requests", "Requests answered.", "method", "model", "code")
+malformed = _counter("malformed_requests", "Calls refused before their request could be read.", "why")
+in_progress = _gauge("requests_in_progress", "Requests being answered.")
+request_seconds = _histogram("request_seconds", "Seconds from request to answer.", "method", "model")
+queue_seconds = _histogram("queue_seconds", "Seconds that a request waited for the device.", "method")
+codec_seconds = _histogram("codec_seconds", "Seconds of decoding or encoding for a request.", "what")
+queue_rows = _gauge("queue_rows", "Rows waiting for the device.")
+jobs = _gauge("jobs", "Requests that have been accepted and are not over.")
+steps = _counter("steps", "Device steps.")
+step_seconds = _histogram("step_seconds", "Seconds of a device step.")
+step_rows = _histogram("step_rows", "Rows of a device step.", buckets=_ROWS)
+device_seconds = _counter("device_seconds", "Device seconds used.", "method")
+device_memory = _gauge("device_memory_bytes", "Bytes of the device in use by this process.", "device")
+saved_seconds = _counter(
+    "saved_device_seconds",
+    "Device seconds that requests had still planned for when their caller was gone or late; an upper bound where a"
+    " method may stop early.",
+    "method",
 )
-queue_seconds = Histogram(
-    "lightwell_queue_seconds",
-    "Seconds that a request waited for the device.",
-    ["method"],
-    buckets=_SECONDS,
-    registry=REGISTRY,
-)
-queue_rows = Gauge("lightwell_queue_rows", "Rows waiting for the device.", registry=REGISTRY)
-steps = Counter("lightwell_steps", "Device steps.", registry=REGISTRY)
-step_seconds = Histogram("lightwell_step_seconds", "Seconds of a device step.", buckets=_SECONDS, registry=REGISTRY)
-step_rows = Histogram("lightwell_step_rows", "Rows of a device step.", buckets=_ROWS, registry=REGISTRY)
-device_seconds = Counter("lightwell_device_seconds", "Device seconds used.", ["method"], registry=REGISTRY)
-memory_splits = Counter("lightwell_out_of_memory_splits", "Chunks halved for want of memory.", registry=REGISTRY)
-dropped = Counter(
-    "lightwell_dropped_jobs", "Jobs dropped because their caller was gone or late.", ["why"], registry=REGISTRY
-)
-model_loads = Counter("lightwell_model_loads", "Model versions loaded.", ["state"], registry=REGISTRY)
+memory_splits = _counter("out_of_memory_splits", "Chunks halved for want of memory.")
+dropped = _counter("dropped_jobs", "Jobs dropped because their caller was gone or late.", "why")
+model_loads = _counter("model_loads", "Model versions loaded.", "state")
+cuts = _counter("cut_requests", "Device steps whose cut of the graph was at hand (hit) or had to be made.", "cache")
+reloads = _counter("credential_reloads", "Times that certificates or tokens were read anew.", "what", "result")

@@ -15,12 +15,13 @@ from lightwell.v1.explain_pb2 import ExplainRequest
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest
 from lightwell_server import fields, wire
 from lightwell_server.aim import target_of
-from lightwell_server.ask import Frame, Step
+from lightwell_server.ask import Ask, Frame, Step
 from lightwell_server.catalog import Method, catalog
 from lightwell_server.engine.job import Event, Job
 from lightwell_server.errors import InvalidArgument, nearest
+from lightwell_server.limits import Limits
+from lightwell_server.models.graph import Graph
 from lightwell_server.models.store import Model
-from lightwell_server.pictures import MAX_PIXELS
 from lightwell_server.target import ChannelTarget, Target, observed
 
 Request = ExplainRequest | SynthesizeRequest
@@ -49,16 +50,25 @@ class Question:
         wanted = self.request.output.HasField("predictions") and self.predictions > 0
         return observed(steps, self.image, self.target, self.fitted if wanted else None)
 
-    def job(self, deliver: Callable[[Event], None], deadline: float = math.inf) -> Job:
+    def graph(self, ask: Ask) -> Graph:
+        """The model that an Ask is for."""
+        return self._models[ask.model]
+
+    @property
+    def _models(self) -> dict[str | None, Graph]:
+        return {None: self.model.graph}
+
+    def job(self, deliver: Callable[[Event], None], deadline: float = math.inf, watched: bool = False) -> Job:
         """The request as work for an engine."""
         return Job(
             method=self.method.name,
             steps=self.steps(),
-            models={None: self.model.graph},
+            models=self._models,
             deliver=lambda event: deliver(self._lean(event)),
             inputs=self.inputs,
             deadline=deadline,
             reproducible=self.request.reproducible,
+            watched=watched,
         )
 
     def due(self, frame: Frame) -> bool:
@@ -97,10 +107,10 @@ def method_of(request: Request) -> Method:
     return catalog()[name]
 
 
-def understand(request: Request, model: Model, max_pixels: int = MAX_PIXELS) -> Question:
+def understand(request: Request, model: Model, limits: Limits | None = None) -> Question:
     """Decodes the images and checks everything. Raises InvalidArgument, NotApplicable. Takes time: run it beside the
     event loop."""
-    method = method_of(request)
+    method, max_pixels = method_of(request), (limits or Limits()).pixels
     digests: list[types.ImageDigest] = []
 
     def picture(image: types.Image, path: str) -> Tensor:

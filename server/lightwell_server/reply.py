@@ -14,12 +14,14 @@ from PIL import Image as Pil
 from torch import Tensor
 
 from lightwell import heatmap, render
+from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
 from lightwell_server import __version__, wire
 from lightwell_server.ask import Explanation, Frame, Heatmap, Synthesis
 from lightwell_server.engine.job import Job
+from lightwell_server.estimate import Cost
 from lightwell_server.models.store import Model
 from lightwell_server.question import Question
 from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget, Observed, Of, Seen, Target, reading
@@ -87,6 +89,21 @@ def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.Sy
     if not bool(result.image.isfinite().all()):
         response.warnings.add(code=types.WARNING_CODE_NOT_FINITE, message="The image holds values that are not finite.")
     return response
+
+
+def estimation(question: Question, cost: Cost, limit: int) -> estimates.EstimateResponse:
+    """What a request would cost, where a device step may have `limit` bytes."""
+    told = estimates.Cost(
+        rows=round(cost.rows),
+        gradients=round(cost.gradients),
+        steps=cost.steps,
+        may_stop_early=cost.early,
+        memory_bytes=cost.memory,
+        memory_limit_bytes=limit,
+        device_seconds=cost.seconds,
+    )
+    resolved = {question.method.kind: question.resolved()}
+    return estimates.EstimateResponse(applies=True, cost=told, **resolved)
 
 
 def progress(frame: Frame) -> synthesize.Progress:

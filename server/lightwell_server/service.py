@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +11,19 @@ from typing import Any, TypeVar
 
 import grpc
 
-from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
+from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
 from lightwell_server import describe, metrics, reply
 from lightwell_server.ask import Frame
-from lightwell_server.engine.job import Done, Event, Failed, Job
+from lightwell_server.call import Call, current
+from lightwell_server.call import Moment as Stretch
+from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
-from lightwell_server.errors import DeadlineExceeded
+from lightwell_server.errors import DeadlineExceeded, InvalidArgument, NotApplicable
+from lightwell_server.estimate import estimate
+from lightwell_server.inbox import Inbox
+from lightwell_server.limits import Limits
 from lightwell_server.models.store import Store
-from lightwell_server.question import Question, Request, understand
+from lightwell_server.question import Question, Request, method_of, understand
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -26,9 +32,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
     """Explains and synthesises. Images are decoded and encoded on threads beside the event loop."""
 
-    def __init__(self, store: Store, worker: Worker, max_seconds: float, max_pixels: int) -> None:
-        self._store, self._worker = store, worker
-        self._max_seconds, self._max_pixels = max_seconds, max_pixels
+    def __init__(self, store: Store, worker: Worker, limits: Limits) -> None:
+        self._store, self._worker, self._limits = store, worker, limits
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="codec")
 
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
@@ -36,56 +41,99 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         question, deadline = await self._understood(request, context)
         async for event, job in self._events(question, deadline):
             if isinstance(event, Done):
-                return await self._beside(reply.explanation, question, event.result, job)
-        raise DeadlineExceeded("the deadline passed before the request was finished")
+                return await self._beside("encode", reply.explanation, question, event.result, job)
+        raise _late()
+
+    async def ExplainStream(
+        self, request: explain_pb2.ExplainStreamRequest, context: Context
+    ) -> AsyncIterator[explain_pb2.ExplainStreamResponse]:
+        """Progress, then one result."""
+        question, deadline = await self._understood(request.request, context)
+        async for event, job in self._events(question, deadline, watched=True):
+            if isinstance(event, Passed):
+                progress = explain_pb2.ExplainProgress(row=event.row, rows=event.rows)
+                yield explain_pb2.ExplainStreamResponse(progress=progress)
+            elif isinstance(event, Done):
+                result = await self._beside("encode", reply.explanation, question, event.result, job)
+                yield explain_pb2.ExplainStreamResponse(result=result)
 
     async def Synthesize(
         self, request: synthesize_pb2.SynthesizeRequest, context: Context
     ) -> AsyncIterator[synthesize_pb2.SynthesizeResponse]:
-        """Progress, then one result."""
+        """Progress, then one result. What would not fit is refused before its first step."""
         question, deadline = await self._understood(request, context)
+        await self._beside("estimate", estimate, question, self._limits, self._worker.seconds)
         async for event, job in self._events(question, deadline):
             if isinstance(event, Frame):
-                progress = (
-                    await self._beside(reply.progress, event) if event.image is not None else reply.progress(event)
-                )
+                drawn = event.image is not None
+                progress = await self._beside("encode", reply.progress, event) if drawn else reply.progress(event)
                 yield synthesize_pb2.SynthesizeResponse(progress=progress)
             elif isinstance(event, Done):
-                result = await self._beside(reply.synthesis, question, event.result, job)
+                result = await self._beside("encode", reply.synthesis, question, event.result, job)
                 yield synthesize_pb2.SynthesizeResponse(result=result)
 
-    async def _understood(self, request: Request, context: Context) -> tuple[Question, float]:
-        left = context.time_remaining()
-        deadline = time.monotonic() + min(self._max_seconds if left is None else left, self._max_seconds)
-        model = self._store.get(request.model, request.version)
-        return await self._beside(understand, request, model, self._max_pixels), deadline
+    async def Estimate(self, request: estimate_pb2.EstimateRequest, context: Context) -> estimate_pb2.EstimateResponse:
+        """What a request would cost; a method that does not apply is an answer, not a failure."""
+        kind = request.WhichOneof("request")
+        if kind is None:
+            raise InvalidArgument.at("request", "set one of explain, synthesize")
+        try:
+            question, _ = await self._understood(getattr(request, kind), context)
+        except NotApplicable as error:
+            return estimate_pb2.EstimateResponse(applies=False, reason=error.message)
+        cost = await self._beside("estimate", estimate, question, self._limits, self._worker.seconds)
+        return reply.estimation(question, cost, self._limits.bytes)
 
-    async def _events(self, question: Question, deadline: float) -> AsyncIterator[tuple[Event, Job]]:
-        """Runs a question; yields its frames and its end. A caller that leaves stops the work at the next step."""
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
-        job = question.job(lambda event: _tell(loop, events, event), deadline)
+    async def _understood(self, request: Request, context: Context) -> tuple[Question, float]:
+        call, left = current.get(), context.time_remaining()
+        deadline = time.monotonic() + min(self._limits.seconds if left is None else left, self._limits.seconds)
+        call.method = method_of(request).name
+        model = self._store.get(request.model, request.version)
+        call.model = model.name
+        return await self._beside("decode", understand, request, model, self._limits), deadline
+
+    async def _events(
+        self, question: Question, deadline: float, watched: bool = False
+    ) -> AsyncIterator[tuple[Event, Job]]:
+        """Runs a question; yields its progress and its end. A caller that leaves stops the work at the next step."""
+        inbox = Inbox(asyncio.get_running_loop())
+        job = question.job(inbox.put, deadline, watched)
         self._worker.submit(job)
         try:
             while True:
-                event = await asyncio.wait_for(events.get(), deadline - time.monotonic())
+                event = await asyncio.wait_for(inbox.get(), deadline - time.monotonic())
                 if isinstance(event, Failed):
                     raise event.error
-                yield event, job
                 if isinstance(event, Done):
                     metrics.queue_seconds.labels(job.method).observe(job.queued)
+                    yield event, job
                     return
+                yield event, job
         except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the request was finished") from None
+            raise _late() from None
         finally:
             self._worker.cancel(job)
+            _note(current.get(), job)
 
-    async def _beside(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+    async def _beside(self, name: str, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
+        """Runs a function on a thread beside the loop; its time is noted under that name."""
+        call = current.get()
+        began = len(call.moments)
+        run = functools.partial(call.timed, name, functools.partial(function, *arguments))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        finally:
+            for moment in call.moments[began:]:
+                metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
-    """Hands an event from the engine's thread to the loop's."""
-    loop.call_soon_threadsafe(events.put_nowait, event)
+def _note(call: Call, job: Job) -> None:
+    """Puts the engine's part into the call's time."""
+    call.moments += [Stretch(m.name, m.began, m.ended, {"lightwell.rows": m.rows}) for m in job.moments]
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before the request was finished")
 
 
 class ModelService(explainer_pb2_grpc.ModelServiceServicer):
@@ -102,4 +150,6 @@ class ModelService(explainer_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: models_pb2.GetModelRequest, context: Context) -> models_pb2.GetModelResponse:
         """One version."""
-        return describe.described(self._store.get(request.model, request.version))
+        model = self._store.get(request.model, request.version)
+        current.get().model = model.name
+        return describe.described(model)

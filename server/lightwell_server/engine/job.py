@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 CHUNK = 8
 """Rows of each step of a reproducible request, whatever rows cost."""
+MOMENTS = 16
+"""Moments of a job that are kept."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,33 @@ class Failed:
     error: LightwellError
 
 
-Event = Frame | Done | Failed
+@dataclass(frozen=True)
+class Passed:
+    """`row` of the `rows` that the method asked for at once are answered."""
+
+    row: int
+    rows: int
+
+
+Event = Frame | Passed | Done | Failed
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A stretch of a job's time, on the engine's clock: in the `queue`, or in a `step` with so many rows of its own."""
+
+    name: str
+    began: float
+    ended: float
+    rows: int
 
 
 @dataclass(eq=False)
 class Job:
     """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model.
     `deliver` takes the job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is
-    a moment of the engine's clock."""
+    a moment of the engine's clock. `watched` jobs tell the rows they have passed. Of `moments` the first few are
+    kept."""
 
     method: str
     steps: Generator[Step, Any, Any]
@@ -53,10 +74,14 @@ class Job:
     attained: float = 0.0
     queued: float = 0.0
     device_steps: int = 0
+    watched: bool = False
     exceptions: list[str] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
     gone: bool = False
     over: bool = False
     ask: Ask | None = None
+    left: int = 0
+    done: float = 0.0
     _answers: list[Answer] = field(default_factory=list)
 
     def resume(self, reply: Answer | Any) -> Ask | Work | None:  # noqa: ANN401
@@ -68,7 +93,8 @@ class Job:
             with torch.inference_mode(False):
                 step = self.steps.send(reply)
                 while isinstance(step, Frame):
-                    self._tell(step)
+                    self.done = step.step / step.steps
+                    self.tell(step)
                     step = next(self.steps)
         except StopIteration as end:
             self.finish(Done(end.value))
@@ -91,6 +117,14 @@ class Job:
         assert self.ask is not None
         return Part(self.ask, start, stop, {} if self.ask.model is not None else self.inputs, self.reproducible)
 
+    def took(self, part: tuple[int, int], waited: float, began: float, ended: float) -> None:
+        """Notes a step with the rows `part` of its Ask: since when they waited, when it began and when it ended."""
+        self.queued += began - waited
+        self.device_steps += 1
+        if len(self.moments) < MOMENTS:
+            rows = part[1] - part[0]
+            self.moments += [Moment("queue", waited, began, rows), Moment("step", began, ended, rows)]
+
     def finish(self, event: Done | Failed) -> None:
         """Ends the job with its last event; a caller that is gone hears nothing."""
         if self.over:
@@ -98,9 +132,9 @@ class Job:
         self.over = True
         self.steps.close()
         if not self.gone:
-            self._tell(event)
+            self.tell(event)
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         """Delivers an event. Whoever cannot take it is as good as gone, and must not harm the engine's thread."""
         try:
             self.deliver(event)

@@ -31,14 +31,15 @@ class Charged(Protocol):
 
 @dataclass(eq=False)
 class Ticket:
-    """The rows of one Ask in line. Tickets of one `key` cost alike. `alone` shares its steps with nobody; `chunk`
-    fixes the rows of each of its steps."""
+    """The rows of one Ask in line. Tickets of one `key` cost alike; `most` of their rows fit into one step. `alone`
+    shares its steps with nobody; `chunk` fixes the rows of each of its steps."""
 
     job: Charged
     key: Hashable
     rows: int
     alone: bool = False
     chunk: int | None = None
+    most: int | None = None
     next_row: int = 0
     since: float = 0.0
     taken: bool = False
@@ -85,6 +86,7 @@ class Scheduler:
         self._by_key: dict[Hashable, _Heap] = {}
         self._number = itertools.count()
         self._seconds_per_row: OrderedDict[Hashable, float] = OrderedDict()
+        self._fastest: dict[Hashable, float] = {}
         self._most_rows: dict[Hashable, int] = {}
 
     def add(self, ticket: Ticket, now: float) -> None:
@@ -102,7 +104,7 @@ class Scheduler:
         first = self._pop(self._line, now, take)
         if first is None:
             return take
-        room = first.chunk or self.limit(first.key)
+        room = min(first.chunk or self.limit(first.key), first.most or self.max_rows)
         same = [] if first.alone else self._by_key[first.key]
         ticket: Ticket | None = first
         while ticket is not None:
@@ -128,8 +130,11 @@ class Scheduler:
         key = take.slices[0].ticket.key
         self._seconds_per_row[key] = (rate + self._seconds_per_row.get(key, rate)) / 2
         self._seconds_per_row.move_to_end(key)
+        self._fastest[key] = min(rate, self._fastest.get(key, rate))
         if len(self._seconds_per_row) > KEYS:
-            self._most_rows.pop(self._seconds_per_row.popitem(last=False)[0], None)
+            oldest, _ = self._seconds_per_row.popitem(last=False)
+            del self._fastest[oldest]
+            self._most_rows.pop(oldest, None)
         for part in take.slices:
             part.ticket.job.attained += rate * (part.stop - part.start)
             if part.ticket.left:
@@ -148,6 +153,14 @@ class Scheduler:
                 part.ticket.chunk = take.rows // 2
             self.add(part.ticket, now)
         return True
+
+    def seconds(self, key: Hashable) -> float | None:
+        """What a row of that key costs; None if none was run yet."""
+        return self._seconds_per_row.get(key)
+
+    def bare_seconds(self, key: Hashable) -> float:
+        """The least that a row of that key has ever cost; 0 if none was run yet."""
+        return self._fastest.get(key, 0.0)
 
     def limit(self, key: Hashable) -> int:
         """The most rows of a step: one at first, then what fits into the seconds and into memory."""

@@ -6,28 +6,38 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from torch import Tensor
+
 from lightwell_server import metrics
 from lightwell_server.ask import Answer, Ask, Part, Work
-from lightwell_server.engine.job import CHUNK, Failed, Job
+from lightwell_server.engine.job import CHUNK, Failed, Job, Passed
 from lightwell_server.engine.scheduler import Scheduler, Slice, Take, Ticket
 from lightwell_server.errors import DeadlineExceeded, Internal, LightwellError, OutOfMemory, Overloaded, Unavailable
 
 log = logging.getLogger(__name__)
 
 Answering = Callable[[Any, Sequence[Part]], list[Answer]]
+Fitting = Callable[[Any, Ask], int | None]
 
 
 class Worker:
-    """Owns a device. `answer(model, parts)` answers parts of Asks with equal keys in one device step."""
+    """Owns a device. `answer(model, parts)` answers parts of Asks with equal keys in one device step; `fitting(model,
+    ask)` says how many rows like an Ask's fit into a step (None: any number), or raises what its caller is told."""
 
     def __init__(
-        self, answer: Answering, max_jobs: int = 256, max_rows: int = 32, max_seconds: float = 0.1, name: str = "device"
+        self,
+        answer: Answering,
+        max_jobs: int = 256,
+        max_rows: int = 32,
+        max_seconds: float = 0.1,
+        name: str = "device",
+        fitting: Fitting = lambda model, ask: None,
     ) -> None:
-        self._answer = answer
+        self._answer, self._fitting = answer, fitting
         self._max_jobs = max_jobs
         self._scheduler = Scheduler(max_rows, max_seconds)
         self._inbox: deque[Callable[[], None]] = deque()
@@ -47,6 +57,11 @@ class Worker:
     def alive(self) -> bool:
         """Whether jobs are taken and the thread runs."""
         return self._open and self._thread.is_alive()
+
+    def seconds(self, model: Any, ask: Ask, inputs: Mapping[str, Tensor]) -> float | None:  # noqa: ANN401
+        """Device seconds that an Ask would take, from what its rows have cost before; None if none were run."""
+        rate = self._scheduler.seconds(_key(model, ask, inputs))
+        return None if rate is None else rate * ask.count
 
     def submit(self, job: Job) -> None:
         """Takes a job; it returns at once. Raises `Overloaded` if there are too many, `Unavailable` when stopping."""
@@ -115,11 +130,12 @@ class Worker:
         except Exception as error:
             self._apart(take, error)
             return
-        seconds = time.monotonic() - began
+        ended = time.monotonic()
+        seconds = ended - began
         _count(take, seconds)
         for part in take.slices:
-            _job(part).queued += began - part.ticket.since
-        self._scheduler.charge(take, seconds, time.monotonic())
+            _job(part).took((part.start, part.stop), part.ticket.since, began, ended)
+        self._scheduler.charge(take, seconds, ended)
         for part, answer in zip(take.slices, answers, strict=True):
             self._collect(part, answer, seconds * (part.stop - part.start) / take.rows)
 
@@ -132,9 +148,11 @@ class Worker:
 
     def _collect(self, part: Slice, answer: Answer, seconds: float) -> None:
         job = _job(part)
-        job.device_steps += 1
+        job.left = part.ticket.rows - part.stop
         metrics.device_seconds.labels(job.method).inc(seconds)
-        whole = job.collect(answer, part.stop == part.ticket.rows)
+        if job.watched and not job.gone and part.ticket.rows > 1:
+            job.tell(Passed(part.stop, part.ticket.rows))
+        whole = job.collect(answer, not job.left)
         if whole is not None:
             self._resume(job, whole)
 
@@ -160,33 +178,67 @@ class Worker:
             return
         if step.count < 1:
             raise ValueError("an Ask has at least one row")
-        key = (id(job.models[step.model]), step.key, tuple(value.shape for value in job.inputs.values()))
+        model, now = job.models[step.model], time.monotonic()
+        key, most = _key(model, step, job.inputs), self._fitting(model, step)
+        bare = self._scheduler.bare_seconds(key) * step.count
+        if now + bare > job.deadline > now:
+            raise DeadlineExceeded(
+                f"the request needs {bare:.2g} more seconds of the device at least and has {job.deadline - now:.2g};"
+                " give it more time or ask for less",
+                reason="DEADLINE_TOO_SHORT",
+            )
         alone, chunk = job.reproducible or not step.shares, CHUNK if job.reproducible else None
-        self._scheduler.add(Ticket(job, key, step.count, alone, chunk), time.monotonic())
+        job.left = step.count
+        self._scheduler.add(Ticket(job, key, step.count, alone, chunk, most), now)
 
     def _worked(self, job: Job, done: Future[Any]) -> None:
         error = done.exception()
         if error is not None:
             self._over(job, Failed(_told(error)))
         elif job.deadline <= time.monotonic():
-            self._over(job, Failed(_late()))
+            self._late(job)
         else:
             self._resume(job, done.result())
 
     def _drop(self, ticket: Ticket) -> None:
         job = _owner(ticket)
-        metrics.dropped.labels("gone" if job.gone else "late").inc()
+        if job.gone:
+            self._over(job, None)
+        else:
+            self._late(job)
+
+    def _late(self, job: Job) -> None:
+        if not job.over:
+            self._spare(job, "late")
         self._over(job, Failed(_late()))
 
     def _over(self, job: Job, event: Failed | None) -> None:
+        if job.gone and not job.over:
+            self._spare(job, "gone")
         if event is not None or job.gone:
             job.finish(event or Failed(_late()))
         self._jobs.discard(job)
+
+    def _spare(self, job: Job, why: str) -> None:
+        """Counts a job that is dropped, and what it had still planned for the device."""
+        metrics.dropped.labels(why).inc()
+        if job.done:
+            saved = job.attained * (1 - job.done) / job.done
+        else:
+            ask = job.ask
+            rate = self._scheduler.seconds(_key(job.models[ask.model], ask, job.inputs)) if ask is not None else None
+            saved = (rate or 0.0) * job.left
+        metrics.saved_seconds.labels(job.method).inc(saved)
 
     def _post(self, call: Callable[[], None]) -> None:
         with self._wake:
             self._inbox.append(call)
             self._wake.notify()
+
+
+def _key(model: Any, ask: Ask, inputs: Mapping[str, Tensor]) -> Hashable:  # noqa: ANN401
+    """What tells the steps of Asks apart."""
+    return id(model), ask.key, tuple(value.shape for value in inputs.values())
 
 
 def _owner(ticket: Ticket) -> Job:

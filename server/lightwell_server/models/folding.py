@@ -57,7 +57,9 @@ def fold(
     constants.update({name: getattr(root, name) for name in names})
     source: Any = conv.args[0]
     parameters = [graph.get_attr(name) for name in names]
-    return graph.call_function(aten.conv2d.default, (copies[source], *parameters, *conv.args[3:]))
+    folded = graph.call_function(aten.conv2d.default, (copies[source], *parameters, *conv.args[3:]))
+    folded.meta = dict(norm.meta)
+    return folded
 
 
 def _weights(root: torch.nn.Module, norm: Any, conv: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - arguments of nodes

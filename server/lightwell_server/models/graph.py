@@ -12,6 +12,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from lightwell_server import metrics
 from lightwell_server.ask import INPUT, OUTPUT, Activation, Layer
 from lightwell_server.errors import InvalidArgument, Refused, nearest
 from lightwell_server.models import cost, rules
@@ -221,6 +222,7 @@ class Graph:
 
     def cut(self, where: Where) -> Cut:
         """The part of the graph that answers a kind of Ask; made once."""
+        metrics.cuts.labels("hit" if where in self._cuts else "miss").inc()
         if where not in self._cuts:
             self._cuts[where] = Cut(self.graph, self.root, where, self.node, self.fixed)
             if len(self._cuts) > CUTS:

@@ -1,0 +1,63 @@
+"""Logs as JSON lines, and the line of each call."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from lightwell_server.call import Call
+
+log = logging.getLogger(__name__)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def start(level: str) -> None:
+    """Sends all logs of at least that level to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class CallLog:
+    """A line for each call that is over; a warning for one that took longer than `slow` seconds."""
+
+    def __init__(self, slow: float) -> None:
+        self._slow = slow
+
+    def __call__(self, call: Call) -> None:
+        """Tells who asked what, how it ended, and where the time went."""
+        fields = {
+            "request_id": call.id,
+            "rpc": call.rpc.rpartition("/")[2],
+            "caller": call.caller,
+            "method": call.method,
+            "model": call.model,
+            "code": call.code,
+            "reason": call.reason,
+            "seconds": round(call.seconds, 6),
+        }
+        for name in dict.fromkeys(moment.name for moment in call.moments):
+            fields[f"{name}_seconds"] = round(call.spent(name), 6)
+        slow = call.seconds > self._slow
+        log.log(
+            logging.WARNING if slow else logging.INFO,
+            "slow call" if slow else "call",
+            extra={"fields": {key: value for key, value in fields.items() if value != ""}},
+        )

@@ -1,0 +1,94 @@
+"""What a row costs in memory, told from the shapes that a graph was recorded with."""
+
+from __future__ import annotations
+
+import math
+from weakref import WeakKeyDictionary
+
+from torch import fx
+from torch._ops import OpOverload
+
+from lightwell_server.ask import GRAD, INPUT, Ask
+from lightwell_server.models.cut import BATCH, Cut, Where
+from lightwell_server.models.graph import Graph
+
+Sizes = tuple[float, float, float]
+"""Elements of a row: all that a backward pass keeps, the largest value on its way, the largest value before."""
+
+# fmt: off
+# Operations whose gradient needs neither what they take nor what they give.
+_LINEAR = frozenset((
+    "add", "alias", "cat", "chunk", "clone", "contiguous", "dropout", "expand", "flatten", "mean", "neg", "pad",
+    "permute", "reshape", "rsub", "scaled", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "sub",
+    "sum", "t", "to_copy", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+))
+# Operations whose gradient needs what they give, and not what they take.
+_BY_OUTPUT = frozenset(("exp", "log_softmax", "relu", "rsqrt", "sigmoid", "softmax", "sqrt", "tanh"))
+# fmt: on
+_SIZES: WeakKeyDictionary[Cut, Sizes] = WeakKeyDictionary()
+
+
+def row_bytes(graph: Graph, ask: Ask) -> int:
+    """Bytes that one row of an Ask needs at its size, weights left out: an estimate. A backward pass keeps every
+    value since `wrt` and holds a few gradients; without one a few values live at a time."""
+    at = (ask.at,) if isinstance(ask.at, str) else ask.at
+    cut = graph.cut(Where(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None))
+    if cut not in _SIZES:
+        _SIZES[cut] = _sizes(graph, cut)
+    kept, behind, before = _SIZES[cut]
+    height, width = sides(graph, ask)
+    share = height * width / math.prod(graph.size)
+    elements = kept + 2 * behind + 3 * before if ask.want & GRAD else 3 * max(behind, before)
+    return int(elements * share * graph.dtype.itemsize)
+
+
+def sides(graph: Graph, ask: Ask) -> tuple[int, int]:
+    """Height and width of an Ask's rows; of codes, the size that the graph was recorded at."""
+    shape = ask.row
+    height, width = shape[1:] if len(shape) == 3 else graph.size
+    return height, width
+
+
+def shape_at(graph: Graph, ask: Ask, name: str) -> tuple[int, ...]:
+    """The shape of one row's value at a layer, scaled to the size of an Ask's rows."""
+    if name == INPUT:
+        return tuple(ask.row)
+    node = graph.node(name)
+    shape = tuple(node.meta["shape"][1:])
+    if len(shape) != 3:
+        return shape
+    height, width = sides(graph, ask)
+    full = graph.size
+    return shape[0], max(1, shape[1] * height // full[0]), max(1, shape[2] * width // full[1])
+
+
+def _sizes(graph: Graph, cut: Cut) -> Sizes:
+    count = graph.fixed or BATCH
+    kept = behind = before = 0.0
+    differentiated = cut.rows is cut.wrt
+    for stage in cut.stages:
+        nodes = list(stage.module.graph.nodes)
+        largest = max((_elements(node) / count for node in nodes), default=0.0)
+        if differentiated:
+            kept, behind = kept + sum(_elements(node) / count for node in nodes if _kept(node)), max(behind, largest)
+        else:
+            before = max(before, largest)
+        differentiated = differentiated or stage.bound == cut.wrt.name
+    return kept, behind, before
+
+
+def _kept(node: fx.Node) -> bool:
+    """Whether a backward pass looks at a value again."""
+    return _name(node) in _BY_OUTPUT or any(_name(user) not in _LINEAR | _BY_OUTPUT for user in node.users)
+
+
+def _name(node: fx.Node) -> str:
+    """The operation's, without the underscores of its private and in-place twins."""
+    if isinstance(node.target, OpOverload):
+        return node.target._schema.name.partition("::")[2].strip("_")
+    return getattr(node.target, "__name__", "")
+
+
+def _elements(node: fx.Node) -> float:
+    """How many values a node gives; constants and what is no tensor give none."""
+    return math.prod(node.meta["shape"]) if node.op == "call_function" and "shape" in node.meta else 0.0

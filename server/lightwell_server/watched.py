@@ -1,0 +1,62 @@
+"""Files that are read anew when they change: certificates, keys, tokens."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from lightwell_server import metrics
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+EVERY = 1.0
+"""Seconds between two looks at the files."""
+
+
+class Watched(Generic[T]):
+    """What `read()` makes of files. While they cannot be read, what was read last stays in force, and the log tells."""
+
+    def __init__(self, what: str, files: Sequence[Path], read: Callable[[], T]) -> None:
+        self._what, self._files, self._read = what, files, read
+        self._lock = threading.Lock()
+        self._stamps, self._looked = self._seen(), time.monotonic()
+        self._value = read()
+
+    def get(self) -> T:
+        """What the files say now; safe from any thread."""
+        with self._lock:
+            if time.monotonic() - self._looked >= EVERY:
+                self._looked = time.monotonic()
+                self._look()
+            return self._value
+
+    def _look(self) -> None:
+        stamps = self._seen()
+        if stamps == self._stamps:
+            return
+        try:
+            self._value = self._read()
+        except Exception as error:  # files are replaced one after the other: the next look may find them whole
+            log.error("%s cannot be read again, the old ones stay: %s", self._what, error)
+            metrics.reloads.labels(self._what, "failed").inc()
+        else:
+            self._stamps = stamps
+            log.info("%s were read again", self._what)
+            metrics.reloads.labels(self._what, "done").inc()
+
+    def _seen(self) -> list[tuple[int, int, int] | None]:
+        """What tells a file from its successor; None for one that is not there."""
+        found: list[tuple[int, int, int] | None] = []
+        for file in self._files:
+            try:
+                stat = file.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return found
