@@ -122,7 +122,10 @@ def _measure(settings: Settings, worker: Worker) -> None:
     metrics.jobs.set_function(lambda: worker.jobs)
     metrics.device_memory.labels(settings.device).set_function(lambda: used_bytes(torch.device(settings.device)))
     if settings.metrics_port:
-        start_http_server(settings.metrics_port, registry=metrics.REGISTRY)
+        try:
+            start_http_server(settings.metrics_port, registry=metrics.REGISTRY)
+        except OSError as error:
+            raise OSError(f"--metrics-port: cannot listen on {settings.metrics_port}: {error.strerror}") from None
 
 
 def _tracing(settings: Settings) -> Tracing | None:
@@ -164,12 +167,13 @@ def _server(
 
 def _listen(settings: Settings, server: grpc.aio.Server) -> int:
     """Takes the address; returns the port."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        port = server.add_insecure_port(settings.address)
-    else:
+    try:
+        if settings.tls_certificate is None or settings.tls_key is None:
+            return server.add_insecure_port(settings.address)
         secure = credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        port = server.add_secure_port(settings.address, secure)
-    return port
+        return server.add_secure_port(settings.address, secure)
+    except RuntimeError:
+        raise OSError(f"--address: cannot listen on {settings.address}; is the port taken?") from None
 
 
 async def _probed(settings: Settings, status: health.aio.HealthServicer) -> grpc.aio.Server | None:
