@@ -7,8 +7,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,13 +167,14 @@ def _unary(
 
 
 def _stream(
-    boundary: Boundary, rpc: str, handle: Callable[[Any, Context], AsyncIterator[Any]]
+    boundary: Boundary, rpc: str, handle: Callable[[Any, Context], AsyncGenerator[Any, None]]
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
         async with _Watch(boundary, rpc, context) as watch:
             with boundary.stream(watch.admitted("explain")):
-                async for response in handle(request, context):
-                    yield response
+                async with aclosing(handle(request, context)) as responses:
+                    async for response in responses:
+                        yield response
 
     return call
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
@@ -39,9 +40,10 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
         """One request, one answer."""
         question, deadline = await self._understood(request, context)
-        async for event, job in self._events(question, deadline):
-            if isinstance(event, Done):
-                return await self._beside("encode", reply.explanation, question, event.result, job)
+        async with aclosing(self._events(question, deadline)) as events:
+            async for event, job in events:
+                if isinstance(event, Done):
+                    return await self._beside("encode", reply.explanation, question, event.result, job)
         raise _late()
 
     async def ExplainStream(
@@ -49,13 +51,14 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
     ) -> AsyncIterator[explain_pb2.ExplainStreamResponse]:
         """Progress, then one result."""
         question, deadline = await self._understood(request.request, context)
-        async for event, job in self._events(question, deadline, watched=True):
-            if isinstance(event, Passed):
-                progress = explain_pb2.ExplainProgress(row=event.row, rows=event.rows)
-                yield explain_pb2.ExplainStreamResponse(progress=progress)
-            elif isinstance(event, Done):
-                result = await self._beside("encode", reply.explanation, question, event.result, job)
-                yield explain_pb2.ExplainStreamResponse(result=result)
+        async with aclosing(self._events(question, deadline, watched=True)) as events:
+            async for event, job in events:
+                if isinstance(event, Passed):
+                    progress = explain_pb2.ExplainProgress(row=event.row, rows=event.rows)
+                    yield explain_pb2.ExplainStreamResponse(progress=progress)
+                elif isinstance(event, Done):
+                    result = await self._beside("encode", reply.explanation, question, event.result, job)
+                    yield explain_pb2.ExplainStreamResponse(result=result)
 
     async def Synthesize(
         self, request: synthesize_pb2.SynthesizeRequest, context: Context
@@ -63,14 +66,15 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         """Progress, then one result. What would not fit is refused before its first step."""
         question, deadline = await self._understood(request, context)
         await self._beside("estimate", estimate, question, self._limits, self._worker.seconds)
-        async for event, job in self._events(question, deadline):
-            if isinstance(event, Frame):
-                drawn = event.image is not None
-                progress = await self._beside("encode", reply.progress, event) if drawn else reply.progress(event)
-                yield synthesize_pb2.SynthesizeResponse(progress=progress)
-            elif isinstance(event, Done):
-                result = await self._beside("encode", reply.synthesis, question, event.result, job)
-                yield synthesize_pb2.SynthesizeResponse(result=result)
+        async with aclosing(self._events(question, deadline)) as events:
+            async for event, job in events:
+                if isinstance(event, Frame):
+                    drawn = event.image is not None
+                    progress = await self._beside("encode", reply.progress, event) if drawn else reply.progress(event)
+                    yield synthesize_pb2.SynthesizeResponse(progress=progress)
+                elif isinstance(event, Done):
+                    result = await self._beside("encode", reply.synthesis, question, event.result, job)
+                    yield synthesize_pb2.SynthesizeResponse(result=result)
 
     async def Estimate(self, request: estimate_pb2.EstimateRequest, context: Context) -> estimate_pb2.EstimateResponse:
         """What a request would cost; a method that does not apply is an answer, not a failure."""
@@ -94,7 +98,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
 
     async def _events(
         self, question: Question, deadline: float, watched: bool = False
-    ) -> AsyncIterator[tuple[Event, Job]]:
+    ) -> AsyncGenerator[tuple[Event, Job], None]:
         """Runs a question; yields its progress and its end. A caller that leaves stops the work at the next step."""
         inbox = Inbox(asyncio.get_running_loop())
         job = question.job(inbox.put, deadline, watched)
