@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,8 +60,7 @@ def estimate(question: Question, limits: Limits, seconds: Pricing) -> Cost:
     early = bool(given.get("stop_early"))
     if early:
         given["stop_early"] = False  # it is driven to its second frame
-    seed = question.request.seed
-    steps = question.method.start(question.image, question.target, question.model.facts, seed, given)
+    steps = replace(question, parameters=given).steps()
     for _ in range(ASKS):
         try:
             step = steps.send(reply)

@@ -41,8 +41,8 @@ class Inbox:
     def _add(self, event: Event) -> None:
         if isinstance(event, Frame) and _drawn(event) and self._pictures >= PICTURES:
             event = replace(event, image=None)
-        newest = self._events[-1] if self._events else None
-        if len(self._events) >= MESSAGES and isinstance(newest, Frame | Passed) and not _drawn(newest):
+        full = len(self._events) >= MESSAGES and isinstance(event, Frame | Passed)
+        if full and not _drawn(self._events[-1]):
             self._events.pop()
         self._events.append(event)
         self._pictures += _drawn(event)
