@@ -70,6 +70,7 @@ def _wrong(error: Any) -> str:  # noqa: ANN401 - pydantic's error details
 
 async def serve(settings: Settings) -> None:
     """Starts, serves and drains one server."""
+    _check(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     catalog()
@@ -104,6 +105,17 @@ async def serve(settings: Settings) -> None:
         sys.exit("lightwell: the engine failed; see the log")
     if not ready.done():
         os._exit(0)  # files are still being read, on threads that nothing else can stop
+
+
+def _check(settings: Settings) -> None:
+    """Raises ValueError for what only this machine can tell to be wrong."""
+    if not settings.repository.is_dir():
+        raise ValueError(f"--repository: there is no directory {settings.repository}")
+    try:
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError) as error:  # a build without accelerators asserts that there are some
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device: {settings.device} cannot be used here: {reason}") from None
 
 
 def _limits(settings: Settings) -> Limits:
