@@ -3,8 +3,16 @@ bounded."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
+disable_created_metrics()  # they double the scrape and tell what the process's start time tells
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
@@ -46,5 +54,5 @@ saved_seconds = _counter(
 memory_splits = _counter("out_of_memory_splits", "Chunks halved for want of memory.")
 dropped = _counter("dropped_jobs", "Jobs dropped because their caller was gone or late.", "why")
 model_loads = _counter("model_loads", "Model versions loaded.", "state")
-cuts = _counter("cut_requests", "Device steps whose cut of the graph was at hand (hit) or had to be made.", "cache")
+cuts = _counter("cut_requests", "Parts of graphs that were at hand (hit) or had to be cut out (miss).", "cache")
 reloads = _counter("credential_reloads", "Times that certificates or tokens were read anew.", "what", "result")
