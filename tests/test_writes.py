@@ -8,8 +8,7 @@ from torch import nn
 from lightwell_server.ask import ACT, GRAD, OUT, Ask, Part
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.answer import answer
-from lightwell_server.models.lifting.lift import Sample, lift
-from tests.nets import PLAIN, lifted, seeded
+from tests.nets import lifted, seeded
 
 
 class ThroughAView(nn.Module):
@@ -310,24 +309,3 @@ def test_layers_whose_first_dimension_is_not_the_batch_are_each_callers_own(tmp_
         assert torch.allclose(together.out[i], alone.out[0]) and torch.allclose(together.grad[i], alone.grad[0])
     at_layer = answer(graph, [Part(Ask(x, lambda v, i: v[:, 1], wrt="inner", want=ACT | GRAD), 0, 3)])[0]
     assert at_layer.act.shape == at_layer.grad.shape == (3, 4, 6, 8, 8)
-
-
-class Tall(nn.Module):
-    def forward(self, x):
-        if x.size(2) > 100:
-            return x.amax((2, 3))
-        return x.mean((2, 3))
-
-
-def test_a_programs_own_limits_of_its_sizes_are_kept(tmp_path):
-    dim = torch.export.Dim
-    shapes = ({0: dim("batch"), 2: 8 * dim("height", max=12), 3: dim.AUTO},)
-    program = torch.export.export(Tall(), (torch.rand(2, 3, 16, 16),), dynamic_shapes=shapes)
-    torch.export.save(program, tmp_path / "tall.pt2")
-    graph = lift(tmp_path / "tall.pt2", Sample((16, 16), **PLAIN))
-    assert graph.any_size
-    x = torch.rand(1, 3, 64, 40)
-    assert torch.allclose(answer(graph, [Part(Ask(x, want=OUT), 0, 1)])[0].out, Tall()(x), atol=1e-6)
-    for height in (104, 60):
-        with pytest.raises(InvalidArgument, match="own limits of height"):
-            answer(graph, [Part(Ask(torch.rand(1, 3, height, 40), want=OUT), 0, 1)])

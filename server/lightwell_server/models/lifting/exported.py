@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
-from lightwell_server.models.lifting.recorder import Recorder
+from lightwell_server.models.lifting.recorder import CARD, Recorder
 from lightwell_server.models.lifting.views import Box
 
 # What the exporter notes of its inputs; the limits of their sizes are read from the program (files.Limit).
 _CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size")
+_GUARDS = "_guards_fn"
+"""The module that torch puts into a program for what its exporter assumed of the sizes of the inputs."""
 
 
 def record(module: fx.GraphModule, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
@@ -40,10 +45,41 @@ def record(module: fx.GraphModule, inputs: list[Box], recorder: Recorder) -> Any
             layers.enter(node)
             environment[node] = _call(recorder, node, args, kwargs)
             layers.computed(node, environment[node])
+        elif node.op == "call_module" and node.target == _GUARDS:
+            _guard(recorder, getattr(module, _GUARDS), args)
         elif node.op == "output":
             layers.leave(set())
             return args[0]
+        else:
+            recorder.operation = str(node.target)
+            raise recorder.refuse("a program that calls a module cannot be lifted; export the model with torch.export")
     raise recorder.refuse("the program has no output; export a model that returns its scores")
+
+
+def _guard(recorder: Recorder, guards: Callable[..., None], inputs: tuple[Box, ...]) -> None:
+    """Guards the sizes for which the program's own guards pass. They are Python code, long for some networks: it is
+    run once for each size, and kept whole. How many rows share a step is not theirs to say."""
+    most = len(inputs[0].value)
+
+    @lru_cache
+    def passes(shapes: tuple[tuple[int, ...], ...]) -> bool:
+        return any(_pass(guards, rows, shapes) for rows in range(most, 0, -1))
+
+    def takes(*values: Tensor) -> bool:
+        return passes(tuple(tuple(value.shape[1:]) for value in values))
+
+    recorder.operation = "the program's own guards of its sizes"
+    if not recorder.decide(recorder.scalar(takes, *inputs)):
+        raise recorder.refuse(f"they do not pass; {CARD}")
+
+
+def _pass(guards: Callable[..., None], rows: int, shapes: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether guards take inputs of these shapes behind the batch."""
+    try:
+        guards(*(torch.empty((rows, *shape), device="meta") for shape in shapes))
+    except (AssertionError, ArithmeticError):  # sizes may be divided by
+        return False
+    return True
 
 
 class _Layers:
