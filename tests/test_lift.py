@@ -13,7 +13,8 @@ from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.answer import answer
 from lightwell_server.models.cut import Where
 from lightwell_server.models.lifting.lift import InputSpec, Sample, lift
-from tests.nets import FORMS, Captioned, Residual, export, lifted, seeded
+from lightwell_server.models.lifting.proof import Proof
+from tests.nets import FORMS, PLAIN, Captioned, Residual, export, lifted, seeded
 
 SIDE = 64
 PASSIVE = (torchvision.ops.StochasticDepth, nn.Dropout, nn.Identity)
@@ -127,6 +128,27 @@ def test_sizes_are_free_where_the_file_allows_it(case):
     if takes_any:
         out, _ = graph.cut(Where((OUTPUT,))).run(torch.rand(1, 3, 96, 80, dtype=torch.float64), {}, torch.arange(1))
         assert out[0].shape == (1, 10)
+
+
+@pytest.mark.parametrize("batch", ["any", "fixed"])
+def test_a_graph_that_is_another_model_at_another_size_is_pinned_to_the_cards(tmp_path, monkeypatch, batch):
+    """No such file is known: what the file gives for other images is made another here."""
+    given = Proof._theirs
+    monkeypatch.setattr(Proof, "_theirs", lambda self, rows: given(self, rows) + (rows[0].shape[-1] != 16))
+    net, path = seeded(Residual), tmp_path / "model.pt2"
+    shapes = {0: torch.export.Dim("batch")} if batch == "any" else {}
+    auto = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    torch.export.save(torch.export.export(net, (torch.rand(2, 3, 16, 16),), dynamic_shapes=({**shapes, **auto},)), path)
+    graph = lift(path, Sample((16, 16), **PLAIN))
+    assert not graph.any_size and graph.fixed == (None if batch == "any" else 2)
+    assert any("takes images of 16 x 16 alone" in note for note in graph.notes)
+    x = torch.rand(3, 3, 16, 16)
+    assert torch.allclose(answer(graph, [Part(Ask(x, want=OUT), 0, 3)])[0].out, net(x), atol=1e-5)
+    for size in ((16, 48), (48, 16), (48, 48)):
+        for at in (OUTPUT, "stem"):
+            with pytest.raises(InvalidArgument, match="takes images of 16 x 16 alone") as caught:
+                answer(graph, [Part(Ask(torch.rand(1, 3, *size), at=at, want=OUT), 0, 1)])
+            assert caught.value.reason == "SIZE_NOT_SUPPORTED"
 
 
 @pytest.mark.parametrize("form", FORMS)

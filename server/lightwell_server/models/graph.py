@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from lightwell_server.errors import InvalidArgument, Refused, nearest
 from lightwell_server.models import cost, rules
 from lightwell_server.models.cut import BATCH, Cut, Where, ancestors, by_rows
 from lightwell_server.models.folding import FOLDED
-from lightwell_server.models.lifting.recorder import PIXELS, Site
+from lightwell_server.models.lifting.recorder import PIXELS, Site, guard, size_of
 
 aten = torch.ops.aten
 
@@ -137,6 +138,19 @@ class Graph:
         self.aliases = dict(aliases)
         for cached in ("nodes", "layers"):
             self.__dict__.pop(cached, None)
+
+    def pin(self) -> None:
+        """From now on images of another size than the recorded are refused, with INVALID_ARGUMENT."""
+        told = f"the model takes images of {self.size[0]} x {self.size[1]} alone"
+        rows, behind = next(iter(self.graph.nodes)), next(n for n in self.graph.nodes if n.op != "placeholder")
+        with self.graph.inserting_before(behind):
+            for dim, side in enumerate(self.size, 2):
+                size = self.graph.call_function(size_of, (rows, dim))
+                same = self.graph.call_function(operator.eq, (size, side))
+                for node in (size, same, self.graph.call_function(guard, (same, True, told))):
+                    node.meta.update(path=PIXELS, source="", scalar=True)
+        self.notes.append(f"at another size its graph is not what the file computes: {told}")
+        self._cuts.clear()
 
     def _last(self, name: str) -> str | None:
         """The call that a name means: of a module called several times the last."""

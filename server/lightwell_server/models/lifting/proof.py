@@ -108,9 +108,13 @@ class Proof:
         return torch.cat([cut.run(rows[0][i : i + 1], own, torch.arange(1))[0][0] for i, own in enumerate(single)])
 
     def _takes_any_size(self) -> bool:
+        """Whether other sizes than the card's are taken; pins a graph that gives something else for them."""
         height, width = self.sample.size
         try:
             self._compare(self.fewest, seed=4, size=(height + 32, width + 64))
+        except Differs:
+            self.graph.pin()
+            return False
         except Exception:  # the file itself refuses other sizes, each in its own words
             return False
         return True
