@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightwell_server.ask import GRAD, OUT, OUTPUT, Ask, Part
+from lightwell_server.ask import GRAD, OUT, Ask, Part
 from lightwell_server.errors import Refused
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer
@@ -385,10 +385,6 @@ def test_what_takes_several_rows_for_one_image_is_given_one(tmp_path):
     graph = lifted(Flat(), tmp_path, "traced")
     assert graph.fixed == 1
     assert torch.allclose(out(graph, images(3)), images(3).flatten(1)[:, :5] * 2)
-
-
-def test_output_names_are_free(tmp_path):
-    assert OUTPUT in lifted(seeded(Named), tmp_path).nodes
 
 
 class Padded(nn.Module):

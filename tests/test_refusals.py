@@ -4,6 +4,7 @@ else suffers from it."""
 import contextlib
 import json
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -150,7 +151,7 @@ def test_a_sentence_names_node_and_line_and_says_what_to_do(tmp_path, module):
     sentence = str(caught.value)
     node, *parts = REFUSED[module]
     assert all(part in sentence for part in parts), sentence
-    assert any(sentence.find(name.split("\\")[0]) >= 0 for name in node.split("|")), sentence
+    assert re.search(node, sentence), sentence
     assert ".py:" in sentence and "\n" not in sentence and len(sentence) < 450
 
 
