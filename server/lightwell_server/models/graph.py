@@ -105,7 +105,7 @@ class Graph:
         named = {OUTPUT: self.output, INPUT: next(iter(self.graph.nodes))}
         for name, site in self.calls.items():
             named[name] = named[name.partition("@")[0]] = site.node
-        return {**{alias: named[name] for alias, name in self.aliases.items() if name in named}, **named}
+        return {**{alias: named[name] for alias, name in self.aliases.items()}, **named}
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
