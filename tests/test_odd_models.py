@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightwell import Client, GradCam, InvalidArgumentError, Occlusion, Saliency
+from lightwell.v1 import types_pb2
 from lightwell_server.ask import GRAD, OUT, Ask, Part
 from lightwell_server.errors import Refused
 from lightwell_server.local import Local
@@ -15,6 +17,7 @@ from lightwell_server.models.card import Card
 from lightwell_server.models.lifting.lift import Sample, lift
 from lightwell_server.models.lifting.sample import LUMINANCE
 from tests.nets import FORMS, PLAIN, Residual, export, lifted, seeded
+from tests.serving import served
 
 SIDE = 16
 
@@ -144,9 +147,6 @@ def test_half_precision_weights_are_computed_with_as_the_card_says(tmp_path, for
 
 
 def test_the_provenance_tells_the_cards_type(tmp_path):
-    from lightwell import Saliency
-    from lightwell.v1 import types_pb2
-
     for dtype, number in (("float64", types_pb2.DATA_TYPE_FLOAT64), ("bfloat16", types_pb2.DATA_TYPE_BFLOAT16)):
         card = Card.model_validate({"dtype": dtype, "input": {"size": [SIDE, SIDE]}})
         with Local(seeded(Residual), card) as local:
@@ -209,6 +209,25 @@ def test_what_cannot_be_made_dynamic_is_run_row_by_row(tmp_path, monkeypatch):
     assert torch.allclose(out(graph, images(3)), net(images(3)), atol=1e-5)
 
 
+def test_get_model_tells_what_was_found_in_a_file(tmp_path):
+    """A fixed batch, values that are no scores, a type of numbers and a name from the card, over the wire."""
+    directory = tmp_path / "fixed" / "1"
+    directory.mkdir(parents=True)
+    torch.export.save(torch.export.export(seeded(Fixed), (torch.rand(2, 3, SIDE, SIDE),)), directory / "model.pt2")
+    (directory / "card.toml").write_text(
+        f'dtype = "float64"\n[input]\nsize = [{SIDE}, {SIDE}]\n[output]\nactivation = "none"\n'
+        '[names]\nentrance = "conv"\n'
+    )
+    with served(tmp_path) as server, Client(server.address) as client:
+        model = client.model("fixed")
+    assert list(model.notes) == ["the file takes 2 rows at a time; rows are made to share steps"]
+    assert model.dtype == types_pb2.DATA_TYPE_FLOAT64 and model.batches and not model.any_size
+    aliases = {layer.name: list(layer.aliases) for layer in model.layers if layer.aliases}
+    assert aliases == {"conv": ["entrance"]}
+    reasons = {method.method: method.reason for method in model.methods if not method.applies}
+    assert reasons == {"pgd": "the model's values are no scores of classes"}
+
+
 class Training(nn.Module):
     def __init__(self):
         super().__init__()
@@ -255,8 +274,6 @@ def test_scores_are_read_before_a_final_activation(tmp_path, form, end):
 
 def probabilities(net, **card):
     """The probabilities of all classes that a caller is told, and the scores beside them."""
-    from lightwell import GradCam
-
     described = Card.model_validate({"input": {"size": [SIDE, SIDE]}, "output": card})
     with Local(net, described) as local:
         seen = local.explain(images(1)[0].numpy(), GradCam(layer="0.stem" if len(net) > 1 else "0"), predictions=5)
@@ -283,8 +300,6 @@ def test_the_files_own_activation_is_the_default():
 
 
 def test_a_regression_has_no_probability_to_explain():
-    from lightwell import InvalidArgumentError, Occlusion
-
     with Local(seeded(Residual, 1), Card.model_validate({"input": {"size": [SIDE, SIDE]}})) as local:
         picture = images(1)[0].numpy()
         seen = local.explain(picture, Occlusion(window=8, stride=8))

@@ -19,7 +19,9 @@ from lightwell_server.target import ClassTarget, Target, settle
 
 def applies(facts: Facts) -> str | None:
     """Only classifiers have a class to leave."""
-    return None if facts.classes > 1 and facts.activation != "none" else "the model has no classes"
+    if facts.classes < 2:
+        return "the model has no classes"
+    return "the model's values are no scores of classes" if facts.activation == "none" else None
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
