@@ -6,7 +6,7 @@ behind an expansion; a convolution is folded with its batch norm wherever nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,7 @@ from torch import Tensor, fx
 from lightwell_server.ask import INPUT, Edit, Rule
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models import folding, rules
-from lightwell_server.models.lifting.recorder import guard
-
-BATCH = 5
-"""The rows of the sample that a model is recorded on: a number that few layers have as a size of their own, so that a
-first dimension of this size is the batch."""
+from lightwell_server.models.nodes import ancestors, by_rows, guard
 
 
 @dataclass(frozen=True)
@@ -216,18 +212,6 @@ class _Writer:
         return conv
 
 
-def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes and all that they are computed from."""
-    found: set[fx.Node] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting.extend(node.all_input_nodes)
-    return found
-
-
 def _passed(graph: fx.Graph, needed: set[fx.Node]) -> set[fx.Node]:
     """The branches that were taken before the last of these nodes was computed."""
     guards: set[fx.Node] = set()
@@ -254,14 +238,6 @@ def _sources(node: fx.Node) -> set[fx.Node]:
         for source in waiting.pop().all_input_nodes:
             (waiting.append if _light(source) else found.add)(source)
     return found
-
-
-def by_rows(node: fx.Node, fixed: int | None) -> bool:
-    """Whether the first dimension of a value is the batch: it is that of the sample, and one for one row."""
-    shape = tuple(node.meta.get("shape", ()))
-    if fixed is not None:
-        return shape[:1] == (fixed,)
-    return shape[:1] == (BATCH,) and tuple(node.meta.get("single", (1, *shape[1:]))) == (1, *shape[1:])
 
 
 def _expanded(values: dict[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -17,9 +17,9 @@ from lightwell_server import metrics
 from lightwell_server.ask import INPUT, OUTPUT, Activation, Layer
 from lightwell_server.errors import InvalidArgument, Refused, nearest
 from lightwell_server.models import cost, rules
-from lightwell_server.models.cut import BATCH, Cut, Where, ancestors, by_rows
+from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.folding import FOLDED
-from lightwell_server.models.lifting.recorder import PIXELS, Site, guard, size_of
+from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, guard, size_of
 
 aten = torch.ops.aten
 

@@ -16,15 +16,15 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from lightwell_server.errors import InvalidArgument, LightwellError, Refused
-from lightwell_server.models.cut import BATCH
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting import outputs
 from lightwell_server.models.lifting.files import ModelFile, opened
 from lightwell_server.models.lifting.outputs import Final
 from lightwell_server.models.lifting.proof import Alone, Differs, Fails, Proof, last_line
-from lightwell_server.models.lifting.recorder import PIXELS, Endless, Recorder, aten
+from lightwell_server.models.lifting.recorder import Endless, Recorder, aten
 from lightwell_server.models.lifting.sample import LUMINANCE, InputSpec, Sample
 from lightwell_server.models.lifting.views import Box
+from lightwell_server.models.nodes import BATCH, PIXELS
 
 __all__ = ["InputSpec", "Sample", "lift"]
 

@@ -16,40 +16,16 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
-from lightwell_server.errors import InvalidArgument, Refused
+from lightwell_server.errors import Refused
 from lightwell_server.models.lifting import asleep, twins, views
 from lightwell_server.models.lifting.operations import canonical, reads_data, recorded, switched_off
 from lightwell_server.models.lifting.views import Box, Memory, View
+from lightwell_server.models.nodes import Site, guard, size_of
 
 aten = torch.ops.aten
 
-PIXELS = "<pixels>"
-"""The path of what is recorded before and behind the model: luminance, normalisation, an image's range."""
 OPERATIONS = 200_000
 """A model that takes more to compute one answer is refused: it would be a loop without an end."""
-
-
-def guard(holds: bool, expected: bool, message: str) -> None:
-    """A node of the graph: the branch taken while recording must be the branch that these rows take."""
-    if bool(holds) != expected:
-        raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
-
-
-def size_of(value: Tensor, dim: int) -> int:
-    """A node of the graph: the size of a dimension."""
-    return value.size(dim)
-
-
-@dataclass(frozen=True)
-class Site:
-    """A call of a module: its path, its class, the node of its output, and the nodes that it computed; or of an
-    operation (`functional`) in the module of that path."""
-
-    path: str
-    type: str
-    node: fx.Node
-    inside: tuple[fx.Node, ...] = ()
-    functional: bool = False
 
 
 class Endless(Refused):

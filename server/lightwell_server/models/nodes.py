@@ -1,0 +1,60 @@
+"""The words that those who write a graph and those who read it share: the nodes that stand for sizes and branches, the
+calls of modules, and which values have the rows in front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from lightwell_server.errors import InvalidArgument
+
+PIXELS = "<pixels>"
+"""The path of what is recorded before and behind the model: luminance, normalisation, an image's range."""
+BATCH = 5
+"""The rows of the sample that a model is recorded on: a number that few layers have as a size of their own, so that a
+first dimension of this size is the batch."""
+
+
+def guard(holds: bool, expected: bool, message: str) -> None:
+    """A node of the graph: the branch taken while recording must be the branch that these rows take."""
+    if bool(holds) != expected:
+        raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
+
+
+def size_of(value: Tensor, dim: int) -> int:
+    """A node of the graph: the size of a dimension."""
+    return value.size(dim)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A call of a module: its path, its class, the node of its output, and the nodes that it computed; or of an
+    operation (`functional`) in the module of that path."""
+
+    path: str
+    type: str
+    node: fx.Node
+    inside: tuple[fx.Node, ...] = ()
+    functional: bool = False
+
+
+def by_rows(node: fx.Node, fixed: int | None) -> bool:
+    """Whether the first dimension of a value is the batch: it is that of the sample, and one for one row."""
+    shape = tuple(node.meta.get("shape", ()))
+    if fixed is not None:
+        return shape[:1] == (fixed,)
+    return shape[:1] == (BATCH,) and tuple(node.meta.get("single", (1, *shape[1:]))) == (1, *shape[1:])
+
+
+def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes and all that they are computed from."""
+    found: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+    return found
