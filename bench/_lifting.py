@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from bench._nets import CLASS, Original, export, first
 from lightwell_server.ask import GRAD, OUT, Ask, Part
-from lightwell_server.errors import LightwellError, Refused
+from lightwell_server.errors import LightwellError, Refused, last_line
 from lightwell_server.models.answer import answer
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.lift import Sample, lift
-from lightwell_server.models.lifting.proof import last_line
 
 ROWS = 4
 """The batch compared at; files are exported with 2 rows, graphs recorded with 5 and proved with 2 and 3."""

@@ -127,3 +127,9 @@ def nearest(name: str, names: list[str]) -> str:
     """A sentence with the names nearest to a wrong one."""
     close = get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     return f"the nearest are {', '.join(close)}" if close else "there are none"
+
+
+def last_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -16,11 +16,10 @@ from lightwell_server.bring import expected, published
 from lightwell_server.bring.expected import Picture, Reference, Unchecked
 from lightwell_server.bring.given import LABELS, Given
 from lightwell_server.bring.published import Published
-from lightwell_server.errors import LightwellError
+from lightwell_server.errors import LightwellError, last_line
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.card import Card
-from lightwell_server.models.lifting.proof import last_line
 from lightwell_server.models.store import Model, load_version
 
 __all__ = ["Added", "Given", "add"]

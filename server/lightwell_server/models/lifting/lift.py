@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from lightwell_server.errors import InvalidArgument, LightwellError, Refused
+from lightwell_server.errors import InvalidArgument, LightwellError, Refused, last_line
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting import outputs
 from lightwell_server.models.lifting.files import ModelFile, opened
 from lightwell_server.models.lifting.outputs import Final
-from lightwell_server.models.lifting.proof import Alone, Differs, Fails, Proof, last_line
+from lightwell_server.models.lifting.proof import Alone, Differs, Fails, Proof
 from lightwell_server.models.lifting.recorder import Endless, Recorder, aten
 from lightwell_server.models.lifting.sample import LUMINANCE, InputSpec, Sample
 from lightwell_server.models.lifting.views import Box
