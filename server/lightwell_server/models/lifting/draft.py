@@ -1,0 +1,107 @@
+"""Records a file as a graph: what stands around its own operations, which of its outputs is the graph's, and what was
+found on the way. Nothing is proved yet."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_leaves
+
+from lightwell_server.errors import Refused
+from lightwell_server.models.graph import Graph
+from lightwell_server.models.lifting import outputs
+from lightwell_server.models.lifting.files import ModelFile
+from lightwell_server.models.lifting.outputs import Final
+from lightwell_server.models.lifting.recorder import Recorder, aten
+from lightwell_server.models.lifting.sample import LUMINANCE, Sample
+from lightwell_server.models.lifting.views import Box
+from lightwell_server.models.nodes import BATCH, PIXELS
+
+
+def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph, int, Final | None]:
+    """The graph, the number of the file's output that it gives, and the activation left away at its end."""
+    recorder = Recorder()
+    first, *others = sample.rows(fixed or BATCH, dtype=file.dtype)
+    rows = recorder.input("rows", first)
+    boxes = [recorder.input(name, value) for name, value in zip(sample.inputs, others, strict=True)]
+    names = {name: cast(fx.Node, box.node).name for name, box in zip(sample.inputs, boxes, strict=True)}
+    _limited(file, rows, recorder)
+    given = list(tree_leaves(file.record([_pixels(rows, sample, recorder), *boxes], recorder)))
+    paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or 2, file.dtype)))]
+    named = list(zip(paths if len(paths) == len(given) else map(str, range(len(given))), given, strict=True))
+    index = outputs.chosen(named, sample.output, sample.kind)
+    output = recorder.node(given[index])
+    rows_given = output.meta["shape"][:1]
+    if rows_given != (fixed or BATCH,):
+        raise Refused(
+            f"the model gives {rows_given[0] if rows_given else 'no'} rows for {fixed or BATCH}: no row is one image's"
+        )
+    final = outputs.final(outputs.behind(output)) if sample.kind == "classifier" else None
+    left = final if sample.before_activation else None
+    told = final is None and outputs.are_probabilities(given[index].value)
+    if left is not None:
+        output = outputs.behind(output).all_input_nodes[0]
+    else:
+        output = _pictured(given[index], sample, recorder)
+    recorder.graph.output(output)
+    graph = Graph(recorder.graph, recorder.root, output, recorder.sites, names, file.dtype, file.dtype, fixed)
+    graph.activation = final.name if final is not None else "none" if told else None
+    graph.notes = [*file.notes, *_notes(recorder, left)]
+    if told:
+        graph.notes.append(
+            "the model returns probabilities, and what it makes them of cannot be told: they are the scores"
+        )
+    return graph, index, left
+
+
+def _limited(file: ModelFile, rows: Box, recorder: Recorder) -> None:
+    """Sizes that the file declares are checked for every image."""
+    for dim, limit in file.limits.items():
+        size = recorder.size(rows, dim)
+        recorder.operation = f"the program's own limits of {'height' if dim == 2 else 'width'}"
+        recorder.decide(recorder.scalar(operator.ge, size, limit.least))
+        recorder.decide(recorder.scalar(operator.eq, recorder.scalar(operator.mod, size, limit.step), 0))
+        if limit.most is not None:
+            recorder.decide(recorder.scalar(operator.le, size, limit.most))
+
+
+def _notes(recorder: Recorder, left: Final | None) -> Iterator[str]:
+    if recorder.woken:
+        places = ", ".join(dict.fromkeys(recorder.woken[:3]))
+        yield f"{len(recorder.woken)} layers were left in training mode and are set to eval ({places})"
+    if left is not None:
+        yield f"the model ends in {left.name}: scores are read before it"
+
+
+def _pixels(rows: Box, sample: Sample, recorder: Recorder) -> Box:
+    """From RGB in [0, 1] to what the file takes."""
+    if sample.kind == "generator":
+        return rows
+    recorder.path = PIXELS
+
+    def constant(values: tuple[float, ...], name: str) -> Any:  # noqa: ANN401
+        return recorder.constant(torch.tensor(values, dtype=rows.value.dtype).view(1, -1, 1, 1), name)
+
+    if sample.channels == 1:
+        weighted = recorder.op(aten.mul.Tensor, (rows, constant(LUMINANCE, "luminance")), {})
+        rows = recorder.op(aten.sum.dim_IntList, (weighted, [1], True), {})
+    if any(sample.mean) or any(value != 1 for value in sample.std):
+        centred = recorder.op(aten.sub.Tensor, (rows, constant(sample.mean, "mean")), {})
+        rows = recorder.op(aten.div.Tensor, (centred, constant(sample.std, "std")), {})
+    recorder.path = ""
+    return rows
+
+
+def _pictured(output: Box, sample: Sample, recorder: Recorder) -> fx.Node:
+    """An image's values in [0, 1]; anything else as it is."""
+    low, high = sample.range
+    if sample.kind != "classifier" and sample.range != (0.0, 1.0):
+        recorder.path = PIXELS
+        shifted = recorder.op(aten.sub.Scalar, (output, low), {})
+        output = recorder.op(aten.div.Scalar, (shifted, high - low), {})
+    node: fx.Node = recorder.node(output)
+    return node
