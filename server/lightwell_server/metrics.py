@@ -12,7 +12,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-disable_created_metrics()  # they double the scrape and tell what the process's start time tells
+disable_created_metrics()  # type: ignore[no-untyped-call] # they double the scrape and tell what the process's start time tells
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 

@@ -20,24 +20,19 @@ from lightwell_server.models.graph import Graph
 def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     """Answers parts of Asks with equal keys in one step; where rows must not share one, row by row. Raises
     `OutOfMemory`."""
-    if (graph.row_by_row or graph.cut(_where(parts[0].ask)).alone) and (len(parts) > 1 or parts[0].count > 1):
+    if (graph.row_by_row or graph.cut(Where.of(parts[0].ask)).alone) and (len(parts) > 1 or parts[0].count > 1):
         return [Answer.join([_step(graph, [row])[0] for row in _rows(part)]) for part in parts]
     return _step(graph, parts)
 
 
 def _step(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     ask = parts[0].ask
-    where = _where(ask)
+    where = Where.of(ask)
     cut = graph.cut(where)
     if ask.want & (ACT | GRAD) and not cut.influential:
         raise InvalidArgument(f"{ask.wrt!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE")
     with _memory(), torch.inference_mode(False), _deterministic(parts[0].reproducible):
         return _run(graph, cut, parts)
-
-
-def _where(ask: Ask) -> Where:
-    at = (ask.at,) if isinstance(ask.at, str) else ask.at
-    return Where(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None)
 
 
 def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from lightwell_server.ask import INPUT, Edit, Rule
+from lightwell_server.ask import INPUT, Ask, Edit, Rule
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.nodes import ancestors, by_rows
 from lightwell_server.models.stages import Stage, Writer
@@ -26,6 +26,12 @@ class Where:
     wrt: str = INPUT
     rule: Rule = "plain"
     edit: str | None = None
+
+    @classmethod
+    def of(cls, ask: Ask) -> Where:
+        """Of an Ask."""
+        at = (ask.at,) if isinstance(ask.at, str) else ask.at
+        return cls(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None)
 
 
 class Cut:

@@ -9,8 +9,9 @@ from torch import fx
 from torch._ops import OpOverload
 
 from lightwell_server.ask import GRAD, INPUT, Ask
-from lightwell_server.models.cut import BATCH, Cut, Where
+from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.graph import Graph
+from lightwell_server.models.nodes import BATCH
 
 Sizes = tuple[float, float, float]
 """Elements of a row: all that a backward pass keeps, the largest value on its way, the largest value before."""
@@ -31,8 +32,7 @@ _SIZES: WeakKeyDictionary[Cut, Sizes] = WeakKeyDictionary()
 def row_bytes(graph: Graph, ask: Ask) -> int:
     """Bytes that one row of an Ask needs at its size, weights left out: an estimate. A backward pass keeps every
     value since `wrt` and holds a few gradients; without one a few values live at a time."""
-    at = (ask.at,) if isinstance(ask.at, str) else ask.at
-    cut = graph.cut(Where(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None))
+    cut = graph.cut(Where.of(ask))
     if cut not in _SIZES:
         _SIZES[cut] = _sizes(graph, cut)
     kept, behind, before = _SIZES[cut]
