@@ -8,30 +8,37 @@
 A method's parameters are its message (`GradCam(layer="layer4")`); what is unset takes the server's default.
 """
 
-from lightwell.aio import AsyncClient
-from lightwell.client import Client
+from lightwell.aio import AsyncClient, AsyncStream
+from lightwell.client import Client, Stream
 from lightwell.errors import (
+    CancelledCallError,
     DeadlineError,
+    ForbiddenError,
     InvalidArgumentError,
     LightwellError,
     NotApplicableError,
     NotFoundError,
     OverloadedError,
+    UnauthenticatedError,
     UnavailableError,
 )
-from lightwell.results import Explanation, Progress, Synthesis
+from lightwell.results import Estimate, Explanation, Progress, Synthesis
 from lightwell.v1.explain_pb2 import GradCam, Occlusion, Saliency
 from lightwell.v1.synthesize_pb2 import LayerWeight, Pgd, Style, StyleTransfer
 from lightwell.v1.types_pb2 import Channel, Color, Contrast, Image, Neuron, Target
 
 __all__ = [
     "AsyncClient",
+    "AsyncStream",
+    "CancelledCallError",
     "Channel",
     "Client",
     "Color",
     "Contrast",
     "DeadlineError",
+    "Estimate",
     "Explanation",
+    "ForbiddenError",
     "GradCam",
     "Image",
     "InvalidArgumentError",
@@ -45,9 +52,11 @@ __all__ = [
     "Pgd",
     "Progress",
     "Saliency",
+    "Stream",
     "Style",
     "StyleTransfer",
     "Synthesis",
     "Target",
+    "UnauthenticatedError",
     "UnavailableError",
 ]

@@ -4,49 +4,62 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, Generic, TypeVar, Unpack, overload
 
 import grpc
 from google.protobuf.message import Message
 
-from lightwell import channel
-from lightwell.errors import from_rpc
+from lightwell.channel import Certificate, Connection, Token, new_request_id
+from lightwell.errors import cancelled, from_rpc, translated
 from lightwell.images import ImageLike
-from lightwell.requests import ExplainOptions, SynthesizeOptions, explain_request, synthesize_request
-from lightwell.results import Explanation, Progress, Synthesis
-from lightwell.v1 import explainer_pb2_grpc, models_pb2
+from lightwell.progress import bar
+from lightwell.requests import (
+    CONCURRENCY,
+    ExplainOptions,
+    Options,
+    SynthesizeOptions,
+    estimate_request,
+    explain_request,
+    others,
+    synthesize_request,
+    top_request,
+)
+from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
+from lightwell.retrying import Event
+from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
+from lightwell.v1 import types_pb2 as types
+
+T = TypeVar("T")
 
 
-class AsyncStream:
-    """A synthesis on its way. Iterating gives its progress; `await result()` waits for the end; leaving it early
-    cancels it."""
+class AsyncStream(Generic[ResultT]):
+    """An answer on its way. Iterating gives its progress; `await result()` waits for the end; leaving it early cancels
+    it."""
 
-    def __init__(self, call: Any) -> None:  # noqa: ANN401 - grpc's call has no public type
-        self._call = call
-        self._result: Synthesis | None = None
+    def __init__(self, events: _Attempts, source: types.Image | None = None) -> None:
+        self._events, self._source = events, source
+        self._result: ResultT | None = None
 
     async def __aiter__(self) -> AsyncIterator[Progress]:
         try:
-            async for event in self._call:
+            async for event in self._events:
                 if event.HasField("progress"):
                     yield Progress.of(event.progress)
                 else:
-                    self._result = Synthesis(event.result)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+                    self._result = result_of(event.result, self._source)
         finally:
             if self._result is None:
                 self.cancel()
 
     def cancel(self) -> None:
         """Stops the work on the server at its next step."""
-        self._call.cancel()
+        self._events.cancel()
 
-    async def result(self) -> Synthesis:
-        """Waits for the result."""
+    async def result(self) -> ResultT:
+        """Waits for the result. Raises `LightwellError`."""
         async for _ in self:
             pass
         if self._result is None:
@@ -58,67 +71,83 @@ class AsyncClient:
     """A connection to a server, used from one event loop. Arguments as for `Client`."""
 
     def __init__(
-        self, address: str, *, timeout: float | None = None, tls: str | Path | bool = False, token: str | None = None
+        self,
+        address: str,
+        *,
+        timeout: float | None = None,
+        tls: str | Path | bool = False,
+        certificate: Certificate | None = None,
+        token: Token = None,
+        retries: int = 3,
     ) -> None:
-        secure = channel.credentials(tls)
-        opts = channel.options()
-        self._channel = (
-            grpc.aio.secure_channel(address, secure, opts) if secure else grpc.aio.insecure_channel(address, opts)
-        )
+        self._connection = Connection(timeout, tls, certificate, token, retries)
+        self._channel = self._connection.open_async(address)
         self._explainer: Any = explainer_pb2_grpc.ExplainerServiceStub(self._channel)
         self._models: Any = explainer_pb2_grpc.ModelServiceStub(self._channel)
-        self._call: dict[str, Any] = {"timeout": timeout, "metadata": channel.metadata(token)}
 
-    async def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation:
-        """Explains an image; options as for `Client.explain`."""
+    @overload
+    async def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
+
+    @overload
+    async def explain(
+        self, image: ImageLike, method: Message, *, targets: int, **options: Unpack[ExplainOptions]
+    ) -> list[Explanation]: ...
+
+    async def explain(
+        self, image: ImageLike, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
+    ) -> Explanation | list[Explanation]:
+        """Explains an image, or with `targets` its classes of the highest scores; as `Client.explain`."""
+        if targets is None:
+            return await self._explained(explain_request(image, method, **options))
+        first = await self._explained(top_request(image, method, targets, **options))
+        rest = self._answers(others(first, targets, method, **options), CONCURRENCY)
+        return [first, *[answer async for answer in rest]]
+
+    def explain_stream(
+        self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]
+    ) -> AsyncStream[Explanation]:
+        """Explains an image and tells how far it is; as `Client.explain_stream`."""
         request = explain_request(image, method, **options)
-        try:
-            return Explanation(await self._explainer.Explain(request, **self._call), request.image)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+        streamed = explain_pb2.ExplainStreamRequest(request=request)
+        return AsyncStream(_Attempts(self._explainer.ExplainStream, streamed, self._connection), request.image)
 
-    def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> AsyncStream:
+    def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> AsyncStream[Synthesis]:
         """Synthesises an image; options as for `Client.synthesize`."""
-        return AsyncStream(self._explainer.Synthesize(synthesize_request(method, **options), **self._call))
+        request = synthesize_request(method, **options)
+        return AsyncStream(_Attempts(self._explainer.Synthesize, request, self._connection))
 
     async def explain_all(
         self,
         images: Iterable[ImageLike],
         method: Message,
         *,
-        concurrency: int = 32,
+        concurrency: int = CONCURRENCY,
+        progress: bool = False,
         **options: Unpack[ExplainOptions],
     ) -> AsyncIterator[Explanation]:
-        """Explains many images, at most `concurrency` at a time; results in the images' order."""
-        tasks: deque[asyncio.Task[Explanation]] = deque()
-        try:
-            for image in images:
-                tasks.append(asyncio.create_task(self.explain(image, method, **options)))
-                if len(tasks) >= concurrency:
-                    yield await tasks.popleft()
-            while tasks:
-                yield await tasks.popleft()
-        finally:
-            for task in tasks:
-                task.cancel()
+        """Explains many images in order; as `Client.explain_all`."""
+        total = len(images) if isinstance(images, Sized) else None
+        requests = (explain_request(image, method, **options) for image in images)
+        with bar(total, progress) as advance:
+            async for answer in self._answers(requests, concurrency):
+                yield answer
+                advance()
+
+    async def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
+        """What a request would cost; as `Client.estimate`."""
+        return Estimate.of(await self._asked(self._explainer.Estimate, estimate_request(method, image, **options)))
 
     async def models(self) -> list[models_pb2.ModelSummary]:
         """Every version of every model."""
-        try:
-            return list((await self._models.ListModels(models_pb2.ListModelsRequest(), **self._call)).models)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+        return list((await self._asked(self._models.ListModels, models_pb2.ListModelsRequest())).models)
 
     async def model(self, name: str = "", version: str = "") -> models_pb2.GetModelResponse:
         """One version: its card, its layers, and which methods apply."""
-        try:
-            request = models_pb2.GetModelRequest(model=name, version=version)
-            return await self._models.GetModel(request, **self._call)  # type: ignore[no-any-return]
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+        request = models_pb2.GetModelRequest(model=name, version=version)
+        return await self._asked(self._models.GetModel, request)
 
     async def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection; calls in progress are cancelled."""
         await self._channel.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -128,3 +157,79 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _asked(self, ask: Callable[..., Awaitable[T]], request: Message) -> T:
+        request_id = new_request_id()
+        with translated(request_id):
+            return await ask(request, **self._connection.call(request_id))
+
+    async def _explained(self, request: explain_pb2.ExplainRequest) -> Explanation:
+        return Explanation(await self._asked(self._explainer.Explain, request), request.image)
+
+    async def _answers(
+        self, requests: Iterator[explain_pb2.ExplainRequest], concurrency: int
+    ) -> AsyncIterator[Explanation]:
+        """The answers in order, at most `concurrency` calls at a time. What is wrong with a request is raised when its
+        turn comes: the answers before it are not lost."""
+        begun: deque[asyncio.Task[Explanation]] = deque()
+        wrong: Exception | None = None
+        try:
+            while wrong is None:
+                try:
+                    begun.append(asyncio.create_task(self._explained(next(requests))))
+                except StopIteration:
+                    break
+                except Exception as error:
+                    wrong = error
+                if len(begun) >= concurrency:
+                    yield await begun.popleft()
+            while begun:
+                yield await begun.popleft()
+        finally:
+            for task in begun:
+                task.cancel()
+        if wrong is not None:
+            raise wrong
+
+
+class _Attempts(AsyncIterable[Event]):
+    """The events of a stream that is asked again where it breaks off."""
+
+    def __init__(self, ask: Callable[..., Any], request: Message, connection: Connection) -> None:
+        self._ask, self._request, self._connection = ask, request, connection
+        self._request_id, self._course = new_request_id(), connection.course()
+        self._cancelled = asyncio.Event()
+        self._begin()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            try:
+                async for event in self._call:
+                    if self._course.is_new(event):
+                        yield event
+                return
+            except grpc.RpcError as error:
+                if self._course.finished:  # only its status was lost
+                    return
+                seconds = self._course.pause(from_rpc(error, self._request_id))
+            except asyncio.CancelledError:
+                if self._cancelled.is_set():  # the call, not the task that waits for it
+                    raise cancelled(self._request_id) from None
+                raise
+            if await self._cancelled_within(seconds):
+                raise cancelled(self._request_id)
+            self._begin()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+        self._call.cancel()
+
+    async def _cancelled_within(self, seconds: float) -> bool:
+        try:
+            return await asyncio.wait_for(self._cancelled.wait(), seconds)
+        except TimeoutError:
+            return False
+
+    def _begin(self) -> None:
+        arguments = {**self._connection.call(self._request_id), "timeout": self._course.left()}
+        self._call = self._ask(self._request, **arguments)

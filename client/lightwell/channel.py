@@ -3,49 +3,114 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
+import grpc.aio
+
+from lightwell.retrying import FIRST_WAIT, GROWTH, LONGEST_WAIT, TOKEN_RATIO, TOKENS, Budget, Course
+from lightwell.v1 import explainer_pb2
 
 MAX_MESSAGE_BYTES = 256 * 2**20
+MOST_RETRIES = 4
+"""Of a call with a single answer: gRPC makes five attempts at most, whatever its policy says."""
 
-_SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.2s",
-                "maxBackoff": "3s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
+Token = str | Callable[[], str] | None
+"""A bearer token, or a function that is called for one before each attempt, so that it may change."""
+Certificate = tuple[str | Path, str | Path]
+"""Files with a certificate (chain) and its key, both PEM."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The arguments of both clients. Raises ValueError for a certificate without TLS and for negative retries, OSError
+    for a file that cannot be read."""
+
+    timeout: float | None = None
+    tls: str | Path | bool = False
+    certificate: Certificate | None = None
+    token: Token = None
+    retries: int = 3
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        if self.certificate is not None and self.tls is False:
+            raise ValueError("a certificate is shown over TLS only; set tls, too")
+        if self.retries < 0:
+            raise ValueError(f"retries is {self.retries}; it must be 0 or more")
+
+    def open(self, address: str) -> grpc.Channel:
+        """A channel to that server."""
+        secure = self._credentials()
+        if secure is None:
+            return grpc.insecure_channel(address, self._options())
+        return grpc.secure_channel(address, secure, self._options())
+
+    def open_async(self, address: str) -> grpc.aio.Channel:
+        """A channel to that server for the running event loop."""
+        secure = self._credentials()
+        if secure is None:
+            return grpc.aio.insecure_channel(address, self._options())
+        return grpc.aio.secure_channel(address, secure, self._options())
+
+    def call(self, request_id: str) -> dict[str, Any]:
+        """The arguments of a call: its timeout and its headers. Calls `token` if that is a function."""
+        token = self.token() if callable(self.token) else self.token
+        headers = [("x-request-id", request_id)]
+        if token:
+            headers.append(("authorization", f"Bearer {token}"))
+        return {"timeout": self.timeout, "metadata": tuple(headers)}
+
+    def course(self) -> Course:
+        """The course of a stream that begins now."""
+        return Course(self.retries, self.timeout, self.budget)
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        if self.tls is False:
+            return None
+        authorities = None if self.tls is True else Path(self.tls).read_bytes()
+        chain, key = (Path(file).read_bytes() for file in self.certificate) if self.certificate else (None, None)
+        return grpc.ssl_channel_credentials(authorities, key, chain)
+
+    def _options(self) -> list[tuple[str, Any]]:
+        """Message limits, and retries of UNAVAILABLE within a budget, spread over all addresses of the name."""
+        return [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.service_config", json.dumps(_service_config(self.retries))),
+            ("grpc.enable_retries", int(self.retries > 0)),
+            ("grpc.keepalive_time_ms", 60_000),
+            # A server that comes back is found by the next attempt.
+            ("grpc.max_reconnect_backoff_ms", round(LONGEST_WAIT * 1000)),
+        ]
+
+
+def new_request_id() -> str:
+    """A name for a call, the same for all of its attempts."""
+    return uuid4().hex
+
+
+def _service_config(retries: int) -> dict[str, Any]:
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if retries:
+        policy = {
+            "maxAttempts": 1 + min(retries, MOST_RETRIES),
+            "initialBackoff": f"{FIRST_WAIT}s",
+            "maxBackoff": f"{LONGEST_WAIT}s",
+            "backoffMultiplier": GROWTH,
+            "retryableStatusCodes": ["UNAVAILABLE"],
         }
-    ],
-    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.2},
-}
+        config["methodConfig"] = [{"name": _unary(), "retryPolicy": policy}]
+        config["retryThrottling"] = {"maxTokens": TOKENS, "tokenRatio": TOKEN_RATIO}
+    return config
 
 
-def options() -> list[tuple[str, Any]]:
-    """Channel options: message limits, and retries of UNAVAILABLE within a budget, spread over all addresses of the
-    name."""
-    return [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-        ("grpc.keepalive_time_ms", 60_000),
-    ]
-
-
-def credentials(certificates: str | Path | bool) -> grpc.ChannelCredentials | None:
-    """TLS with the system's authorities (True), with those of a file (a path), or none (False)."""
-    if certificates is False:
-        return None
-    return grpc.ssl_channel_credentials(None if certificates is True else Path(certificates).read_bytes())
-
-
-def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The headers of every call."""
-    return (("authorization", f"Bearer {token}"),) if token else ()
+def _unary() -> list[dict[str, str]]:
+    """The calls with a single answer. Streams are left out: the clients ask for them again themselves, and attempts of
+    both kinds would multiply."""
+    services = explainer_pb2.DESCRIPTOR.services_by_name.values()
+    return [{"service": s.full_name, "method": m.name} for s in services for m in s.methods if not m.server_streaming]

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lightwell import tell
+from lightwell.asking import Server, asking
+from lightwell.options import model_names
 from lightwell.parameters import Usage
 from lightwell.serving import missing
-from lightwell.terminal import LOCAL, Address, Json, connected, say, sentences
+from lightwell.terminal import Json, say, sentences
 from lightwell.v1 import models_pb2
 
 if TYPE_CHECKING:  # the SDK runs without the server
@@ -41,9 +43,10 @@ OutputOption = Annotated[
 
 
 @app.command("list")
-def list_models(as_json: Json = False, server: Address = LOCAL) -> None:
+@asking
+def list_models(server: Server, as_json: Json = False) -> None:
     """Every version of every model."""
-    with connected(server) as client:
+    with server.client() as client:
         for model in client.models():
             told = tell.plain(model)
             words = (told[key] for key in ("name", "version", "kind", "state", "reason"))
@@ -51,14 +54,17 @@ def list_models(as_json: Json = False, server: Address = LOCAL) -> None:
 
 
 @app.command()
+@asking
 def show(
-    name: Annotated[str, typer.Argument(help="The model's name; may be left out if there is only one.")] = "",
+    server: Server,
+    name: Annotated[
+        str, typer.Argument(help="The model's name; may be left out if there is only one.", autocompletion=model_names)
+    ] = "",
     version: Annotated[str, typer.Option(help="Its version; the newest if left out.")] = "",
     as_json: Json = False,
-    server: Address = LOCAL,
 ) -> None:
     """A model's card, its layers, and which methods apply."""
-    with connected(server) as client:
+    with server.client() as client:
         model = client.model(name, version)
         if as_json:
             say(tell.plain(model))

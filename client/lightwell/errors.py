@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -11,7 +13,8 @@ from grpc_status import rpc_status
 
 class LightwellError(Exception):
     """A failed call. `code` is the gRPC status, `reason` is for programs, `violations` are pairs of a field and what
-    is wrong with it, `retry_seconds` says when another try is worthwhile (None: the server did not say)."""
+    is wrong with it, `retry_seconds` says when another try is worthwhile (None: the server did not say), `request_id`
+    is the call's name in the server's log."""
 
     def __init__(
         self,
@@ -20,10 +23,11 @@ class LightwellError(Exception):
         reason: str = "",
         violations: tuple[tuple[str, str], ...] = (),
         retry_seconds: float | None = None,
+        request_id: str = "",
     ) -> None:
         super().__init__(message)
         self.message, self.code, self.reason = message, code, reason
-        self.violations, self.retry_seconds = violations, retry_seconds
+        self.violations, self.retry_seconds, self.request_id = violations, retry_seconds, request_id
 
 
 class InvalidArgumentError(LightwellError):
@@ -50,6 +54,18 @@ class DeadlineError(LightwellError):
     """The time was over before the answer came."""
 
 
+class UnauthenticatedError(LightwellError):
+    """The server asks for a token, and got none that it knows."""
+
+
+class ForbiddenError(LightwellError):
+    """The token is known, but has not the right to this call."""
+
+
+class CancelledCallError(LightwellError):
+    """The call was cancelled: by `cancel()`, by closing the client, or by the server."""
+
+
 _KINDS: dict[grpc.StatusCode, type[LightwellError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
@@ -57,6 +73,9 @@ _KINDS: dict[grpc.StatusCode, type[LightwellError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
+    grpc.StatusCode.CANCELLED: CancelledCallError,
 }
 
 
@@ -66,12 +85,27 @@ def error_for(
     reason: str = "",
     violations: tuple[tuple[str, str], ...] = (),
     retry_seconds: float | None = None,
+    request_id: str = "",
 ) -> LightwellError:
     """The exception that a status calls for."""
-    return _KINDS.get(code, LightwellError)(message, code, reason, violations, retry_seconds)
+    return _KINDS.get(code, LightwellError)(message, code, reason, violations, retry_seconds, request_id)
 
 
-def from_rpc(error: Any) -> LightwellError:  # noqa: ANN401 - grpc's two error classes share no type
+def cancelled(request_id: str) -> LightwellError:
+    """The exception for a call that was cancelled on this side."""
+    return error_for(grpc.StatusCode.CANCELLED, "the call was cancelled", request_id=request_id)
+
+
+@contextmanager
+def translated(request_id: str) -> Iterator[None]:
+    """Turns the errors of gRPC inside it into those of this module."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc(error, request_id) from None
+
+
+def from_rpc(error: Any, request_id: str) -> LightwellError:  # noqa: ANN401 - grpc's two error classes share no type
     """The exception for a failed call of either client."""
     status = rpc_status.from_call(error)
     info, bad, retry = details.ErrorInfo(), details.BadRequest(), details.RetryInfo()
@@ -81,4 +115,5 @@ def from_rpc(error: Any) -> LightwellError:  # noqa: ANN401 - grpc's two error c
                 detail.Unpack(message)
     violations = tuple((violation.field, violation.description) for violation in bad.field_violations)
     seconds = retry.retry_delay.ToMilliseconds() / 1000 if retry.HasField("retry_delay") else None
-    return error_for(error.code(), error.details() or error.code().name, info.reason, violations, seconds)
+    message = error.details() or error.code().name
+    return error_for(error.code(), message, info.reason, violations, seconds, request_id)

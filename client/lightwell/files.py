@@ -1,23 +1,60 @@
-"""Where the command line puts its pictures."""
+"""Which pictures a command line means, and where what is made of them goes."""
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from PIL import Image as Pil
 
 from lightwell.parameters import Usage
 
+ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+"""Of the files in a folder, those that are taken for pictures."""
 
-def per_image(images: list[Path], method: str, out: Path) -> list[Path]:
-    """A file for each image: `out` itself if it names a picture, else `<image>_<method>.png` in that directory."""
+
+@dataclass(frozen=True)
+class Found:
+    """A picture; `folder` is where it lies inside the folder that was named. Others were named themselves."""
+
+    image: Path
+    folder: Path = Path()
+    named: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A picture, and the files to write of it."""
+
+    image: Path
+    places: list[Path]
+
+    @property
+    def done(self) -> bool:
+        """Whether all files are there: the first is written last."""
+        return self.places[0].exists()
+
+
+def plans(words: Iterable[str], method: str, out: Path, top: int | None = None) -> list[Plan]:
+    """What to write for files, folders and patterns. It is `out` itself if that names a picture, else
+    `<image>_<method>.png` in that directory, in the same folders as the images; for the `top` classes a numbered file
+    each. Raises `Usage` if `out` is one file for several images, ValueError if there are no images."""
+    found = _found(words)
     if out.suffix and not out.is_dir():
-        if len(images) > 1:
-            raise Usage(f"--out {out} names one file for {len(images)} images; give a directory")
-        return [picture(out)]
-    out.mkdir(parents=True, exist_ok=True)
-    taken: dict[str, int] = {}
-    return [out / f"{_unique(image.stem, taken)}_{method}.png" for image in images]
+        if len(found) > 1:
+            raise Usage(f"--out {out} names one file for {len(found)} images; give a directory")
+        places = [picture(out)]
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        places = _places(found, method, out)
+    planned = [Plan(one.image, _numbered(place, top)) for one, place in zip(found, places, strict=True)]
+    # What an earlier run wrote into a folder of pictures is none of them.
+    own = {place.absolute() for plan in planned for place in plan.places}
+    pairs = zip(found, planned, strict=True)
+    return [plan for one, plan in pairs if one.named or plan.image.absolute() not in own]
 
 
 def picture(path: Path) -> Path:
@@ -28,7 +65,61 @@ def picture(path: Path) -> Path:
     return path
 
 
-def _unique(stem: str, taken: dict[str, int]) -> str:
-    """a, then a_2: images of the same name from several directories."""
-    taken[stem] = taken.get(stem, 0) + 1
-    return stem if taken[stem] == 1 else f"{stem}_{taken[stem]}"
+def write(path: Path, save: Callable[[Path], None]) -> None:
+    """Writes a file as a whole or, whatever interrupts it, not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        save(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _found(words: Iterable[str]) -> list[Found]:
+    """The pictures, each once, in the order of the words; those of one word sorted."""
+    found: dict[Path, Found] = {}
+    for word in words:
+        here = _of_word(word)
+        if not here:
+            raise ValueError(f"{word}: no pictures there")
+        for one in here:
+            found.setdefault(one.image, one)
+    return list(found.values())
+
+
+def _of_word(word: str) -> list[Found]:
+    path = Path(word)
+    if path.is_dir():
+        return _inside(path, (file for file in path.rglob("*") if file.suffix.lower() in ENDINGS))
+    # A file may have brackets in its name. One that is not there is told when its turn comes.
+    if path.exists() or not glob.has_magic(word):
+        return [Found(path)]
+    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+    return _inside(fixed, map(Path, glob.glob(word, recursive=True)))  # noqa: PTH207 - Path's ** finds folders alone
+
+
+def _inside(folder: Path, files: Iterable[Path]) -> list[Found]:
+    return [
+        Found(file, file.parent.relative_to(folder), named=False)
+        for file in sorted(files)
+        if file.is_file() and not file.name.startswith(".")
+    ]
+
+
+def _places(found: list[Found], method: str, out: Path) -> list[Path]:
+    """a, then a_2: images of the same name from several directories, or with several endings."""
+    taken: dict[Path, int] = {}
+    places = []
+    for one in found:
+        stem = out / one.folder / one.image.stem
+        taken[stem] = taken.get(stem, 0) + 1
+        number = "" if taken[stem] == 1 else f"_{taken[stem]}"
+        places.append(stem.with_name(f"{stem.name}{number}_{method}.png"))
+    return places
+
+
+def _numbered(place: Path, top: int | None) -> list[Path]:
+    if top is None:
+        return [place]
+    return [place.with_name(f"{place.stem}_top{number}{place.suffix}") for number in range(1, top + 1)]

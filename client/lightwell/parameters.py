@@ -51,6 +51,15 @@ def method(command: str, name: str, parameters: Iterable[str] = ()) -> Message:
     return message
 
 
+def command_of(name: str) -> str:
+    """The command that asks a method: explain or synthesize. Raises `Usage` if there is no such method."""
+    for command in _COMMANDS:
+        if name in method_names(command):
+            return command
+    every = [known for command in _COMMANDS for known in method_names(command)]
+    raise Usage(f"there is no method {name!r}; {nearest(name, every)}")
+
+
 def method_names(command: str) -> list[str]:
     """The methods of `explain` or `synthesize`."""
     return [field.name for field in _COMMANDS[command].DESCRIPTOR.oneofs_by_name["method"].fields]

@@ -1,20 +1,21 @@
-"""A progress bar around results as they come, where a person is looking."""
+"""A progress bar beside results as they come, where a person is looking."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
-def shown(items: Iterable[T], total: int | None, wanted: bool) -> Iterator[T]:
-    """Gives the items on, with a bar on standard error if wanted and it is a terminal."""
+@contextmanager
+def bar(total: int | None, wanted: bool) -> Iterator[Callable[[], None]]:
+    """A bar on standard error if wanted and that is a terminal; gives the function that moves it on by one."""
     if not wanted or not sys.stderr.isatty():
-        yield from items
+        yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
-    yield from track(items, total=total, description="explaining", console=Console(stderr=True))
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("explaining", total=total)
+        yield lambda: progress.advance(task)

@@ -3,7 +3,7 @@ object's type, so nothing here changes for a new method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import Message
@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from lightwell import images
 from lightwell.images import ImageLike
-from lightwell.v1 import explain_pb2, synthesize_pb2
+from lightwell.results import Explanation
+from lightwell.v1 import estimate_pb2, explain_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 
 TargetLike = (
     int | str | types.Target | types.Neuron | types.Channel | types.Contrast | types.Element | types.Direction | None
 )
 """A class's index or label, a target message or one of its parts, or None for the class with the highest score."""
+
+CONCURRENCY = 32
+"""How many requests of one call are in progress at a time, if the caller does not say."""
 
 RequestT = TypeVar("RequestT", explain_pb2.ExplainRequest, synthesize_pb2.SynthesizeRequest)
 
@@ -62,12 +66,47 @@ def explain_request(image: ImageLike, method: Message, **options: Unpack[Explain
     return request
 
 
+def top_request(
+    image: ImageLike, method: Message, targets: int, **options: Unpack[ExplainOptions]
+) -> explain_pb2.ExplainRequest:
+    """Of the requests that explain the `targets` classes of the highest scores the first: it explains the highest, and
+    asks which are the others. Raises ValueError for less than one class, and if a target is given."""
+    if targets < 1:
+        raise ValueError(f"targets is {targets}; it must be 1 or more")
+    if options.get("target") is not None:
+        raise ValueError("targets asks for the classes of the highest scores; leave target out")
+    options["predictions"] = max(targets, options.get("predictions", 0))
+    return explain_request(image, method, **options)
+
+
+def others(
+    first: Explanation, targets: int, method: Message, **options: Unpack[ExplainOptions]
+) -> Iterator[explain_pb2.ExplainRequest]:
+    """The requests that follow on the answer to `top_request`: of the same image and the same version of the model."""
+    options["model"], options["version"] = first.provenance.model, first.provenance.version
+    options["predictions"] = max(targets, options.get("predictions", 0))
+    classes = [prediction.class_index for prediction in first.predictions]
+    rest = [index for index in classes if index != first.target.target.class_index]
+    for options["target"] in rest[: targets - 1]:
+        yield explain_request(first.source, method, **options)
+
+
 def synthesize_request(method: Message, **options: Unpack[SynthesizeOptions]) -> synthesize_pb2.SynthesizeRequest:
     """A request to synthesise an image."""
     request = _request(synthesize_pb2.SynthesizeRequest(), method, options.get("image"), options)
     request.output.previews = options.get("previews", 0)
     request.output.image_tensor = options.get("image_tensor", False)
     return request
+
+
+def estimate_request(
+    method: Message, image: ImageLike | None, **options: Unpack[Options]
+) -> estimate_pb2.EstimateRequest:
+    """A request to tell what the method would cost, of the kind that the method belongs to. Raises TypeError if it is
+    no method."""
+    if _field(explain_pb2.ExplainRequest(), method) is not None:
+        return estimate_pb2.EstimateRequest(explain=_request(explain_pb2.ExplainRequest(), method, image, options))
+    return estimate_pb2.EstimateRequest(synthesize=_request(synthesize_pb2.SynthesizeRequest(), method, image, options))
 
 
 def _request(request: RequestT, method: Message, image: ImageLike | None, options: Options) -> RequestT:
@@ -100,10 +139,17 @@ def to_target(target: TargetLike, of: str = "score") -> types.Target:
 
 
 def _set_method(request: RequestT, method: Message) -> None:
-    fields: Any = request.DESCRIPTOR.oneofs_by_name["method"].fields
-    for field in fields:
-        if field.message_type is method.DESCRIPTOR:
-            getattr(request, field.name).CopyFrom(method)
-            return
-    known = ", ".join(field.message_type.name for field in fields)
-    raise TypeError(f"{type(method).__name__} is no method of this call; it takes {known}")
+    name = _field(request, method)
+    if name is None:
+        known = ", ".join(field.message_type.name for field in _methods(request))
+        raise TypeError(f"{type(method).__name__} is no method of this call; it takes {known}")
+    getattr(request, name).CopyFrom(method)
+
+
+def _field(request: Message, method: Message) -> str | None:
+    """The field of the request's oneof that takes the method; None if it is none of this request's."""
+    return next((field.name for field in _methods(request) if field.message_type is method.DESCRIPTOR), None)
+
+
+def _methods(request: Message) -> Any:  # noqa: ANN401 - descriptors are typed loosely
+    return request.DESCRIPTOR.oneofs_by_name["method"].fields

@@ -10,10 +10,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 from PIL import Image as Pil
+from typing_extensions import TypeVar
 
 from lightwell import images, render
 from lightwell.heatmap import Floats, enlarged
-from lightwell.v1 import explain_pb2, synthesize_pb2
+from lightwell.v1 import estimate_pb2, explain_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 
 
@@ -97,7 +98,9 @@ class Explanation(_Shared):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a synthesis is; `image` where a preview was due."""
+    """How far a stream is. Of a synthesis: the steps done and planned, the `objective`, and an `image` where a preview
+    was due. Of an explanation: the rows that the model has answered and those that the method asked for, counted anew
+    each time it asks."""
 
     step: int
     steps: int
@@ -105,8 +108,10 @@ class Progress:
     image: Pil.Image | None = None
 
     @classmethod
-    def of(cls, message: synthesize_pb2.Progress) -> Progress:
+    def of(cls, message: synthesize_pb2.Progress | explain_pb2.ExplainProgress) -> Progress:
         """From the stream's message."""
+        if isinstance(message, explain_pb2.ExplainProgress):
+            return cls(message.row, message.rows)
         objective = message.objective if message.HasField("objective") else None
         return cls(message.step, message.steps, objective, _opened(message.preview) if message.preview else None)
 
@@ -156,6 +161,56 @@ class Synthesis(_Shared):
         method = self.message.resolved.WhichOneof("method")
         verdict = "" if self.succeeded is None else ", succeeded" if self.succeeded else ", did not succeed"
         return f"<Synthesis {method}, {self.image.width} x {self.image.height}{verdict}>"
+
+
+ResultT = TypeVar("ResultT", Explanation, Synthesis, default=Synthesis)
+"""What a stream ends in."""
+
+
+def result_of(message: Any, source: types.Image | None) -> Any:  # noqa: ANN401 - the stream knows its type
+    """What a stream's last message tells; `source` is the image that was explained."""
+    if isinstance(message, explain_pb2.ExplainResponse):
+        return Explanation(message, source or types.Image())
+    return Synthesis(message)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a request would cost. If the method does not apply to the model, `reason` says why, and the figures are 0.
+
+    `rows` run through the model forward, of `gradients` of them the gradient is taken; `steps` are those of the
+    progress (0: the method has none); with `may_stop_early` all three are upper bounds. `memory_bytes` is what the
+    largest row needs of the device, `memory_limit_bytes` what a step may have. `device_seconds` is None until the
+    server has run such rows. `resolved` is the request with every default filled in, images left out; None if the
+    method does not apply."""
+
+    applies: bool
+    reason: str
+    rows: int
+    gradients: int
+    steps: int
+    may_stop_early: bool
+    memory_bytes: int
+    memory_limit_bytes: int
+    device_seconds: float | None
+    resolved: explain_pb2.ExplainRequest | synthesize_pb2.SynthesizeRequest | None
+
+    @classmethod
+    def of(cls, message: estimate_pb2.EstimateResponse) -> Estimate:
+        """From the answer's message."""
+        cost, kind = message.cost, message.WhichOneof("resolved")
+        return cls(
+            applies=message.applies,
+            reason=message.reason,
+            rows=cost.rows,
+            gradients=cost.gradients,
+            steps=cost.steps,
+            may_stop_early=cost.may_stop_early,
+            memory_bytes=cost.memory_bytes,
+            memory_limit_bytes=cost.memory_limit_bytes,
+            device_seconds=cost.device_seconds if cost.HasField("device_seconds") else None,
+            resolved=getattr(message, kind) if kind else None,
+        )
 
 
 def named(target: types.ExplainedTarget) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,14 +12,14 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from rich.text import Text
 
-from lightwell.results import Explanation, Synthesis, named
+from lightwell.results import Estimate, Explanation, Synthesis, named
 from lightwell.v1 import types_pb2 as types
 
 
 def plain(message: Message) -> dict[str, Any]:
     """A message as values that JSON knows: enums as words, what is not finite as null, without what is unset."""
-    fields = (field for field in message.DESCRIPTOR.fields if not field.has_presence or message.HasField(field.name))
-    return {field.name: _values(cast(FieldDescriptor, field), getattr(message, field.name)) for field in fields}
+    told = (field for field in message.DESCRIPTOR.fields if not field.has_presence or message.HasField(field.name))
+    return {field.name: _values(cast(FieldDescriptor, field), getattr(message, field.name)) for field in told}
 
 
 def explanation(seen: Explanation, image: str, file: Path | None) -> dict[str, Any]:
@@ -56,6 +57,28 @@ def synthesis_line(made: Synthesis, file: Path) -> Text:
     return _noted(_at(line, file), made.warnings)
 
 
+def estimate(told: Estimate, method: str) -> dict[str, Any]:
+    """An estimate, with the parameters that the method would have."""
+    figures = {field.name: getattr(told, field.name) for field in fields(told) if field.name != "resolved"}
+    parameters = plain(getattr(told.resolved, method)) if told.resolved is not None else None
+    return {"method": method, **figures, "parameters": parameters}
+
+
+def estimate_line(told: Estimate, method: str) -> Text:
+    """What a request would cost, or why it cannot be asked."""
+    line = Text(method, "bold")
+    if not told.applies:
+        return line.append("  does not apply: ", "red").append(told.reason)
+    bound = "at most " if told.may_stop_early else ""
+    gradients = f", {told.gradients:,} of them with gradients" if told.gradients else ""
+    line.append(f"  {bound}{_counted(told.rows, 'row')}{gradients}", "yellow")
+    if told.steps:
+        line.append(f"  {bound}{_counted(told.steps, 'step')}")
+    line.append(f"  a row needs {_bytes(told.memory_bytes)} of {_bytes(told.memory_limit_bytes)}")
+    seconds = "seconds not known yet" if told.device_seconds is None else f"about {told.device_seconds:.2g} s"
+    return line.append(f"  {seconds}", "cyan")
+
+
 def _both(result: Explanation | Synthesis, image: str | None, file: Path | None) -> dict[str, Any]:
     name = result.message.resolved.WhichOneof("method")
     return {
@@ -87,6 +110,16 @@ def _value(field: FieldDescriptor, value: Any) -> Any:  # noqa: ANN401 - of the 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def _bytes(count: int) -> str:
+    """With three digits at most, in powers of a thousand."""
+    power = min(4, max(0, len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def _strength(target: types.ExplainedTarget) -> str:

@@ -1,4 +1,4 @@
-"""What all commands share: the server's address, errors as one sentence, bars where a person is looking."""
+"""What all commands share: lines, errors as one sentence, bars where a person is looking."""
 
 from __future__ import annotations
 
@@ -13,41 +13,44 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lightwell.client import Client
-from lightwell.errors import LightwellError, UnavailableError
+from lightwell.errors import LightwellError
 from lightwell.parameters import Usage
 
-Address = Annotated[
-    str, typer.Option("--server", envvar="LIGHTWELL_SERVER", metavar="HOST:PORT", help="The server to ask.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
-Model = Annotated[str, typer.Option(help="The model's name; may be left out if there is only one.")]
 
-LOCAL = "localhost:50051"
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+"""Exit codes: the command failed, was called wrongly, was interrupted."""
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Ends the command with one sentence on standard error: with 2 if it was called wrongly, with 1 if it failed."""
+    """Ends the command with one sentence on standard error where it fails."""
     try:
         yield
+    except KeyboardInterrupt:
+        raise failed("interrupted", INTERRUPTED) from None
     except Usage as error:
-        raise _failed(str(error), 2) from None
-    except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        raise _failed(told, 1) from None
-    except (LightwellError, ValueError) as error:
-        raise _failed(str(error), 1) from None
+        raise failed(sentence(error), WRONG) from None
+    except (LightwellError, OSError, ValueError) as error:
+        raise failed(sentence(error), FAILED) from None
 
 
-@contextmanager
-def connected(server: str) -> Iterator[Client]:
-    """A client of that server, its errors told as sentences."""
-    with sentences(), Client(server) as client:
-        try:
-            yield client
-        except UnavailableError as error:
-            raise OSError(f"{server} does not answer: {error.message}") from None
+def sentence(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def failed(message: str, code: int = FAILED) -> typer.Exit:
+    """Says what failed, and gives the exception that ends the command."""
+    remark(message)
+    return typer.Exit(code)
+
+
+def remark(message: str) -> None:
+    """Prints one line on standard error: neither people nor scripts take it for a result."""
+    Console(stderr=True).print(f"lightwell: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
 def say(what: Text | str | dict[str, Any]) -> None:
@@ -58,14 +61,14 @@ def say(what: Text | str | dict[str, Any]) -> None:
         Console().print(what, markup=False, highlight=False, soft_wrap=True)
 
 
+def watched() -> bool:
+    """Whether a person looks at standard error."""
+    return Console(stderr=True).is_terminal
+
+
 def bar(wanted: bool = True) -> Progress:
-    """A progress bar on standard error, if that is a terminal. What is printed meanwhile stays on standard output."""
+    """A progress bar on standard error, if that is a terminal. What is printed meanwhile stays above it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    visible = wanted and console.is_terminal
+    visible = wanted and watched()
     return Progress(*columns, console=console, disable=not visible, redirect_stdout=sys.stdout.isatty(), transient=True)
-
-
-def _failed(message: str, code: int) -> typer.Exit:
-    typer.echo(f"lightwell: {' '.join(message.split())}", err=True)
-    return typer.Exit(code)

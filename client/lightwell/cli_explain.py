@@ -1,0 +1,168 @@
+"""`lightwell explain | estimate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.message import Message
+from rich.text import Text
+
+from lightwell import files, tell
+from lightwell.asking import Server, asking
+from lightwell.client import Client
+from lightwell.errors import InvalidArgumentError
+from lightwell.files import Plan
+from lightwell.images import to_message
+from lightwell.options import Fit, FitOption, Method, Model, Of, OfOption, Parameters, Seed, Target, Version
+from lightwell.parameters import Usage, command_of
+from lightwell.parameters import method as method_of
+from lightwell.parameters import target as target_of
+from lightwell.requests import CONCURRENCY
+from lightwell.results import Explanation
+from lightwell.terminal import Json, bar, failed, remark, say, sentence, watched
+from lightwell.v1 import types_pb2 as types
+
+Ask = Callable[[types.Image], list[Explanation]]
+Tell = Callable[[Explanation, str, Path | None], Text | dict[str, Any]]
+
+
+class BadImage(ValueError):
+    """An image that cannot be read or explained; others may fare better."""
+
+
+@asking
+def explain(
+    server: Server,
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Pictures, folders of them, patterns like 'photos/**/*.jpg'."),
+    ],
+    method: Method = "grad_cam",
+    parameter: Parameters = None,
+    model: Model = "",
+    version: Version = "",
+    target: Target = None,
+    of: OfOption = Of.SCORE,
+    fit: FitOption = Fit.CARD,
+    seed: Seed = 0,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Explain that many classes, those of the highest scores.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A directory for the overlays, or the one file.")] = Path(),
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose files are there already.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What the model saw: an overlay for each image."""
+    with server.client() as client:
+        if top and target is not None:
+            raise Usage("--top chooses the targets itself; leave --target out")
+        message = method_of("explain", method, parameter or ())
+        options = {"model": model, "version": version, "target": target_of(target), "of": of.value, "seed": seed}
+        planned = files.plans(images, method, out, top)
+        plans = [plan for plan in planned if not (resume and plan.done)]
+        if resume:
+            remark(f"{len(planned) - len(plans)} of {len(planned)} images are done already")
+        ask = _asker(client, message, top, alone=len(plans) == 1, **options)
+        outcomes = _outcomes(client, plans, lambda plan: _made(plan, fit, ask, _teller(as_json)))
+        bad = 0
+        with bar(len(plans) > 1) as progress:
+            for outcome in progress.track(outcomes, total=len(plans), description=method):
+                if isinstance(outcome, BadImage):
+                    bad += 1
+                    remark(str(outcome))
+                    continue
+                for line in outcome:
+                    say(line)
+        if len(plans) > 1 and bad:
+            raise failed(f"{bad} of {len(plans)} images failed")
+        if bad:
+            raise typer.Exit(1)
+
+
+@asking
+def estimate(
+    server: Server,
+    image: Annotated[Path | None, typer.Argument(help="The picture that the request would be about.")] = None,
+    method: Method = "grad_cam",
+    parameter: Parameters = None,
+    model: Model = "",
+    version: Version = "",
+    target: Target = None,
+    of: OfOption = Of.SCORE,
+    fit: FitOption = Fit.CARD,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What a request would cost, without running it; methods of explain and of synthesize."""
+    with server.client() as client:
+        told = client.estimate(
+            method_of(command_of(method), method, parameter or ()),
+            image,
+            model=model,
+            version=version,
+            target=target_of(target),
+            of=of.value,
+            fit=fit.value,
+            seed=seed,
+        )
+        say(tell.estimate(told, method) if as_json else tell.estimate_line(told, method))
+
+
+def _asker(client: Client, message: Message, top: int | None, alone: bool, **options: Any) -> Ask:  # noqa: ANN401
+    """How one image is asked about. A single one shows how far it is, where a person is looking."""
+    if top:
+        return lambda image: client.explain(image, message, targets=top, **options)
+    if alone and watched():
+        return lambda image: [_followed(client, image, message, options)]
+    return lambda image: [client.explain(image, message, **options)]
+
+
+def _followed(client: Client, image: types.Image, message: Message, options: dict[str, Any]) -> Explanation:
+    stream = client.explain_stream(image, message, **options)
+    with bar() as progress:
+        task = progress.add_task(message.DESCRIPTOR.name, total=None)
+        for step in stream:
+            progress.update(task, completed=step.step, total=step.steps)
+    return stream.result()
+
+
+def _outcomes(
+    client: Client, plans: list[Plan], make: Callable[[Plan], list[Any] | BadImage]
+) -> Iterator[list[Any] | BadImage]:
+    """What becomes of each plan, in order. Images are asked about, drawn and written on several threads; an error that
+    is not of one image ends them all."""
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        try:
+            yield from pool.map(make, plans)
+        except BaseException:
+            client.close()  # ends the calls that the threads wait for
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _made(plan: Plan, fit: Fit, ask: Ask, told: Tell) -> list[Text | dict[str, Any]] | BadImage:
+    """Explains one image, writes its files, and gives the lines that tell of them."""
+    try:
+        answers = ask(to_message(plan.image, fit.value))
+    except OSError as error:
+        return BadImage(sentence(error))
+    except InvalidArgumentError as error:
+        if any(field.startswith("image") for field, _ in error.violations):
+            return BadImage(f"{plan.image}: {error.message}")
+        raise
+    lines = []
+    # From the last to the first: where the first file is, all are.
+    for seen, place in reversed(list(zip(answers, plan.places, strict=False))):
+        drawn = place if seen.message.HasField("map") else None
+        if drawn:
+            files.write(drawn, seen.save)
+        lines.append(told(seen, str(plan.image), drawn))
+    return lines[::-1]
+
+
+def _teller(as_json: bool) -> Tell:
+    return tell.explanation if as_json else tell.explanation_line

@@ -1,0 +1,69 @@
+"""Options that several commands share, and what the shell offers to complete them with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from lightwell.asking import Server
+from lightwell.client import Client
+from lightwell.errors import LightwellError
+from lightwell.parameters import method_names
+
+PATIENCE = 0.5
+"""Seconds that a person waits for the shell to complete a model's name."""
+
+
+class Of(StrEnum):
+    """Which reading of a class is meant."""
+
+    SCORE = "score"
+    PROBABILITY = "probability"
+    LOG_PROBABILITY = "log_probability"
+
+
+class Fit(StrEnum):
+    """How an image is brought to the model's size."""
+
+    CARD = "card"
+    EXACT = "exact"
+
+
+def _methods(context: typer.Context, incomplete: str) -> list[str]:
+    """The methods of the command, or of both kinds."""
+    own = context.info_name
+    kinds = [own] if own in ("explain", "synthesize") else ["explain", "synthesize"]
+    return [name for kind in kinds for name in method_names(kind) if name.startswith(incomplete)]
+
+
+def model_names(context: typer.Context, incomplete: str) -> list[str]:
+    """The models of the server that the command line names so far; none if it does not answer in time."""
+    given = {name: context.params[name] for name in Server.__dataclass_fields__ if context.params.get(name) is not None}
+    try:
+        settings = {**Server(**given).settings(), "timeout": PATIENCE, "retries": 0}
+        with Client(Server(**given).address, **settings) as client:
+            names = dict.fromkeys(model.name for model in client.models())
+    except (LightwellError, OSError, ValueError):
+        return []  # a shell that completes has no place for an error
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Method = Annotated[str, typer.Option("--method", help="The method, such as grad_cam or pgd.", autocompletion=_methods)]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", help="The model's name; may be left out if there is only one.", autocompletion=model_names),
+]
+Version = Annotated[str, typer.Option("--version", help="The model's version; the newest if left out.")]
+Target = Annotated[
+    str | None,
+    typer.Option(help="A class by label or index, channel:LAYER:3, neuron:LAYER:3, contrast:3:5; else the top class."),
+]
+OfOption = Annotated[Of, typer.Option("--of", help="Which reading of a class is meant.")]
+FitOption = Annotated[Fit, typer.Option("--fit", help="By the card's resize and crop, or used exactly as it is.")]
+Seed = Annotated[int, typer.Option(min=0, help="Where all randomness starts.")]
