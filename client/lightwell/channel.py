@@ -28,7 +28,7 @@ Certificate = tuple[str | Path, str | Path]
 @dataclass(frozen=True)
 class Connection:
     """The arguments of both clients. Raises ValueError for a certificate without TLS and for negative retries, OSError
-    for a file that cannot be read."""
+    for a file that cannot be read; opening raises ValueError for a file that is no PEM."""
 
     timeout: float | None = None
     tls: str | Path | bool = False
@@ -72,9 +72,11 @@ class Connection:
     def _credentials(self) -> grpc.ChannelCredentials | None:
         if self.tls is False:
             return None
-        authorities = None if self.tls is True else Path(self.tls).read_bytes()
-        chain, key = (Path(file).read_bytes() for file in self.certificate) if self.certificate else (None, None)
-        return grpc.ssl_channel_credentials(authorities, key, chain)
+        authorities = None if self.tls is True else _pem(self.tls, "CERTIFICATE")
+        if self.certificate is None:
+            return grpc.ssl_channel_credentials(authorities)
+        chain, key = self.certificate
+        return grpc.ssl_channel_credentials(authorities, _pem(key, "PRIVATE KEY"), _pem(chain, "CERTIFICATE"))
 
     def _options(self) -> list[tuple[str, Any]]:
         """Message limits, and retries of UNAVAILABLE within a budget, spread over all addresses of the name."""
@@ -87,6 +89,14 @@ class Connection:
             # A server that comes back is found by the next attempt.
             ("grpc.max_reconnect_backoff_ms", round(LONGEST_WAIT * 1000)),
         ]
+
+
+def _pem(path: str | Path, kind: str) -> bytes:
+    """A file's bytes. What holds nothing of that kind is told here; gRPC would only say that a handshake failed."""
+    data = Path(path).read_bytes()
+    if f"{kind}-----".encode() not in data:
+        raise ValueError(f"{path}: there is no {kind.lower()} in it; it must be a PEM file")
+    return data
 
 
 def new_request_id() -> str:

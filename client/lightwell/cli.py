@@ -9,17 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from lightwell import cli_explain, cli_models, cli_synthesize
+from lightwell import cli_explain, cli_models, cli_synthesize, tell
 from lightwell.asking import Server, asking
 from lightwell.channel import Connection
 from lightwell.serving import missing
 from lightwell.status import status as status_of
-from lightwell.terminal import Json, failed, say, sentences
+from lightwell.terminal import Commands, Json, failed, say, sentences
 
 PATIENCE = 5.0
 """Seconds that `status` gives each call, if no others are named."""
 
 app = typer.Typer(
+    cls=Commands,
     help="Explains what image models see.",
     epilog="Exit codes: 0 all is well, 1 the command failed, 2 it was called wrongly, 130 it was interrupted. What "
     "went wrong is told in one sentence on standard error.",
@@ -67,7 +68,11 @@ def demo(out: Annotated[Path, typer.Option(help="Where the gallery goes.")] = Pa
 
 def _shown(told: dict[str, Any]) -> None:
     models = told["models"]
-    known = f"holds {len(models)} models" if models is not None else f"does not tell its models: {told['reason']}"
+    known = (
+        f"holds {tell.counted(len(models), 'model')}"
+        if models is not None
+        else f"does not tell its models: {told['reason']}"
+    )
     say(f"{told['server']} is reachable and {known}")
     for name, health in told["services"].items():
         say(f"  {name}  {health}")

@@ -21,7 +21,7 @@ from lightwell.options import Fit, FitOption, Method, Model, Of, OfOption, Param
 from lightwell.parameters import Usage, command_of
 from lightwell.parameters import method as method_of
 from lightwell.parameters import target as target_of
-from lightwell.requests import CONCURRENCY
+from lightwell.requests import CONCURRENCY, ExplainOptions
 from lightwell.results import Explanation
 from lightwell.terminal import Json, bar, failed, remark, say, sentence, watched
 from lightwell.v1 import types_pb2 as types
@@ -39,7 +39,7 @@ def explain(
     server: Server,
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Pictures, folders of them, patterns like 'photos/**/*.jpg'."),
+        typer.Argument(metavar="IMAGE", help="Pictures, folders of them, patterns like 'photos/**/*.jpg'."),
     ],
     method: Method = "grad_cam",
     parameter: Parameters = None,
@@ -61,12 +61,18 @@ def explain(
         if top and target is not None:
             raise Usage("--top chooses the targets itself; leave --target out")
         message = method_of("explain", method, parameter or ())
-        options = {"model": model, "version": version, "target": target_of(target), "of": of.value, "seed": seed}
+        options: ExplainOptions = {
+            "model": model,
+            "version": version,
+            "target": target_of(target),
+            "of": of.value,
+            "seed": seed,
+        }
         planned = files.plans(images, method, out, top)
         plans = [plan for plan in planned if not (resume and plan.done)]
         if resume:
             remark(f"{len(planned) - len(plans)} of {len(planned)} images are done already")
-        ask = _asker(client, message, top, alone=len(plans) == 1, **options)
+        ask = _asker(client, message, top, len(plans) == 1, options)
         outcomes = _outcomes(client, plans, lambda plan: _made(plan, fit, ask, _teller(as_json)))
         bad = 0
         with bar(len(plans) > 1) as progress:
@@ -112,7 +118,7 @@ def estimate(
         say(tell.estimate(told, method) if as_json else tell.estimate_line(told, method))
 
 
-def _asker(client: Client, message: Message, top: int | None, alone: bool, **options: Any) -> Ask:  # noqa: ANN401
+def _asker(client: Client, message: Message, top: int | None, alone: bool, options: ExplainOptions) -> Ask:
     """How one image is asked about. A single one shows how far it is, where a person is looking."""
     if top:
         return lambda image: client.explain(image, message, targets=top, **options)
@@ -121,10 +127,10 @@ def _asker(client: Client, message: Message, top: int | None, alone: bool, **opt
     return lambda image: [client.explain(image, message, **options)]
 
 
-def _followed(client: Client, image: types.Image, message: Message, options: dict[str, Any]) -> Explanation:
+def _followed(client: Client, image: types.Image, message: Message, options: ExplainOptions) -> Explanation:
     stream = client.explain_stream(image, message, **options)
     with bar() as progress:
-        task = progress.add_task(message.DESCRIPTOR.name, total=None)
+        task = progress.add_task("rows", total=None)
         for step in stream:
             progress.update(task, completed=step.step, total=step.steps)
     return stream.result()

@@ -71,9 +71,9 @@ def estimate_line(told: Estimate, method: str) -> Text:
         return line.append("  does not apply: ", "red").append(told.reason)
     bound = "at most " if told.may_stop_early else ""
     gradients = f", {told.gradients:,} of them with gradients" if told.gradients else ""
-    line.append(f"  {bound}{_counted(told.rows, 'row')}{gradients}", "yellow")
+    line.append(f"  {bound}{counted(told.rows, 'row')}{gradients}", "yellow")
     if told.steps:
-        line.append(f"  {bound}{_counted(told.steps, 'step')}")
+        line.append(f"  {bound}{counted(told.steps, 'step')}")
     line.append(f"  a row needs {_bytes(told.memory_bytes)} of {_bytes(told.memory_limit_bytes)}")
     seconds = "seconds not known yet" if told.device_seconds is None else f"about {told.device_seconds:.2g} s"
     return line.append(f"  {seconds}", "cyan")
@@ -112,7 +112,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """1 row, 2,401 rows."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 

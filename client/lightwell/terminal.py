@@ -12,14 +12,32 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from typer.core import TyperGroup
 
 from lightwell.errors import LightwellError
 from lightwell.parameters import Usage
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
+# Typer brings a library of commands along, or needs one, depending on its version.
+_UsageError: Any = typer.BadParameter.__base__
+
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 """Exit codes: the command failed, was called wrongly, was interrupted."""
+
+
+class Commands(TyperGroup):
+    """Commands that tell what is wrong with their words in one sentence, too."""
+
+    def make_context(self, *words: Any, **more: Any) -> Any:  # noqa: ANN401 - typer's context, of several libraries
+        """Reads the words of the command line."""
+        with _usage():
+            return super().make_context(*words, **more)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as above
+        """Runs the command that was named, which reads its own words."""
+        with _usage():
+            return super().invoke(ctx)
 
 
 @contextmanager
@@ -33,6 +51,17 @@ def sentences() -> Iterator[None]:
         raise failed(sentence(error), WRONG) from None
     except (LightwellError, OSError, ValueError) as error:
         raise failed(sentence(error), FAILED) from None
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        told = error.format_message()
+        if not told or "\n" in told:  # the help, which `lightwell` alone is answered with
+            raise
+        raise failed(f"{told.rstrip('.')}; see `{error.ctx.command_path} --help`", WRONG) from None
 
 
 def sentence(error: Exception) -> str:
