@@ -1,0 +1,327 @@
+"""The clients against a real server: explanations of several targets and with progress, estimates, many images,
+credentials, and what a type checker makes of them."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lightwell
+from lightwell import (
+    AsyncClient,
+    Client,
+    ForbiddenError,
+    GradCam,
+    InvalidArgumentError,
+    LightwellError,
+    NotFoundError,
+    Occlusion,
+    Pgd,
+    Saliency,
+    Style,
+    StyleTransfer,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from lightwell.images import to_message
+from tests.guarded import LOOKER, TOKEN, guarded
+from tests.nets import Linear, export, seeded
+from tests.serving import bundled, served
+from tests.terminals import on_terminal
+
+SAMPLES = Path(lightwell.__file__).parent / "samples"
+STAR, HEART = SAMPLES / "star.png", SAMPLES / "heart.png"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The bundled model, and one without any layer that has height and width."""
+    root = tmp_path_factory.mktemp("repository")
+    shutil.copytree(bundled() / "shapes", root / "shapes")
+    flat = root / "flat" / "1"
+    flat.mkdir(parents=True)
+    export(seeded(Linear), "scripted", flat, torch.rand(2, 3, 16, 16)).rename(flat / "model.pt")
+    (flat / "card.toml").write_text("[input]\nsize = [16, 16]\nmean = [0, 0, 0]\nstd = [1, 1, 1]\n")
+    with served(root, "--threads", "1") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    with Client(server.address) as client:
+        yield client
+
+
+def in_loop(address, call, **settings):
+    """What `call` gives for an `AsyncClient`."""
+
+    async def run():
+        async with AsyncClient(address, **settings) as client:
+            return await call(client)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=["Client", "AsyncClient"])
+def top(request, server, client):
+    """`explain` of either client."""
+    if request.param == "Client":
+        return client.explain
+    return lambda *words, **options: in_loop(server.address, lambda client: client.explain(*words, **options))
+
+
+def test_the_classes_on_top_are_explained_each(top, client):
+    seen = top(STAR, Saliency(), model="shapes", targets=4, reproducible=True)
+    classes = [one.target.target.class_index for one in seen]
+    expected = client.explain(STAR, Saliency(), model="shapes", predictions=4).predictions
+    assert classes == [prediction.class_index for prediction in expected]
+    assert seen[0].target.label == "star"
+    for one in seen:
+        alone = client.explain(
+            STAR, Saliency(), model="shapes", target=one.target.target.class_index, reproducible=True
+        )
+        assert np.array_equal(one.map, alone.map) and len(one.predictions) == 4
+    scores = [one.target.score for one in seen]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) == 4
+
+
+def test_there_are_no_more_targets_than_classes(top):
+    seen = top(STAR, GradCam(), model="shapes", targets=1000, of="probability")
+    assert len({one.target.target.class_index for one in seen}) == len(seen) == 15
+    assert sum(one.target.probability for one in seen) == pytest.approx(1, abs=1e-5)
+
+
+def test_targets_and_a_target_exclude_each_other(client):
+    with pytest.raises(ValueError, match="leave target out"):
+        client.explain(STAR, GradCam(), model="shapes", targets=2, target="star")
+    with pytest.raises(ValueError, match="targets is 0"):
+        client.explain(STAR, GradCam(), model="shapes", targets=0)
+
+
+def test_an_explanation_tells_how_far_it_is(server, client):
+    method = Occlusion(stride=4)
+    options = {"model": "shapes", "target": "star", "reproducible": True}
+
+    async def streamed(client):
+        stream = client.explain_stream(STAR, method, **options)
+        return [(progress.step, progress.steps) async for progress in stream], await stream.result()
+
+    stream = client.explain_stream(STAR, method, **options)
+    whole = client.explain(STAR, method, **options)
+    for progress, seen in [
+        ([(one.step, one.steps) for one in stream], stream.result()),
+        in_loop(server.address, streamed),
+    ]:
+        windows = [(step, steps) for step, steps in progress if steps > 1]
+        assert len(windows) > 2 and windows == sorted(windows) and windows[-1] == (17 * 17, 17 * 17)
+        assert np.array_equal(seen.map, whole.map) and seen.overlay().size == (192, 192)
+
+
+def test_a_stream_that_is_left_is_cancelled(server, client):
+    for _ in (stream := client.explain_stream(STAR, Occlusion(stride=1), model="shapes")):
+        break
+    with pytest.raises(LightwellError, match="ancelled"):
+        stream.result()
+
+
+def test_an_estimate_is_what_the_request_then_costs(server, client):
+    method = Occlusion(stride=8)
+    told = client.estimate(method, STAR, model="shapes", target="star")
+    assert told.applies and not told.reason and not told.may_stop_early
+    assert (told.resolved.occlusion.stride, told.resolved.occlusion.window) == (8, 32)
+    windows = max(p.step for p in client.explain_stream(STAR, method, model="shapes", target="star"))
+    assert told.rows == 1 + windows == 1 + 9 * 9  # and the image itself
+    assert 0 < told.memory_bytes < told.memory_limit_bytes and told.gradients == 0
+    again = in_loop(server.address, lambda client: client.estimate(method, STAR, model="shapes", target="star"))
+    assert (again.rows, again.memory_bytes, again.resolved) == (told.rows, told.memory_bytes, told.resolved)
+
+
+def test_a_synthesis_is_estimated_by_its_methods_type(client):
+    attack = client.estimate(Pgd(steps=7), STAR, model="shapes")
+    assert attack.may_stop_early and attack.steps == attack.gradients == 7 and attack.resolved.pgd.steps == 7
+    style = StyleTransfer(styles=[Style(image=to_message(HEART))], steps=30, size=64)
+    assert client.estimate(style, STAR, model="shapes").steps == 30
+
+
+def test_a_method_that_does_not_apply_is_estimated_as_such(client):
+    told = client.estimate(GradCam(), STAR, model="flat")
+    assert not told.applies and "no layer with height and width" in told.reason
+    assert told.resolved is None and told.rows == told.steps == told.memory_bytes == 0
+    with pytest.raises(InvalidArgumentError):
+        client.estimate(Occlusion(stride=0), STAR, model="shapes")
+    with pytest.raises(TypeError, match="is no method"):
+        client.estimate(Style(), STAR)
+
+
+BAD = {
+    "unreadable": (Path("nowhere.png"), OSError),
+    "no picture": (b"nothing", InvalidArgumentError),
+    "no image at all": (3.5, ValueError),
+}
+
+
+@pytest.mark.parametrize(("bad", "error"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize("concurrency", [1, 2, 32])
+def test_a_bad_image_raises_when_its_turn_comes(server, client, bad, error, concurrency):
+    images = [STAR, HEART, STAR, bad, STAR]
+    options = {"model": "shapes", "concurrency": concurrency}
+
+    async def all_of(client):
+        seen = []
+        with pytest.raises(error):
+            async for one in client.explain_all(images, GradCam(), **options):
+                seen.append(one.target.label)
+        return seen
+
+    seen = []
+    with pytest.raises(error):
+        for one in client.explain_all(images, GradCam(), **options):
+            seen.append(one.target.label)
+    assert seen == in_loop(server.address, all_of) == ["star", "heart", "star"]
+
+
+def test_no_more_images_are_read_than_are_asked_about(server, client):
+    read = []
+
+    def images():
+        for number in range(40):
+            read.append(number)
+            yield STAR
+
+    options = {"concurrency": 5, "model": "shapes"}
+    ahead = [len(read) - done for done, _ in enumerate(client.explain_all(images(), GradCam(), **options))]
+    read.clear()
+
+    async def all_of(client):
+        ahead = []
+        async for _ in client.explain_all(images(), GradCam(), **options):
+            ahead.append(len(read) - len(ahead))
+        return ahead
+
+    assert max(ahead) == max(in_loop(server.address, all_of)) == 5
+
+
+PROGRAM = """
+import asyncio, sys
+from lightwell import AsyncClient, Client, GradCam
+address, image = sys.argv[1:]
+def waiting():
+    with Client(address) as client:
+        return len(list(client.explain_all([image] * 7, GradCam(), model="shapes", progress=True)))
+async def awaited():
+    async with AsyncClient(address) as client:
+        answers = client.explain_all([image] * 7, GradCam(), model="shapes", progress=True)
+        return len([answer async for answer in answers])
+print("done", {function})
+"""
+
+
+@pytest.mark.parametrize("function", ["waiting()", "asyncio.run(awaited())"])
+def test_a_bar_is_shown_to_a_person(server, function):
+    program = PROGRAM.replace("{function}", function)
+    code, lines = on_terminal([sys.executable, "-c", program, server.address, str(STAR)])
+    assert code == 0 and "done 7" in lines
+    assert any("explaining" in line and "100%" in line for line in lines)
+
+
+def test_each_call_has_a_name_of_its_own(client):
+    names = []
+    for _ in range(2):
+        with pytest.raises(NotFoundError) as caught:
+            client.model("nothing")
+        names.append(caught.value.request_id)
+    with pytest.raises(NotFoundError) as caught:
+        list(client.explain_all([STAR], GradCam(), model="nothing"))
+    names.append(caught.value.request_id)
+    assert len(set(names)) == 3 and all(len(name) == 32 for name in names)
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory):
+    with guarded(tmp_path_factory.mktemp("guarded")) as server:
+        yield server
+
+
+def test_who_is_known_is_let_in(guard):
+    tokens = iter([TOKEN] * 5)
+    settings = {"tls": guard.ca, "certificate": (guard.certificate, guard.key), "token": lambda: next(tokens)}
+    with Client(guard.address, **settings) as client:
+        assert client.explain(STAR, GradCam()).target.label == "star"
+        assert client.synthesize(Pgd(steps=1), image=STAR).result().image.size == (96, 96)
+        assert [one.target.label for one in client.explain_all([HEART, STAR], GradCam())] == ["heart", "star"]
+    assert in_loop(guard.address, lambda client: client.explain(HEART, GradCam()), **settings).target.label == "heart"
+    assert not list(tokens)  # one for each call
+
+
+@pytest.mark.parametrize(
+    ("token", "error", "reason"),
+    [(None, UnauthenticatedError, "TOKEN_MISSING"), ("a-token-nobody-has", UnauthenticatedError, "TOKEN_UNKNOWN"),
+     (LOOKER, ForbiddenError, "RIGHT_MISSING")],
+)  # fmt: skip
+def test_others_are_told_why_they_are_not(guard, token, error, reason):
+    settings = {"tls": str(guard.ca), "certificate": (guard.certificate, guard.key), "token": token}
+    with Client(guard.address, **settings) as client:
+        with pytest.raises(error) as caught:
+            client.explain(STAR, GradCam())
+        assert caught.value.reason == reason and caught.value.request_id
+        with pytest.raises(error):
+            client.synthesize(Pgd(), image=STAR).result()
+    with pytest.raises(error) as caught:
+        in_loop(guard.address, lambda client: client.models(), **settings)
+    assert caught.value.request_id
+
+
+def test_without_a_certificate_nobody_is_let_in(guard):
+    with Client(guard.address, tls=guard.ca, token=TOKEN, retries=0) as client, pytest.raises(UnavailableError):
+        client.models()
+    with Client(guard.address, tls=True, token=TOKEN, retries=0) as client, pytest.raises(UnavailableError):
+        client.models()
+    with pytest.raises(ValueError, match="no certificate in it"):
+        Client(guard.address, tls=guard.key)
+
+
+TYPED = """\
+from lightwell import AsyncClient, Client, Estimate, Explanation, GradCam, Occlusion, Pgd, Progress, Stream, Synthesis
+
+
+def waiting() -> None:
+    with Client("localhost:50051", timeout=3, tls="ca.pem", certificate=("a", "b"), token=lambda: "t", retries=1) as c:
+        one: Explanation = c.explain("cat.jpg", GradCam(layer="layer4"), model="resnet50", target="tabby")
+        many: list[Explanation] = c.explain("cat.jpg", GradCam(), targets=5)
+        stream: Stream[Explanation] = c.explain_stream(b"...", Occlusion(stride=4), seed=3)
+        steps: list[Progress] = list(stream)
+        dense: Explanation = stream.result()
+        made: Synthesis = c.synthesize(Pgd(epsilon=2 / 255), image="cat.jpg").result()
+        cost: Estimate = c.estimate(Pgd(), "cat.jpg", model="resnet50")
+        seconds: float | None = cost.device_seconds
+        maps: list[Explanation] = list(c.explain_all(["a.jpg", "b.jpg"], GradCam(), concurrency=4, progress=True))
+        print(one.map.shape, many, steps, dense.overlay().size, made.succeeded, seconds, maps)
+
+
+async def awaited() -> None:
+    async with AsyncClient("localhost:50051", tls=True, token="t") as c:
+        one: Explanation = await c.explain("cat.jpg", GradCam())
+        many: list[Explanation] = await c.explain("cat.jpg", GradCam(), targets=5)
+        made: Synthesis = await c.synthesize(Pgd(), image="cat.jpg").result()
+        steps: list[int] = [progress.step async for progress in c.explain_stream("cat.jpg", Occlusion())]
+        maps: list[Explanation] = [seen async for seen in c.explain_all(["a.jpg"], GradCam())]
+        print(one, many, made, steps, maps)
+"""
+WRONG = "Client('localhost:50051').explain('cat.jpg', GradCam(), modle='resnet50')"
+
+
+def test_a_type_checker_knows_the_calls(tmp_path):
+    (tmp_path / "typed.py").write_text(TYPED)
+    (tmp_path / "wrong.py").write_text(f"from lightwell import Client, GradCam\n{WRONG}\n")
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", "."]
+    environment = {**os.environ, "MYPYPATH": str(Path(lightwell.__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    complaints = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert complaints and all(line.startswith("wrong.py:2: error:") for line in complaints), done.stdout
+    assert "modle" in complaints[0]
