@@ -1,7 +1,10 @@
 """The command line against a real server: what it prints, what it writes, and how it fails."""
 
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -18,8 +21,10 @@ from lightwell.cli import app
 from lightwell.v1.explain_pb2 import Occlusion, Saliency
 from lightwell.v1.synthesize_pb2 import Norm, StyleTransfer
 from lightwell.v1.types_pb2 import Channel
+from tests.guarded import TOKEN, guarded
 from tests.nets import Linear, export, seeded
 from tests.serving import bundled, served
+from tests.terminals import on_terminal
 
 SHAPES = bundled() / "shapes" / "1"
 
@@ -99,10 +104,200 @@ def test_explain_prints_json_that_says_everything(lightwell, photo, tmp_path):
     assert answer["file"] == str(out) and out.exists()
 
 
-def test_explain_names_the_one_bad_image_of_many(lightwell, photo, tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    code, _, error = lightwell("explain", photo, tmp_path / "text.png", "--out", tmp_path / "maps")
-    assert code == 1 and "text.png" in error and error.count("\n") == 1
+def test_bad_images_of_many_are_named_and_the_others_explained(lightwell, photo, tmp_path):
+    text, nowhere, maps = tmp_path / "text.png", tmp_path / "nowhere.png", tmp_path / "maps"
+    text.write_text("no picture")
+    code, out, error = lightwell("explain", nowhere, photo, text, photo.with_name("photo.png"), "--out", maps)
+    assert code == 1 and [line.split()[0] for line in out.splitlines()] == ["photo.png"]
+    lines = error.splitlines()
+    assert [name in line for name, line in zip(("nowhere.png", "text.png", "2 of 3"), lines, strict=True)] == [True] * 3
+    assert [path.name for path in maps.iterdir()] == ["photo_grad_cam.png"]
+    assert "text.png" in sentence(lightwell("explain", text, "--out", maps), 1)
+
+
+@pytest.fixture
+def album(photo, tmp_path):
+    """A folder of pictures with folders in it, and things that are no pictures."""
+    root = tmp_path / "album"
+    for name in ("b.png", "a.png", "trip/a.png", "trip/day 2/c.PNG"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, root / name)
+    (root / "notes.txt").write_text("no picture")
+    shutil.copy(photo, root / ".hidden.png")
+    return root
+
+
+def below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_is_explained_with_the_folders_in_it(lightwell, album, tmp_path):
+    maps = tmp_path / "maps"
+    code, out, error = lightwell("explain", album, "--method", "saliency", "--out", maps)
+    assert (code, error) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == ["a.png", "b.png", "a.png", "c.PNG"]
+    assert below(maps) == ["a_saliency.png", "b_saliency.png", "trip/a_saliency.png", "trip/day 2/c_saliency.png"]
+
+
+def test_what_is_written_into_a_folder_is_not_explained_the_next_time(lightwell, album):
+    for _ in range(2):
+        code, out, _ = lightwell("explain", album, "--method", "saliency", "--out", album)
+        assert code == 0 and len(out.splitlines()) == 4
+
+
+def test_a_pattern_is_expanded(lightwell, album, tmp_path):
+    code, out, _ = lightwell("explain", album / "**" / "a.*", "--out", tmp_path / "maps")
+    assert code == 0 and len(out.splitlines()) == 2
+    assert below(tmp_path / "maps") == ["a_grad_cam.png", "trip/a_grad_cam.png"]
+    assert "no pictures" in sentence(lightwell("explain", album / "*.jpg"), 1)
+    odd = album / "[1].png"
+    shutil.copy(album / "a.png", odd)
+    assert lightwell("explain", odd, "--out", tmp_path / "odd")[0] == 0  # the file of that name, not a pattern
+
+
+def test_resuming_leaves_out_what_is_there(lightwell, album, tmp_path):
+    maps = tmp_path / "maps"
+    (maps / "trip").mkdir(parents=True)
+    (maps / "trip" / "a_grad_cam.png").write_bytes(b"kept")
+    code, out, error = lightwell("explain", album, "--out", maps, "--resume")
+    assert code == 0 and len(out.splitlines()) == 3 and "1 of 4 images" in error
+    assert (maps / "trip" / "a_grad_cam.png").read_bytes() == b"kept"
+    code, out, error = lightwell("explain", album, "--out", maps, "--resume")
+    assert (code, out) == (0, "") and "4 of 4 images" in error
+
+
+def test_an_interrupted_run_leaves_whole_files_and_can_be_resumed(server, photo, tmp_path):
+    album, maps = tmp_path / "album", tmp_path / "maps"
+    album.mkdir()
+    for number in range(200):
+        shutil.copy(photo, album / f"{number:03}.png")
+    words = ["explain", str(album), "--method", "occlusion", "--out", str(maps), "--resume"]
+    command = [sys.executable, "-c", "from lightwell.cli import app; app()", *words, "--server", server.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error.splitlines()[-1] == "lightwell: interrupted"
+    there = below(maps)
+    assert 0 < len(there) < 200 and not [name for name in there if "part" in name]
+    assert all(Image.open(maps / name).convert("RGB").size == (160, 120) for name in there)
+
+
+def test_a_map_for_each_of_the_classes_on_top(lightwell, photo, tmp_path):
+    answers = told(lightwell("explain", photo, "--top", 3, "--out", tmp_path / "maps", "--json"))
+    assert [Path(answer["file"]).name for answer in answers] == [f"photo_grad_cam_top{i}.png" for i in (1, 2, 3)]
+    assert [answer["target"]["label"] for answer in answers] == [p["label"] for p in answers[0]["predictions"]]
+    assert len({Path(answer["file"]).read_bytes() for answer in answers}) == 3
+    code, out, error = lightwell("explain", photo, "--top", 3, "--out", tmp_path / "maps", "--resume")
+    assert (code, out) == (0, "") and "1 of 1 images" in error
+    assert "leave --target out" in sentence(lightwell("explain", photo, "--top", 3, "--target", 1), 2)
+
+
+def test_a_long_explanation_shows_a_person_how_far_it_is(server, photo, tmp_path):
+    words = ["explain", str(photo), "--method", "occlusion", "-p", "stride=2", "--out", str(tmp_path / "maps")]
+    command = [sys.executable, "-c", "from lightwell.cli import app; app()", *words, "--server", server.address]
+    code, lines = on_terminal(command)
+    rows = [int(found[1]) for line in lines if (found := re.search(r" (\d+)/1089 ", line))]
+    assert code == 0 and len(set(rows)) > 2 and rows == sorted(rows) and rows[-1] == 1089
+    assert any(line.startswith("photo.png") for line in lines)
+
+
+def test_an_estimate_is_one_line(lightwell, photo):
+    code, out, _ = lightwell("estimate", photo, "--method", "occlusion", "-p", "stride=1")
+    assert code == 0 and out.count("\n") == 1 and "4,226 rows" in out and "MB of" in out
+    [answer] = told(lightwell("estimate", photo, "--method", "pgd", "-p", "steps=7", "--json"))
+    assert answer["applies"] and answer["steps"] == 7 and answer["may_stop_early"]
+    assert answer["parameters"]["steps"] == 7 and answer["memory_bytes"] < answer["memory_limit_bytes"]
+    assert "at most 7 steps" in lightwell("estimate", photo, "--method", "pgd", "-p", "steps=7")[1]
+    assert "pgd, saliency" in sentence(lightwell("estimate", photo, "--method", "x"), 2)
+    assert "window" in sentence(lightwell("estimate", photo, "--method", "occlusion", "-p", "window=0"), 1)
+
+
+@pytest.fixture(scope="session")
+def guard(tmp_path_factory):
+    with guarded(tmp_path_factory.mktemp("guarded")) as server:
+        yield server
+
+
+def test_a_guarded_server_is_asked_with_certificate_and_token(lightwell, guard, photo, tmp_path, monkeypatch):
+    shown = ("--ca", guard.ca, "--cert", guard.certificate, "--key", guard.key)
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    words = ("explain", photo, "--out", tmp_path / "maps", *shown)
+    assert lightwell(*words, "--token-file", tmp_path / "token", address=guard.address)[0] == 0
+    assert "send a token" in sentence(lightwell(*words, address=guard.address), 1)
+    monkeypatch.setenv("LIGHTWELL_TOKEN", TOKEN)
+    assert (
+        lightwell("synthesize", photo, "--method", "pgd", "--out", tmp_path / "a.png", *shown, address=guard.address)[0]
+        == 0
+    )
+    assert lightwell("models", "list", *shown, address=guard.address)[1].startswith("shapes")
+    (tmp_path / "token").write_text("a-token-nobody-has")
+    assert "not known" in sentence(lightwell(*words, "--token-file", tmp_path / "token", address=guard.address), 1)
+    assert "does not answer" in sentence(lightwell("models", "list", "--ca", guard.ca, address=guard.address), 1)
+    for name, value in (("CA", guard.ca), ("CERT", guard.certificate), ("KEY", guard.key)):
+        monkeypatch.setenv(f"LIGHTWELL_{name}", str(value))
+    assert "1 model\n" in lightwell("status", address=guard.address)[1]
+
+
+def test_status_needs_no_token(lightwell, guard):
+    shown = ("--ca", guard.ca, "--cert", guard.certificate, "--key", guard.key)
+    [answer] = told(lightwell("status", "--json", *shown, address=guard.address))
+    assert answer["reachable"] and set(answer["services"].values()) == {"serving"}
+    assert answer["models"] is None and "token" in answer["reason"]
+    code, out, _ = lightwell("status", *shown, address=guard.address)
+    assert code == 0 and "does not tell its models" in out and "ExplainerService  serving" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--cert", "a.pem"], "go together"),
+        (["--cert", "a.pem", "--key", "a.key"], "over TLS only"),
+        (["--timeout", "soon"], "status --help"),
+        (["--tsl"], "--tls"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_sentence(lightwell, words, part):
+    assert part in sentence(lightwell("status", *words), 2)
+
+
+def test_an_empty_token_is_told(lightwell, tmp_path):
+    (tmp_path / "token").write_text("\n")
+    assert "is empty" in sentence(lightwell("models", "list", "--token-file", tmp_path / "token"), 2)
+    assert "nowhere" in sentence(lightwell("models", "list", "--token-file", tmp_path / "nowhere"), 1)
+    assert "no certificate in it" in sentence(lightwell("models", "list", "--ca", tmp_path / "token"), 1)
+
+
+def test_a_timeout_ends_the_call(lightwell, photo, tmp_path):
+    words = ("explain", photo, "--method", "occlusion", "-p", "stride=1", "--timeout", 0.2, "--out", tmp_path)
+    # Before the work, if the server knows already that it would take longer.
+    assert re.search("deadline|give it more time", sentence(lightwell(*words), 1), re.IGNORECASE)
+
+
+def test_help_tells_the_exit_codes(lightwell):
+    code, out, _ = lightwell("--help")
+    assert code == 0 and "Exit codes" in out and "130" in out and "--install-completion" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("lightwell explain --method ", ["saliency", "grad_cam", "occlusion"]),
+        ("lightwell synthesize --method p", ["pgd"]),
+        ("lightwell estimate --method s", ["saliency", "style_transfer"]),
+        ("lightwell explain --model ", ["shapes"]),
+        ("lightwell models show sh", ["shapes"]),
+        ("lightwell explain --server 127.0.0.1:1 --model ", []),
+    ],
+)
+def test_the_shell_completes_methods_and_models(server, line, offered):
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_LIGHTWELL_COMPLETE": "complete_bash"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from lightwell.cli import app; app(prog_name='lightwell')"],
+        env={**os.environ, **words, "LIGHTWELL_SERVER": server.address},
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.split() == offered and not done.stderr
 
 
 @pytest.mark.parametrize(
@@ -193,7 +388,7 @@ def test_status_tells_the_health_of_services_and_models(lightwell):
     [told_of] = told(lightwell("status", "--json"))
     assert told_of["reachable"] is True and set(told_of["services"].values()) == {"serving"}
     assert told_of["models"] == {"shapes": {"health": "serving", "versions": ["1"]}}
-    assert "model shapes  serving" in lightwell("status")[1]
+    assert "model shapes  serving" in lightwell("status")[1] and "holds 1 model\n" in lightwell("status")[1]
     code, out, _ = lightwell("status", "--json", address="127.0.0.1:1")
     assert code == 1 and json.loads(out)["reachable"] is False
     assert "does not answer" in sentence(lightwell("status", address="127.0.0.1:1"), 1)
