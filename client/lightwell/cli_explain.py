@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,8 @@ from lightwell.terminal import Json, bar, failed, remark, say, sentence, watched
 from lightwell.v1 import types_pb2 as types
 
 Ask = Callable[[types.Image], list[Explanation]]
-Tell = Callable[[Explanation, str, Path | None], Text | dict[str, Any]]
+Line = Text | dict[str, Any]
+Tell = Callable[[Explanation, str, Path | None], Line]
 
 
 class BadImage(ValueError):
@@ -73,9 +75,9 @@ def explain(
         if resume:
             remark(f"{len(planned) - len(plans)} of {len(planned)} images are done already")
         ask = _asker(client, message, top, len(plans) == 1, options)
-        outcomes = _outcomes(client, plans, lambda plan: _made(plan, fit, ask, _teller(as_json)))
         bad = 0
-        with bar(len(plans) > 1) as progress:
+        outcomes = _outcomes(client, plans, lambda plan: _made(plan, fit, ask, _teller(as_json)))
+        with closing(outcomes), bar(len(plans) > 1) as progress:
             for outcome in progress.track(outcomes, total=len(plans), description=method):
                 if isinstance(outcome, BadImage):
                     bad += 1
@@ -137,8 +139,8 @@ def _followed(client: Client, image: types.Image, message: Message, options: Exp
 
 
 def _outcomes(
-    client: Client, plans: list[Plan], make: Callable[[Plan], list[Any] | BadImage]
-) -> Iterator[list[Any] | BadImage]:
+    client: Client, plans: list[Plan], make: Callable[[Plan], list[Line] | BadImage]
+) -> Generator[list[Line] | BadImage, None, None]:
     """What becomes of each plan, in order. Images are asked about, drawn and written on several threads; an error that
     is not of one image ends them all."""
     with ThreadPoolExecutor(CONCURRENCY) as pool:
@@ -150,7 +152,7 @@ def _outcomes(
             raise
 
 
-def _made(plan: Plan, fit: Fit, ask: Ask, told: Tell) -> list[Text | dict[str, Any]] | BadImage:
+def _made(plan: Plan, fit: Fit, ask: Ask, told: Tell) -> list[Line] | BadImage:
     """Explains one image, writes its files, and gives the lines that tell of them."""
     try:
         answers = ask(to_message(plan.image, fit.value))

@@ -61,7 +61,8 @@ def _usage() -> Iterator[None]:
         told = error.format_message()
         if not told or "\n" in told:  # the help, which `lightwell` alone is answered with
             raise
-        raise failed(f"{told.rstrip('.')}; see `{error.ctx.command_path} --help`", WRONG) from None
+        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+        raise failed(told.rstrip(".") + where, WRONG) from None
 
 
 def sentence(error: Exception) -> str:
