@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 import lightwell
 from lightwell import (
     AsyncClient,
+    CancelledCallError,
     Client,
     ForbiddenError,
     GradCam,
@@ -205,6 +207,51 @@ def test_no_more_images_are_read_than_are_asked_about(server, client):
         return ahead
 
     assert max(ahead) == max(in_loop(server.address, all_of)) == 5
+
+
+def test_an_image_that_is_slow_to_read_does_not_hold_up_the_loop(server, tmp_path):
+    """A pipe gives its bytes only when somebody has written them; here the loop itself does."""
+    os.mkfifo(pipe := tmp_path / "pipe.png")
+    wrote = []
+
+    def write(who):
+        pipe.write_bytes(STAR.read_bytes())
+        wrote.append(who)
+
+    async def explain(client):
+        task = asyncio.create_task(client.explain(pipe, GradCam(), model="shapes"))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(write, "the loop")
+        return await task
+
+    rescue = threading.Timer(20, write, ["the rescue"])
+    rescue.start()
+    try:
+        assert in_loop(server.address, explain).target.label == "star"
+    finally:
+        rescue.cancel()
+    assert wrote == ["the loop"]
+
+
+def test_closing_a_client_ends_its_calls(server):
+    client = Client(server.address)
+    stream = client.explain_stream(STAR, Occlusion(stride=1), model="shapes")
+    answers = client.explain_all([STAR] * 3, Occlusion(stride=1), model="shapes", concurrency=2)
+    threading.Timer(0.5, client.close).start()
+    with pytest.raises(CancelledCallError):
+        next(answers)
+    with pytest.raises(CancelledCallError):
+        stream.result()
+
+    async def closed():
+        client = AsyncClient(server.address)
+        call = asyncio.create_task(client.explain(STAR, Occlusion(stride=1), model="shapes"))
+        stream = asyncio.create_task(client.explain_stream(STAR, Occlusion(stride=1), model="shapes").result())
+        await asyncio.sleep(0.5)
+        await client.close()
+        return await asyncio.gather(call, stream, return_exceptions=True)
+
+    assert [type(error) for error in asyncio.run(asyncio.wait_for(closed(), 30))] == [CancelledCallError] * 2
 
 
 PROGRAM = """

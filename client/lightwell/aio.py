@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sized,
+)
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar, Unpack, overload
@@ -97,11 +108,12 @@ class AsyncClient:
         self, image: ImageLike, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
     ) -> Explanation | list[Explanation]:
         """Explains an image, or with `targets` its classes of the highest scores; as `Client.explain`."""
+        # Reading and encoding an image may take long: the loop goes on meanwhile.
         if targets is None:
-            return await self._explained(explain_request(image, method, **options))
-        first = await self._explained(top_request(image, method, targets, **options))
-        rest = self._answers(others(first, targets, method, **options), CONCURRENCY)
-        return [first, *[answer async for answer in rest]]
+            return await self._explained(await asyncio.to_thread(explain_request, image, method, **options))
+        first = await self._explained(await asyncio.to_thread(top_request, image, method, targets, **options))
+        rest = (self._explained(request) for request in others(first, targets, method, **options))
+        return [first, *[answer async for answer in _in_order(rest, CONCURRENCY)]]
 
     def explain_stream(
         self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]
@@ -127,11 +139,12 @@ class AsyncClient:
     ) -> AsyncIterator[Explanation]:
         """Explains many images in order; as `Client.explain_all`."""
         total = len(images) if isinstance(images, Sized) else None
-        requests = (explain_request(image, method, **options) for image in images)
+        asked = (self.explain(image, method, **options) for image in images)
         with bar(total, progress) as advance:
-            async for answer in self._answers(requests, concurrency):
-                yield answer
-                advance()
+            async with aclosing(_in_order(asked, concurrency)) as answers:  # who leaves early cancels what is begun
+                async for answer in answers:
+                    yield answer
+                    advance()
 
     async def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
         """What a request would cost; as `Client.estimate`."""
@@ -160,36 +173,47 @@ class AsyncClient:
 
     async def _asked(self, ask: Callable[..., Awaitable[T]], request: Message) -> T:
         request_id = new_request_id()
-        with translated(request_id):
-            return await ask(request, **self._connection.call(request_id))
+        try:
+            with translated(request_id):
+                return await ask(request, **self._connection.call(request_id))
+        except asyncio.CancelledError:
+            raise _of_call_or_task(request_id) from None
 
     async def _explained(self, request: explain_pb2.ExplainRequest) -> Explanation:
         return Explanation(await self._asked(self._explainer.Explain, request), request.image)
 
-    async def _answers(
-        self, requests: Iterator[explain_pb2.ExplainRequest], concurrency: int
-    ) -> AsyncIterator[Explanation]:
-        """The answers in order, at most `concurrency` calls at a time. What is wrong with a request is raised when its
-        turn comes: the answers before it are not lost."""
-        begun: deque[asyncio.Task[Explanation]] = deque()
-        wrong: Exception | None = None
-        try:
-            while wrong is None:
-                try:
-                    begun.append(asyncio.create_task(self._explained(next(requests))))
-                except StopIteration:
-                    break
-                except Exception as error:
-                    wrong = error
-                if len(begun) >= concurrency:
-                    yield await begun.popleft()
-            while begun:
+
+def _of_call_or_task(request_id: str) -> BaseException:
+    """gRPC raises the same exception where a call was cancelled as a task does that was cancelled itself. The one is an
+    error of ours, the other must go on."""
+    task = asyncio.current_task()
+    return asyncio.CancelledError() if task is not None and task.cancelling() else cancelled(request_id)
+
+
+async def _in_order(
+    asked: Iterator[Coroutine[Any, Any, Explanation]], concurrency: int
+) -> AsyncGenerator[Explanation, None]:
+    """The answers in order, at most `concurrency` calls at a time. What is wrong with a request is raised when its turn
+    comes: the answers before it are not lost."""
+    begun: deque[asyncio.Task[Explanation]] = deque()
+    wrong: Exception | None = None
+    try:
+        while wrong is None:
+            try:
+                begun.append(asyncio.create_task(next(asked)))
+            except StopIteration:
+                break
+            except Exception as error:
+                wrong = error
+            if len(begun) >= concurrency:
                 yield await begun.popleft()
-        finally:
-            for task in begun:
-                task.cancel()
-        if wrong is not None:
-            raise wrong
+        while begun:
+            yield await begun.popleft()
+    finally:
+        for task in begun:
+            task.cancel()
+    if wrong is not None:
+        raise wrong
 
 
 class _Attempts(AsyncIterable[Event]):
@@ -213,9 +237,7 @@ class _Attempts(AsyncIterable[Event]):
                     return
                 seconds = self._course.pause(from_rpc(error, self._request_id))
             except asyncio.CancelledError:
-                if self._cancelled.is_set():  # the call, not the task that waits for it
-                    raise cancelled(self._request_id) from None
-                raise
+                raise _of_call_or_task(self._request_id) from None
             if await self._cancelled_within(seconds):
                 raise cancelled(self._request_id)
             self._begin()
