@@ -70,8 +70,11 @@ def estimate_line(told: Estimate, method: str) -> Text:
     if not told.applies:
         return line.append("  does not apply: ", "red").append(told.reason)
     bound = "at most " if told.may_stop_early else ""
-    gradients = f", {told.gradients:,} of them with gradients" if told.gradients else ""
-    line.append(f"  {bound}{counted(told.rows, 'row')}{gradients}", "yellow")
+    line.append(f"  {bound}{counted(told.rows, 'row')}", "yellow")
+    if told.gradients:
+        line.append(
+            " with gradients" if told.gradients == told.rows else f", {told.gradients:,} with gradients", "yellow"
+        )
     if told.steps:
         line.append(f"  {bound}{counted(told.steps, 'step')}")
     line.append(f"  a row needs {_bytes(told.memory_bytes)} of {_bytes(told.memory_limit_bytes)}")
