@@ -94,7 +94,19 @@ ARROWS = {
         "tracing",
     },
     "interceptors": {"access", "call", "errors", "metrics"},
-    "local": {"lightwell", "lightwell.v1", "ask", "engine", "errors", "models", "question", "reply", "bring"},
+    "local": {
+        "lightwell",
+        "lightwell.v1",
+        "ask",
+        "engine",
+        "errors",
+        "estimate",
+        "limits",
+        "models",
+        "question",
+        "reply",
+        "bring",
+    },
     "bring": {"ask", "bring", "catalog", "errors", "models", "pictures"},
 }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from lightwell import GradCam, InvalidArgumentError, LightwellError, Pgd, Saliency
+from lightwell import GradCam, InvalidArgumentError, LightwellError, Occlusion, Pgd, Saliency
 from lightwell_server.errors import Unavailable
 from lightwell_server.local import Local
 from lightwell_server.models.card import Card
@@ -54,6 +54,19 @@ def test_errors_are_the_sdks(tmp_path):
         Local(tmp_path / "model.pt")
     with Local(seeded(Residual), CARD) as local, pytest.raises(InvalidArgumentError, match="nearest"):
         local.explain(PICTURE, GradCam(layer="stm"))
+
+
+def test_the_other_calls_of_the_client():
+    with Local(seeded(Residual), CARD) as local:
+        first, second = local.explain(PICTURE, Saliency(), targets=2)
+        assert first.predictions[0].class_index == first.target.target.class_index != second.target.target.class_index
+        stream = local.explain_stream(PICTURE, Occlusion(window=8, stride=4))
+        *_, last = stream
+        assert last.step == last.steps and stream.result().values.shape == tuple([round(last.steps**0.5)] * 2)
+        cost = local.estimate(Pgd(steps=9), PICTURE)
+        assert cost.applies and (cost.steps, cost.gradients) == (9, 9) and cost.may_stop_early
+        stylised = local.estimate(Occlusion(window=8, stride=4), PICTURE)
+        assert stylised.rows == 1 + last.steps and stylised.memory_bytes < stylised.memory_limit_bytes
 
 
 def test_cancelling_stops_the_work():

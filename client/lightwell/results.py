@@ -6,11 +6,10 @@ import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 from PIL import Image as Pil
-from typing_extensions import TypeVar
 
 from lightwell import images, render
 from lightwell.heatmap import Floats, enlarged
@@ -163,7 +162,7 @@ class Synthesis(_Shared):
         return f"<Synthesis {method}, {self.image.width} x {self.image.height}{verdict}>"
 
 
-ResultT = TypeVar("ResultT", Explanation, Synthesis, default=Synthesis)
+ResultT = TypeVar("ResultT", Explanation, Synthesis)
 """What a stream ends in."""
 
 

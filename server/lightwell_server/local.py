@@ -7,7 +7,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, overload
 
 import torch
 from google.protobuf.message import Message
@@ -15,15 +15,28 @@ from google.protobuf.message import Message
 from lightwell.client import Stream
 from lightwell.errors import error_for
 from lightwell.images import ImageLike
-from lightwell.requests import ExplainOptions, SynthesizeOptions, explain_request, synthesize_request
-from lightwell.results import Explanation
+from lightwell.requests import (
+    ExplainOptions,
+    Options,
+    SynthesizeOptions,
+    estimate_request,
+    explain_request,
+    others,
+    synthesize_request,
+    top_request,
+)
+from lightwell.results import Estimate, Explanation, Synthesis
+from lightwell.v1.estimate_pb2 import EstimateResponse
+from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainStreamResponse
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
 from lightwell_server import reply
 from lightwell_server.ask import Frame
 from lightwell_server.bring.trace import trace
-from lightwell_server.engine.job import Done, Event, Failed, Job
+from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
-from lightwell_server.errors import InvalidArgument, LightwellError
+from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable
+from lightwell_server.estimate import estimate
+from lightwell_server.limits import Limits
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import Model, load_file
@@ -43,11 +56,33 @@ class Local:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model = _loaded(model, card or Card(), labels, device, dtype)
-        self._worker = Worker(answer, name="local")
+        self._limits = Limits(device=device)
+        self._worker = Worker(answer, name="local", fitting=self._limits.fitting)
 
-    def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation:
-        """Explains an image; options as for `Client.explain`."""
-        return _finished(self._begun(image, method, options))
+    @overload
+    def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
+
+    @overload
+    def explain(
+        self, image: ImageLike, method: Message, *, targets: int, **options: Unpack[ExplainOptions]
+    ) -> list[Explanation]: ...
+
+    def explain(
+        self, image: ImageLike, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
+    ) -> Explanation | list[Explanation]:
+        """Explains an image; options and `targets` as for `Client.explain`."""
+        if targets is None:
+            return _finished(self._submitted(explain_request(image, method, **options)))
+        first = _finished(self._submitted(top_request(image, method, targets, **options)))
+        begun = [self._submitted(request) for request in others(first, targets, method, **options)]
+        return [first, *map(_finished, begun)]
+
+    def explain_stream(
+        self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]
+    ) -> Stream[Explanation]:
+        """Explains an image and tells how far it is."""
+        request = explain_request(image, method, **options)
+        return Stream(self._explained(request), request.image)
 
     def explain_all(
         self,
@@ -60,16 +95,28 @@ class Local:
         """Explains many images, at most `concurrency` at a time; results in the images' order."""
         begun: deque[_Running] = deque()
         for image in images:
-            begun.append(self._begun(image, method, options))
+            begun.append(self._submitted(explain_request(image, method, **options)))
             if len(begun) >= concurrency:
                 yield _finished(begun.popleft())
         while begun:
             yield _finished(begun.popleft())
 
-    def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream:
+    def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream[Synthesis]:
         """Synthesises an image; options as for `Client.synthesize`."""
-        request = synthesize_request(method, **options)
-        return Stream(self._streamed(request))
+        return Stream(self._synthesized(synthesize_request(method, **options)))
+
+    def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
+        """What a request would cost; nothing is run."""
+        request = estimate_request(method, image, **options)
+        asked: Request = request.explain if request.HasField("explain") else request.synthesize
+        try:
+            question = understand(asked, self.model, self._limits)
+            cost = estimate(question, self._limits, self._worker.seconds)
+        except NotApplicable as error:
+            return Estimate.of(EstimateResponse(applies=False, reason=error.message))
+        except LightwellError as error:
+            raise _told(error) from None
+        return Estimate.of(reply.estimation(question, cost, self._limits.bytes))
 
     def close(self) -> None:
         """Ends the thread of the engine."""
@@ -81,19 +128,26 @@ class Local:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begun(self, image: ImageLike, method: Message, options: ExplainOptions) -> _Running:
-        request = explain_request(image, method, **options)
-        return self._submitted(request)
-
-    def _submitted(self, request: Request) -> _Running:
+    def _submitted(self, request: Request, watched: bool = False) -> _Running:
         try:
-            running = _Running(understand(request, self.model))
+            running = _Running(understand(request, self.model, self._limits), watched)
             self._worker.submit(running.job)
         except LightwellError as error:
             raise _told(error) from None
         return running
 
-    def _streamed(self, request: SynthesizeRequest) -> Iterator[SynthesizeResponse]:
+    def _explained(self, request: ExplainRequest) -> Iterator[ExplainStreamResponse]:
+        running = self._submitted(request, watched=True)
+        try:
+            for event in running:
+                if isinstance(event, Passed):
+                    yield ExplainStreamResponse(progress=ExplainProgress(row=event.row, rows=event.rows))
+                elif isinstance(event, Done):
+                    yield ExplainStreamResponse(result=reply.explanation(running.question, event.result, running.job))
+        finally:
+            self._worker.cancel(running.job)
+
+    def _synthesized(self, request: SynthesizeRequest) -> Iterator[SynthesizeResponse]:
         running = self._submitted(request)
         try:
             for event in running:
@@ -108,10 +162,10 @@ class Local:
 class _Running:
     """A question at work; iterating gives its events."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, watched: bool) -> None:
         self.question = question
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.job: Job = question.job(self.events.put)
+        self.job: Job = question.job(self.events.put, watched=watched)
 
     def __iter__(self) -> Iterator[Event]:
         event: Event | None = None
