@@ -1,18 +1,27 @@
-"""How long a saliency map takes beside running style transfers, in one engine in this process."""
+"""How long a saliency map takes beside long requests: in one engine in this process, and served."""
 
 from __future__ import annotations
 
+import heapq
 import queue
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench._engine import job, pictures, received
-from lightwell_server.ask import Answer, Part
-from lightwell_server.engine.job import Event
+from bench._serving import asker
+from lightwell.serving import served
+from lightwell_server.ask import GRAD, OUTPUT, Answer, Part
+from lightwell_server.engine.job import Event, Failed, Job
+from lightwell_server.engine.scheduler import Charged, Scheduler, Ticket
 from lightwell_server.engine.worker import Worker
 from lightwell_server.methods.style_transfer import Style
 from lightwell_server.models.answer import answer
@@ -20,51 +29,125 @@ from lightwell_server.models.graph import Graph
 from lightwell_server.models.store import Model
 
 TRANSFERS = 4
+OCCLUSIONS = 2
 SIZE = 224
+STRIDE = 4
+"""Of the occlusions: 2401 windows a picture."""
+
+
+def p95(seconds: Sequence[float]) -> float:
+    """The 95th percentile."""
+    return float(np.percentile(seconds, 95))
 
 
 @dataclass
 class Latency:
-    """Seconds of each saliency map alone and beside the transfers, and of each device step of the transfers."""
+    """Seconds of each saliency map alone and beside other requests, and of each device step of the others."""
 
     alone: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
 
-    def p95(self, name: str) -> float:
-        """The 95th percentile of one of them."""
-        return float(np.percentile(getattr(self, name), 95))
-
     @property
     def bound(self) -> float:
         """What a map may wait for: its own time and the longest step that it can find at work."""
-        return self.p95("alone") + max(self.steps)
+        return p95(self.alone) + max(self.steps)
+
+
+class FirstCome(Scheduler):
+    """Runs each request to its end before the next one, in the order in which they came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arrived: dict[Charged, int] = {}
+
+    def add(self, ticket: Ticket, now: float) -> None:
+        """Puts a ticket in line by its job's arrival. The engine adds a job's next ticket before it takes the next
+        step, so that whoever is at work stays first."""
+        ticket.since, ticket.taken, ticket.alone = now, False, True
+        place = self._arrived.setdefault(ticket.job, len(self._arrived))
+        heapq.heappush(self._line, (place, next(self._number), ticket))
+        self.waiting_rows += ticket.left
+
+
+class FirstComeWorker(Worker):
+    """An engine with that scheduler."""
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - those of its base
+        super().__init__(*arguments)
+        self._scheduler = FirstCome()  # nothing has been submitted yet
+
+
+class Timed:
+    """Answers steps, and notes the seconds of those of other methods than saliency."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def __call__(self, graph: Graph, parts: Sequence[Part]) -> list[Answer]:
+        """Answers one step."""
+        began = time.perf_counter()
+        answers = answer(graph, parts)
+        ask = parts[0].ask
+        if ask.at != OUTPUT or not ask.want & GRAD:
+            self.steps.append(time.perf_counter() - began)
+        return answers
 
 
 def latencies(model: Model, maps: int = 40, rounds: int = 3) -> Latency:
-    """Asks saliency maps one after the other, `maps` alone and `maps` beside the transfers in each round. Steps are
-    timed around the function that answers them."""
-    found, steps = Latency(), list[float]()
-
-    def timed(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
-        began = time.perf_counter()
-        answers = answer(graph, parts)
-        if isinstance(parts[0].ask.at, tuple):  # layers of a style transfer; saliency reads the output
-            steps.append(time.perf_counter() - began)
-        return answers
-
+    """In process: asks saliency maps one after the other, `maps` alone and `maps` beside the transfers in each
+    round."""
+    found, timed = Latency(), Timed()
     worker = Worker(timed)
     try:
         _asked(worker, model, maps // 4)
         for _ in range(rounds):
             found.alone += _asked(worker, model, maps)
-            with _transfers(worker, model):
+            with _at_work(worker, model):
                 _asked(worker, model, maps // 4)
-                steps.clear()
+                timed.steps.clear()
                 found.beside += _asked(worker, model, maps)
-                found.steps += steps
+                found.steps += timed.steps
     finally:
         worker.stop()
+    return found
+
+
+@dataclass(frozen=True)
+class Paced:
+    """Seconds of saliency maps that were asked at a steady pace, and of each step of the others; how many of these
+    were still at work when the last map had come."""
+
+    maps: list[float]
+    steps: list[float]
+    left: int
+
+
+def paced(kind: type[Worker], model: Model, maps: int = 40, pace: float = 0.5, steps: int = 50) -> Paced:
+    """In process, with an engine of that kind: asks a saliency map every `pace` seconds, whether or not those before
+    it have come, beside the transfers of so many steps and the occlusions."""
+    timed = Timed()
+    worker = kind(timed)
+    try:
+        _asked(worker, model, 10)
+        with _at_work(worker, model, OCCLUSIONS, steps) as others:
+            timed.steps.clear()
+            seconds = _arriving(worker, model, maps, pace)
+            return Paced(seconds, list(timed.steps), sum(not other.over for other in others))
+    finally:
+        worker.stop()
+
+
+def latencies_served(repository: Path, maps: int = 40, rounds: int = 2) -> Latency:
+    """Served: asks saliency maps one after the other, `maps` alone and `maps` beside the transfers and the occlusions
+    in each round. Steps are not seen from outside."""
+    found = Latency()
+    with served(repository) as server, asker(server.address, 1, "tensor") as ask:
+        ask(10)
+        for _ in range(rounds):
+            found.alone += [ask(1) for _ in range(maps)]
+            with _load(server.address):
+                found.beside += [ask(1) for _ in range(maps)]
     return found
 
 
@@ -80,19 +163,60 @@ def _asked(worker: Worker, model: Model, maps: int) -> list[float]:
     return seconds
 
 
+def _arriving(worker: Worker, model: Model, maps: int, pace: float) -> list[float]:
+    """Seconds of so many maps, one asked every `pace` seconds."""
+    finished: queue.SimpleQueue[tuple[float, Event]] = queue.SimpleQueue()
+
+    def finish(began: float, event: Event) -> None:
+        finished.put((time.perf_counter() - began, event))
+
+    first = time.perf_counter()
+    for i, picture in enumerate(pictures(maps)):
+        time.sleep(max(0.0, first + i * pace - time.perf_counter()))
+        worker.submit(job(model, "saliency", picture, partial(finish, time.perf_counter())))
+    seconds = []
+    for _ in range(maps):
+        elapsed, event = finished.get()
+        received(event)
+        seconds.append(elapsed)
+    return seconds
+
+
 @contextmanager
-def _transfers(worker: Worker, model: Model) -> Iterator[None]:
-    """Four style transfers at work, with far more steps than they will be given time for."""
-    style, *contents = pictures(TRANSFERS + 1)
-    given = {"styles": (Style(style[None].float() / 255),), "size": SIZE, "steps": 10_000}
-    begun: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    jobs = [job(model, "style_transfer", content, begun.put, **given) for content in contents]
+def _at_work(worker: Worker, model: Model, occlusions: int = 0, steps: int = 10_000) -> Iterator[list[Job]]:
+    """Style transfers of so many steps, and occlusions, at work in an engine."""
+    style, *contents = pictures(TRANSFERS + occlusions + 1)
+    given = {"styles": (Style(style[None].float() / 255),), "size": SIZE, "steps": steps}
+    heard: queue.SimpleQueue[Failed | None] = queue.SimpleQueue()
+
+    def hear(event: Event) -> None:
+        heard.put(event if isinstance(event, Failed) else None)  # frames would keep their pictures
+
+    jobs = [job(model, "style_transfer", content, hear, **given) for content in contents[:TRANSFERS]]
+    jobs += [job(model, "occlusion", content, hear, stride=STRIDE) for content in contents[TRANSFERS:]]
     for each in jobs:
         worker.submit(each)
     for _ in range(3 * TRANSFERS):
-        begun.get(timeout=60)
-    yield
+        heard.get(timeout=60)
+    yield jobs
     for each in jobs:
         worker.cancel(each)
     while worker.jobs:
         time.sleep(0.01)
+    while not heard.empty():
+        if (failed := heard.get()) is not None:
+            raise failed.error
+
+
+@contextmanager
+def _load(address: str) -> Iterator[None]:
+    """The same asked of a server, by a client process."""
+    command = [sys.executable, "-m", "bench._load", address, str(TRANSFERS), str(OCCLUSIONS), str(STRIDE)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        try:
+            yield
+            assert process.poll() is None, "the long requests ended early"
+        finally:
+            process.terminate()

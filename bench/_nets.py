@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightwell_server.models.lifting.lift import Sample
+from lightwell_server.models.store import Model, load_version
 
 # fmt: off
 TORCHVISION = (
@@ -176,6 +177,15 @@ def export(net: nn.Module, form: str, path: Path, sample: Sample = SAMPLE, free:
         else:
             _scripted(net, form, images).save(str(path))
     return path
+
+
+def deployed(name: str, repository: Path) -> tuple[nn.Module, Model]:
+    """A network of torchvision, and the model that is loaded from its scripted file in a repository."""
+    directory = repository / name / "1"
+    directory.mkdir(parents=True)
+    net = network(name)
+    export(net, "scripted", directory / "model.pt")
+    return net, load_version(directory, repository)
 
 
 def _scripted(net: nn.Module, form: str, images: Tensor) -> torch.jit.ScriptModule:

@@ -1,42 +1,51 @@
-"""What serving costs: a server asked by a client beside the engine driven in this process, in turn."""
+"""What serving costs: a server asked by clients in processes of their own, beside the same work in this process."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
+from torch import nn
+
+from bench._asker import photographs
 from bench._engine import drive
+from bench._nets import Normalised
+from bench._scrape import metered
 from bench._table import medians
 from lightwell.serving import served
+from lightwell_server import pictures
 from lightwell_server.engine.worker import Worker
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model
 
-IN_FLIGHT = 16
 
-
-def throughputs(repository: Path, model: Model, count: int = 48, rounds: int = 5) -> tuple[float, float]:
-    """Saliency maps a second, served and driven in process: medians over rounds of `count` maps each."""
+def throughputs(
+    repository: Path, model: Model, in_flight: int, kinds: Sequence[str], count: int, rounds: int = 5
+) -> dict[str, float]:
+    """Saliency maps a second, `in_flight` at a time: served by the asker's kinds, and "driven" in process. Medians
+    over rounds of `count` maps each."""
     worker = Worker(answer)
     try:
-        with served(repository) as server, asker(server.address) as ask:
-            contestants = {
-                "served": lambda: ask(count),
-                "driven": lambda: drive(worker, model, count, IN_FLIGHT),
-            }
+        with served(repository) as server, ExitStack() as clients:
+            asks = {kind: clients.enter_context(asker(server.address, in_flight, kind)) for kind in kinds}
+            contestants: dict[str, Callable[[], object]] = {kind: partial(ask, count) for kind, ask in asks.items()}
+            contestants["driven"] = partial(drive, worker, model, count, in_flight)
             seconds = medians(contestants, rounds, warm=1)
     finally:
         worker.stop()
-    return count / seconds["served"], count / seconds["driven"]
+    return {name: count / value for name, value in seconds.items()}
 
 
 @contextmanager
-def asker(address: str) -> Iterator[Callable[[int], float]]:
+def asker(address: str, in_flight: int, kind: str) -> Iterator[Callable[[int], float]]:
     """A client process; calling asks it for so many maps and returns its seconds."""
-    command = [sys.executable, "-m", "bench._asker", address, str(IN_FLIGHT)]
+    command = [sys.executable, "-m", "bench._asker", address, str(in_flight), kind]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         to, back = process.stdin, process.stdout
@@ -47,3 +56,49 @@ def asker(address: str) -> Iterator[Callable[[int], float]]:
 
         yield ask
         to.close()
+
+
+@dataclass(frozen=True)
+class Single:
+    """Seconds of one call after the other. Medians in turn: `bare`, the gradient alone, and `served`. Means of the
+    same served calls, by the server's own account: in the server, on the device, decoding and encoding."""
+
+    bare: float
+    served: float
+    request: float
+    device: float
+    codec: float
+
+    @property
+    def own(self) -> float:
+        """Seconds in the server that are neither the device's nor the codecs'."""
+        return self.request - self.device - self.codec
+
+
+def latency(repository: Path, net: nn.Module, model: Model, rounds: int = 40) -> Single:
+    """One client, one JPEG at a time, beside the gradient of the eager network behind its normalisation."""
+    gradient = _gradient(net, model)
+    with metered(repository) as (server, read), asker(server.address, 1, "jpeg") as ask:
+        ask(10)
+        gradient()
+        before = read()
+        seconds = medians({"bare": gradient, "served": partial(ask, 1)}, rounds, warm=0)
+        after = read()
+    calls = after.grown(before, "lightwell_request_seconds_count")
+    assert calls == rounds
+    names = "lightwell_request_seconds_sum", "lightwell_device_seconds_total", "lightwell_codec_seconds_sum"
+    request, device, codec = (after.grown(before, name) / calls for name in names)
+    return Single(seconds["bare"], seconds["served"], request, device, codec)
+
+
+def _gradient(net: nn.Module, model: Model) -> Callable[[], torch.Tensor]:
+    """The gradient of the highest score for the pixels of the picture that the client sends."""
+    eager, file = Normalised(net).eval(), photographs()[0]
+    pixels, _ = pictures.fitted(pictures.opened(file, "image"), model.card.fit, "image")
+
+    def gradient() -> torch.Tensor:
+        rows = pixels.clone().requires_grad_()
+        (found,) = torch.autograd.grad(eager(rows).amax(1).sum(), rows)
+        return found
+
+    return gradient

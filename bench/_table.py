@@ -42,6 +42,15 @@ class Goal:
         return self.name, figure, f"at {'least' if self.at_least else 'most'} {bound}", "met" if self.met else "MISSED"
 
 
+Row = tuple[tuple[str, ...], Goal | None]
+"""A line of a table, and its goal if it has one."""
+
+
+def ms(seconds: float) -> str:
+    """Seconds as milliseconds."""
+    return f"{1000 * seconds:.1f} ms"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns in line: the first to the left, figures to the right."""
     lines = [tuple(head), *(tuple(row) for row in rows)]

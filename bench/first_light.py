@@ -30,11 +30,11 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from bench._beside import TRANSFERS, latencies
+from bench._beside import TRANSFERS, latencies, p95
 from bench._engine import pictures
-from bench._nets import SAMPLE, Normalised, export, network
-from bench._serving import IN_FLIGHT, throughputs
-from bench._table import Goal, medians, print_goals, report, table
+from bench._nets import SAMPLE, Normalised, deployed
+from bench._serving import throughputs
+from bench._table import Goal, Row, medians, ms, print_goals, report, table
 from lightwell_server.ask import ACT, GRAD, Answer, Ask, Part
 from lightwell_server.models.answer import answer
 from lightwell_server.models.graph import Graph
@@ -46,9 +46,8 @@ FASTER = {1: 1.1, 8: 1.25}
 """How much faster than Captum a saliency map shall be, by batch."""
 ROUNDS = {1: 30, 8: 8}
 """Calls of each contestant, by batch."""
+IN_FLIGHT = 16
 Call = Callable[[], Tensor]
-Row = tuple[tuple[str, ...], Goal | None]
-"""A line of the table, and its goal if it has one."""
 
 
 def asked(graph: Graph, ask: Ask) -> Answer:
@@ -112,7 +111,7 @@ def saliency_rows(graph: Graph, net: nn.Module) -> Iterator[Row]:
             seconds = medians({"captum": captum, "ours": ours}, ROUNDS[batch])
             ratio = seconds["captum"] / seconds["ours"]
             name = f"saliency, batch {batch}{'' if target is not None else ', no target'}"
-            times = _ms(seconds["ours"]), f"Captum {_ms(seconds['captum'])}"
+            times = ms(seconds["ours"]), f"Captum {ms(seconds['captum'])}"
             goal = Goal(f"{name}: Captum / ours", ratio, bound, True) if target is not None else None
             yield (name, *times, f"Captum / ours {ratio:.2f}", ""), goal
 
@@ -124,14 +123,15 @@ def grad_cam_rows(graph: Graph, net: nn.Module) -> Iterator[Row]:
         seconds = medians({"bare": bare, "peer": peer, "ours": ours}, ROUNDS[batch])
         ratio, theirs = seconds["ours"] / seconds["bare"], seconds["peer"] / seconds["bare"]
         name = f"grad_cam layer4, batch {batch}"
-        times = _ms(seconds["ours"]), f"bare forward {_ms(seconds['bare'])}"
+        times = ms(seconds["ours"]), f"bare forward {ms(seconds['bare'])}"
         line = name, *times, f"ours / forward {ratio:.2f}", f"pytorch-grad-cam / forward {theirs:.2f}"
         yield line, Goal(f"{name}: ours / bare forward", ratio, 1.1, False)
 
 
 def served_row(repository: Path, model: Model) -> Row:
     """The line and goal of what serving costs."""
-    served, driven = throughputs(repository, model)
+    found = throughputs(repository, model, IN_FLIGHT, ["tensor"], count=48)
+    served, driven = found["tensor"], found["driven"]
     name, share = f"served, {IN_FLIGHT} in flight", served / driven
     beside, ratio = f"in process {driven:.1f} maps/s", f"served / in process {share:.2f}"
     line = name, f"{served:.1f} maps/s", beside, ratio, "server and client share the cores"
@@ -141,30 +141,22 @@ def served_row(repository: Path, model: Model) -> Row:
 def beside_row(model: Model) -> Row:
     """The line and goal of latency beside style transfers."""
     seen = latencies(model)
-    name, excess = f"saliency p95 beside {TRANSFERS} style transfers", seen.p95("beside") / seen.bound
-    alone, ratio = f"alone {_ms(seen.p95('alone'))}", f"beside / (alone + longest step) {excess:.2f}"
-    steps = f"their step: p95 {_ms(seen.p95('steps'))}, longest {_ms(max(seen.steps))}"
-    line = name, _ms(seen.p95("beside")), alone, ratio, steps
+    name, excess = f"saliency p95 beside {TRANSFERS} style transfers", p95(seen.beside) / seen.bound
+    alone, ratio = f"alone {ms(p95(seen.alone))}", f"beside / (alone + longest step) {excess:.2f}"
+    steps = f"their step: p95 {ms(p95(seen.steps))}, longest {ms(max(seen.steps))}"
+    line = name, ms(p95(seen.beside)), alone, ratio, steps
     return line, Goal(f"{name}: / (p95 alone + longest step)", excess, 1.5, False)
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.1f} ms"
 
 
 def main() -> int:
     """Measures and prints; returns 1 if a goal is missed."""
     warnings.simplefilter("ignore")
     with report("First light: explanations of ResNet-18 at 224"), tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder) / "resnet18" / "1"
-        directory.mkdir(parents=True)
-        net = network("resnet18")
-        export(net, "scripted", directory / "model.pt")
-        model = load_version(directory, Path(folder))
+        net, model = deployed("resnet18", Path(folder))
         rows = [*saliency_rows(model.graph, net), *grad_cam_rows(model.graph, net)]
         rows += [served_row(Path(folder), model), beside_row(model)]
         print(table(("", "ours", "beside", "ratio", ""), [line for line, _ in rows]))
-        double = load_version(directory, Path(folder), dtype=torch.float64).graph
+        double = load_version(Path(folder) / "resnet18" / "1", Path(folder), dtype=torch.float64).graph
         print(f"\nin float64 Captum's maps and ours differ by {agreement(double, net):.0e} of the largest value")
     goals = [goal for _, goal in rows if goal is not None]
     print_goals(goals)
