@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import queue
 import subprocess
 import sys
@@ -64,9 +63,8 @@ class FirstCome(Scheduler):
     def add(self, ticket: Ticket, now: float) -> None:
         """Puts a ticket in line by its job's arrival. The engine adds a job's next ticket before it takes the next
         step, so that whoever is at work stays first."""
-        ticket.since, ticket.taken, ticket.alone = now, False, True
-        place = self._arrived.setdefault(ticket.job, len(self._arrived))
-        heapq.heappush(self._line, (place, next(self._number), ticket))
+        ticket.since, ticket.alone = now, True
+        self._line.add(ticket, self._arrived.setdefault(ticket.job, len(self._arrived)))
         self.waiting_rows += ticket.left
 
 

@@ -135,7 +135,23 @@ def test_what_was_taken_is_let_go():
         scheduler.add(Ticket(Simulated(f"alone {i}"), "slow", 1, alone=True), 1.0)
     while run(scheduler, 1.0)[0]:
         pass
-    assert not scheduler._line and not scheduler._by_key
+    assert scheduler._line.first() is None and not scheduler._by_key
+
+
+def test_a_ticket_goes_by_its_newest_rank():
+    """Taken out of the key's line, its old place in the whole line is worth nothing any more."""
+    scheduler = taught(rate=1.0, max_rows=2)
+    scheduler.max_seconds = 10.0
+    first, long = ticket("first", rows=1), ticket("long", rows=100)
+    scheduler.add(first, 1.0)
+    scheduler.add(long, 1.0)
+    take = scheduler.take(1.0)
+    assert [part.ticket for part in take.slices] == [first, long]
+    scheduler.charge(take, 2.0, 1.0)  # the long one has used a second now, and is in line again
+    other = ticket("other", key="other")
+    other.job.attained = 0.5
+    scheduler.add(other, 1.0)
+    assert scheduler.take(1.0).slices[0].ticket is other
 
 
 def test_seconds_are_shared_out_by_rows():

@@ -2,21 +2,22 @@
 
 The job that has used the least device time goes first, so that a new saliency map overtakes a style transfer at the
 next step with nothing predicted. Waiting counts in a job's favour, so nobody starves: `attained - AGEING * waited`
-orders the line, and since all wait equally fast, `attained + AGEING * since` is a fixed key of a heap. The step is
-filled with jobs of the same key. A chunk is bounded in rows, and in seconds by what rows of its key have cost before.
+orders the line, and since all wait equally fast, `attained + AGEING * since` is a fixed rank. The step is filled with
+jobs of the same key. A chunk is bounded in rows, and in seconds by what rows of its key have cost before.
 """
 
 from __future__ import annotations
 
 import heapq
-import itertools
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 AGEING = 0.02
 """Seconds of device time that a second of waiting makes up for."""
+GRAIN = 0.002
+"""Seconds of device time by which jobs must differ for one to go before the other."""
 KEYS = 4096
 """Keys whose cost is remembered."""
 
@@ -32,7 +33,7 @@ class Charged(Protocol):
 @dataclass(eq=False)
 class Ticket:
     """The rows of one Ask in line. Tickets of one `key` cost alike; `most` of their rows fit into one step. `alone`
-    shares its steps with nobody; `chunk` fixes the rows of each of its steps."""
+    shares its steps with nobody; `chunk` fixes the rows of each of its steps. `turn` counts how often it was taken."""
 
     job: Charged
     key: Hashable
@@ -42,7 +43,7 @@ class Ticket:
     most: int | None = None
     next_row: int = 0
     since: float = 0.0
-    taken: bool = False
+    turn: int = 0
 
     @property
     def left(self) -> int:
@@ -72,7 +73,33 @@ class Take:
         return sum(s.stop - s.start for s in self.slices)
 
 
-_Heap = list[tuple[float, int, Ticket]]
+class Line:
+    """Tickets by rank. Ranks that differ by less than GRAIN are one, and within one the first come are first, so that
+    a long line costs no more than a short one. A ticket that was taken out of another line is passed over."""
+
+    def __init__(self) -> None:
+        self._ranks: dict[int, deque[tuple[Ticket, int]]] = {}
+        self._order: list[int] = []
+
+    def add(self, ticket: Ticket, rank: int) -> None:
+        """Puts a ticket in line."""
+        waiting = self._ranks.get(rank)
+        if waiting is None:
+            waiting = self._ranks[rank] = deque()
+            heapq.heappush(self._order, rank)
+        waiting.append((ticket, ticket.turn))
+
+    def first(self) -> Ticket | None:
+        """Who is first; None if nobody waits."""
+        while self._order:
+            waiting = self._ranks[self._order[0]]
+            while waiting:
+                ticket, turn = waiting[0]
+                if turn == ticket.turn:
+                    return ticket
+                waiting.popleft()
+            del self._ranks[heapq.heappop(self._order)]
+        return None
 
 
 class Scheduler:
@@ -82,20 +109,19 @@ class Scheduler:
         self.max_rows = max_rows
         self.max_seconds = max_seconds
         self.waiting_rows = 0
-        self._line: _Heap = []
-        self._by_key: dict[Hashable, _Heap] = {}
-        self._number = itertools.count()
+        self._line = Line()
+        self._by_key: dict[Hashable, Line] = {}
         self._seconds_per_row: OrderedDict[Hashable, float] = OrderedDict()
         self._fastest: dict[Hashable, float] = {}
         self._most_rows: dict[Hashable, int] = {}
 
     def add(self, ticket: Ticket, now: float) -> None:
         """Puts a ticket in line."""
-        ticket.since, ticket.taken = now, False
-        entry = (ticket.job.attained + AGEING * now, next(self._number), ticket)
-        heapq.heappush(self._line, entry)
+        ticket.since = now
+        rank = int((ticket.job.attained + AGEING * now) / GRAIN)
+        self._line.add(ticket, rank)
         if not ticket.alone:
-            heapq.heappush(self._by_key.setdefault(ticket.key, []), entry)
+            self._by_key.setdefault(ticket.key, Line()).add(ticket, rank)
         self.waiting_rows += ticket.left
 
     def take(self, now: float) -> Take:
@@ -105,7 +131,7 @@ class Scheduler:
         if first is None:
             return take
         room = min(first.chunk or self.limit(first.key), first.most or self.max_rows)
-        same = [] if first.alone else self._by_key[first.key]
+        same = Line() if first.alone else self._by_key[first.key]
         ticket: Ticket | None = first
         while ticket is not None:
             rows = min(room, ticket.left)
@@ -118,11 +144,9 @@ class Scheduler:
 
     def _forget(self, first: Ticket) -> None:
         """Lets go of the tickets of a key that were taken by way of the line."""
-        same = self._by_key.get(first.key, [])
-        while same and same[0][2].taken:
-            heapq.heappop(same)
-        if not same:
-            self._by_key.pop(first.key, None)
+        same = self._by_key.get(first.key)
+        if same is not None and same.first() is None:
+            del self._by_key[first.key]
 
     def charge(self, take: Take, seconds: float, now: float) -> None:
         """Shares a step's seconds out by rows, learns from it, and puts tickets with rows left back in line."""
@@ -168,13 +192,10 @@ class Scheduler:
         rows = 1 if rate is None else int(self.max_seconds / max(rate, 1e-9))
         return max(1, min(rows, self.max_rows, self._most_rows.get(key, self.max_rows)))
 
-    def _pop(self, heap: _Heap, now: float, take: Take) -> Ticket | None:
-        """The first ticket of a heap that is still in line; the gone and the late go to `take.dropped`."""
-        while heap:
-            _, _, ticket = heapq.heappop(heap)
-            if ticket.taken:
-                continue
-            ticket.taken = True
+    def _pop(self, line: Line, now: float, take: Take) -> Ticket | None:
+        """The first ticket that is still in line; the gone and the late go to `take.dropped`."""
+        while (ticket := line.first()) is not None:
+            ticket.turn += 1
             self.waiting_rows -= ticket.left
             if not ticket.job.gone and ticket.job.deadline > now:
                 return ticket

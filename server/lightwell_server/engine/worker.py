@@ -181,14 +181,15 @@ class Worker:
         model, now = job.models[step.model], time.monotonic()
         key, most = _key(model, step, job.inputs), self._fitting(model, step)
         bare = self._scheduler.bare_seconds(key) * step.count
+        job.left = step.count
         if now + bare > job.deadline > now:
+            self._spare(job, "late")
             raise DeadlineExceeded(
                 f"the request needs {bare:.2g} more seconds of the device at least and has {job.deadline - now:.2g};"
                 " give it more time or ask for less",
                 reason="DEADLINE_TOO_SHORT",
             )
         alone, chunk = job.reproducible or not step.shares, CHUNK if job.reproducible else None
-        job.left = step.count
         self._scheduler.add(Ticket(job, key, step.count, alone, chunk, most), now)
 
     def _worked(self, job: Job, done: Future[Any]) -> None:

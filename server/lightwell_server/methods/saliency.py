@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Generator, Tensor
 
 from lightwell_server.ask import GRAD, Ask, Explaining, Explanation, Facts, Fitted, Heatmap
@@ -23,6 +24,12 @@ def saliency(
     grad: Tensor = (yield Ask(image, target.score, at=target.at, want=GRAD)).grad[0]
     if magnitude:
         grad = grad.abs()
-    values = grad.sum(0) if channels == "sum" else grad.gather(0, grad.abs().argmax(0, keepdim=True))[0]
+    values = grad.sum(0) if channels == "sum" else largest(grad)
     tensors = {"gradient": grad} if channels == "none" else {}
     return Explanation(Heatmap(values, signed=not magnitude), tensors)
+
+
+def largest(grad: Tensor) -> Tensor:
+    """Of the colours [3, H, W] the value of the largest magnitude: [H, W]."""
+    high, low = grad.amax(0), grad.amin(0)
+    return torch.where(high >= -low, high, low)
