@@ -10,12 +10,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image as Pil
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from torch import Tensor
 
 from lightwell_server.errors import InvalidArgument
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""With the imports above all are known to Pillow; else the first request that is none of the others would wait until
+Pillow has loaded all that it has."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, read from its header."""
 
@@ -52,20 +55,26 @@ class Crop:
 
 
 def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
-    """A file's picture: upright, RGB, alpha over white. Raises InvalidArgument for `path`, saying what to change."""
+    """A file's first picture: upright, RGB of 8 bits, alpha over white. Of 16 bits the higher 8 are taken. CMYK in a
+    JPEG is read as Adobe writes it, 255 for no ink, with its marker or without. Colour profiles are not applied. Raises
+    InvalidArgument for `path`, saying what to change."""
     try:
         picture: Pil.Image = Pil.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > max_pixels:
             raise InvalidArgument.at(
                 path, f"{picture.width} x {picture.height} pixels are more than {max_pixels:,}; send a smaller image"
             )
-        return _rgb(ImageOps.exif_transpose(picture))
+        if picture.format == "PNG" and "transparency" in picture.info:
+            _scale_transparency(picture, bits=data[24])  # of its header
+        ImageOps.exif_transpose(picture, in_place=True)
+        return _rgb(picture)
     except UnidentifiedImageError:
-        raise InvalidArgument.at(path, f"is no image; send one of {', '.join(FORMATS)}") from None
+        raise InvalidArgument.at(path, f"is no image that can be read; send {', '.join(FORMATS)}") from None
     except InvalidArgument:
         raise
     except Exception as error:  # whatever a decoder raises, it is the file that is bad
-        raise InvalidArgument.at(path, f"the image cannot be decoded: {error}") from error
+        reason = str(error) or "its parts do not agree"
+        raise InvalidArgument.at(path, f"the image cannot be decoded: {reason}; save it anew as PNG or JPEG") from error
 
 
 def rows(pixels: Pixels) -> Tensor:
@@ -108,13 +117,35 @@ def _resized(pixels: Pixels, size: tuple[int, int], fit: Fit) -> Pixels:
     return larger[0].clamp(0, 1)
 
 
+def _scale_transparency(picture: Pil.Image, bits: int) -> None:
+    """Brings the value that a PNG calls transparent to the 8 bits that Pillow has scaled its pixels to."""
+    if picture.mode == "L":
+        picture.info["transparency"] *= 255 // (2**bits - 1)
+    if picture.mode == "RGB" and bits > 8:
+        raise ValueError("a transparent colour of 16 bits cannot be told from its neighbours")
+
+
 def _rgb(picture: Pil.Image) -> Pil.Image:
     if picture.mode in ("I", "F"):
-        raise ValueError("it has 32 bits a pixel, whose range is unknown; send 8 or 16 bits, or a tensor")
+        raise ValueError("its values have no known range; 8 bits, or 16 without sign, have one")
     if picture.mode.startswith("I;16"):
-        picture = Pil.fromarray((np.asarray(picture, dtype=np.uint32) // 257).astype(np.uint8))
+        picture = _high_bytes(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        white = Pil.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Pil.alpha_composite(white, picture)
-    return picture.convert("RGB")
+        white = Pil.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture)
+        return white
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # which copies even where nothing changes
+
+
+def _high_bytes(picture: Pil.Image) -> Pil.Image:
+    """Grey of 16 bits as 8, with alpha where the file calls one of the values transparent."""
+    if isinstance(picture, TiffImageFile) and (
+        picture.tag_v2[BITSPERSAMPLE] != (16,) or picture.tag_v2[PHOTOMETRIC_INTERPRETATION] != 1
+    ):
+        raise ValueError("grey of more than 8 bits is read with 16 bits and black at zero only")
+    values = np.asarray(picture)
+    grey = Pil.fromarray((values >> 8).astype(np.uint8))
+    if "transparency" in picture.info:
+        grey.putalpha(Pil.fromarray(np.where(values == picture.info["transparency"], 0, 255).astype(np.uint8)))
+    return grey
