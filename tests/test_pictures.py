@@ -416,6 +416,15 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path):
     assert {name: megabytes for name, (_, _, megabytes) in found.items() if megabytes > 20} == {}
 
 
+def test_a_jpeg_of_endless_scans_is_refused():
+    data = file(of(waves()), "JPEG", progressive=True)
+    start, end = data.rindex(b"\xff\xda"), len(data) - 2
+    again = data[start:end] * (pictures.MAX_SCANS - data.count(b"\xff\xda"))
+    most = data[:end] + again + data[end:]
+    assert decoded(most).shape == (96, 128, 3)
+    assert refusal(most[:end] + most[start:]) == "has more than 100 scans; save the JPEG anew with fewer"
+
+
 def test_the_limit_is_the_last_size_that_is_taken():
     data = file(RGB, "PNG")
     assert decoded(data, max_pixels=35 * 21).shape == (21, 35, 3)

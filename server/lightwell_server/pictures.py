@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,9 +22,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 Pillow has loaded all that it has."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, read from its header."""
+MAX_SCANS = 100
+"""Of a JPEG: each takes the time of all pixels, however few bytes it has. Usual files have about ten."""
 
 Pil.MAX_IMAGE_PIXELS = None  # ours is checked first, and says what to change
 
+_SCAN = re.compile(rb"\xff\xda\x00")  # how each begins; in the pixels' own bytes a zero follows each 255
 _FILTERS = {
     "nearest": Pil.Resampling.NEAREST,
     "bilinear": Pil.Resampling.BILINEAR,
@@ -64,6 +68,8 @@ def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
             raise InvalidArgument.at(
                 path, f"{picture.width} x {picture.height} pixels are more than {max_pixels:,}; send a smaller image"
             )
+        if picture.format in ("JPEG", "MPO") and len(_SCAN.findall(data)) > MAX_SCANS:
+            raise InvalidArgument.at(path, f"has more than {MAX_SCANS} scans; save the JPEG anew with fewer")
         if picture.format == "PNG" and "transparency" in picture.info:
             _scale_transparency(picture, bits=data[24])  # of its header
         ImageOps.exif_transpose(picture, in_place=True)
