@@ -64,13 +64,14 @@ def transparent(*values):
     return chunk(b"tRNS", short(*values))
 
 
-def tiff(order, size, bits, photometric, samples, data, tags=None):
-    """An uncompressed TIFF of one strip, its size (width, height); order is "<" or ">"."""
+def tiff(order, size, bits, photometric, samples, data, tags=None, tile=None):
+    """An uncompressed TIFF of one strip, or of one square tile; its size is (width, height), order "<" or ">"."""
     each = [bits] * samples
-    entries = {256: [size[0]], 257: [size[1]], 258: each, 259: [1], 262: [photometric], 273: [0], 277: [samples]}
-    entries |= {278: [size[1]], 279: [len(data)], **{tag: [value] for tag, value in (tags or {}).items()}}
-    behind = 8 + 2 + 12 * len(entries) + 4
-    entries[273] = [behind + 2 * samples]
+    entries = {256: [size[0]], 257: [size[1]], 258: each, 259: [1], 262: [photometric], 277: [samples]}
+    entries |= {322: [tile], 323: [tile], 325: [len(data)]} if tile else {278: [size[1]], 279: [len(data)]}
+    entries |= {tag: [value] for tag, value in (tags or {}).items()}
+    behind = 8 + 2 + 12 * (len(entries) + 1) + 4
+    entries[324 if tile else 273] = [behind + 2 * samples]
     lines = b""
     for tag, values in sorted(entries.items()):
         kind = "H" if tag in (258, 259, 262, 277, 338, 339, ORIENTATION) else "I"
@@ -147,6 +148,10 @@ EXACT = {
     "TIFF, deflate": (file(RGB, "TIFF", compression="tiff_adobe_deflate"), NOISE),
     "TIFF with palette": (file(indexed(), "TIFF"), COLOURS[INDICES]),
     "TIFF of 1 bit, fax": (file(of(BINARY, "1"), "TIFF", compression="group4"), np.stack([BINARY] * 3, axis=2)),
+    "TIFF, tiled": (
+        tiff("<", (3, 2), 8, 1, 1, bytes(range(256)), tile=16),
+        greys(0, 1, 2, 16, 17, 18).reshape(2, 3, 3),
+    ),
     "TIFF with white at zero": (tiff("<", (3, 1), 8, 0, 1, b"\0\1\xff"), greys(255, 254, 0)),
 }
 for order, name in (("<", "little"), (">", "big")):
@@ -388,6 +393,7 @@ HUGE = {
     "BMP": resized(file(SMALL, "BMP"), 18, "<ii", SIDE, SIDE),
     "BMP, from its top": resized(file(SMALL, "BMP"), 18, "<ii", SIDE, -SIDE),
     "TIFF": tiff("<", (SIDE, SIDE), 8, 1, 1, b"\0"),
+    "TIFF of a few pixels in a tile": tiff("<", (16, 16), 8, 1, 1, zlib.compress(bytes(10**7)), {259: 8}, tile=SIDE),
 }
 MEASURE = """
 import json, pathlib, re, sys, time

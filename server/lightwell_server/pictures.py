@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image as Pil
 from PIL import ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TILELENGTH, TILEWIDTH, TiffImageFile
 from torch import Tensor
 
 from lightwell_server.errors import InvalidArgument
@@ -64,9 +65,10 @@ def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
     InvalidArgument for `path`, saying what to change."""
     try:
         picture: Pil.Image = Pil.open(io.BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > max_pixels:
+        width, height = _decoded_size(picture)
+        if width * height > max_pixels:
             raise InvalidArgument.at(
-                path, f"{picture.width} x {picture.height} pixels are more than {max_pixels:,}; send a smaller image"
+                path, f"{width} x {height} pixels are more than {max_pixels:,}; send a smaller image"
             )
         if picture.format in ("JPEG", "MPO") and len(_SCAN.findall(data)) > MAX_SCANS:
             raise InvalidArgument.at(path, f"has more than {MAX_SCANS} scans; save the JPEG anew with fewer")
@@ -121,6 +123,13 @@ def _resized(pixels: Pixels, size: tuple[int, int], fit: Fit) -> Pixels:
         rows(pixels), size=size, mode=fit.interpolation, antialias=fit.antialias, align_corners=False
     )
     return larger[0].clamp(0, 1)
+
+
+def _decoded_size(picture: Pil.Image) -> tuple[int, int]:
+    """Width and height of the largest piece that is decoded: the picture, or a TIFF's tiles where these are larger."""
+    if not isinstance(picture, TiffImageFile) or TILEWIDTH not in picture.tag_v2:
+        return picture.size
+    return max(picture.size, (picture.tag_v2[TILEWIDTH], picture.tag_v2[TILELENGTH]), key=math.prod)
 
 
 def _scale_transparency(picture: Pil.Image, bits: int) -> None:
