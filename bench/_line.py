@@ -13,7 +13,7 @@ KEYS = 8
 """Keys that the jobs are spread over."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Caller:
     """As much of a job as the scheduler knows."""
 

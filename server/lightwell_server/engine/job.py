@@ -57,7 +57,7 @@ class Moment:
     rows: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model.
     `deliver` takes the job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is

@@ -30,7 +30,7 @@ class Charged(Protocol):
     gone: bool
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Ticket:
     """The rows of one Ask in line. Tickets of one `key` cost alike; `most` of their rows fit into one step. `alone`
     shares its steps with nobody; `chunk` fixes the rows of each of its steps. `turn` counts how often it was taken."""
@@ -51,7 +51,7 @@ class Ticket:
         return self.rows - self.next_row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Rows `start` to `stop` of a ticket, in one step."""
 
@@ -60,7 +60,7 @@ class Slice:
     stop: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Take:
     """One step for the device (no slices: nothing is waiting), and the tickets whose callers are gone or late."""
 
