@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import asyncio
+import logging
 import signal
 import sys
 from typing import Any, NoReturn
@@ -40,8 +41,9 @@ async def _serve(settings: Settings) -> None:
         server = Serving(settings)
     except (OSError, ValueError) as error:
         _give_up(str(error))
-    if not await server.run(stop):
-        os._exit(0)  # the loop would wait for threads that still read model files, and nothing can stop those
+    await server.run(stop)
+    logging.shutdown()
+    os._exit(0)  # Python would wait for threads that still read a model or a picture, and nothing can stop those
 
 
 def _give_up(sentence: str) -> NoReturn:

@@ -69,9 +69,8 @@ class Serving:
             names = (EXPLAINER, MODELS, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
 
-    async def run(self, stop: asyncio.Event) -> bool:
-        """Serves until `stop` is set or the engine fails, and drains. Returns whether every thread came to its end:
-        those that still read model files cannot be stopped. Raises RuntimeError if the engine failed."""
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set or the engine fails, and drains. Raises RuntimeError if the engine failed."""
         self._store.expect(self._settings.repository)
         await self._server.start()
         if self._probed is not None:
@@ -87,7 +86,6 @@ class Serving:
         await self._drain()
         if not healthy:
             raise RuntimeError("the engine failed; see the log")
-        return ready.done()
 
     async def _load(self) -> None:
         """Loads the models, and says so: the process at once, each model by its name as soon as it is decided, the
