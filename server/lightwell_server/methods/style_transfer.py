@@ -92,7 +92,7 @@ def style_transfer(
     keep_colors: bool = False,
     steps: Annotated[int, Interval(ge=1, le=10_000)] = 300,
     optimizer: Literal["lbfgs", "adam"] = "lbfgs",
-    rate: Annotated[float, Gt(0)],
+    rate: Annotated[float, Interval(gt=0, le=1000)],
 ) -> Synthesizing:
     """The content in the styles, its longer side `size` pixels; measures: objective, and content, style and tv
     without weights."""
