@@ -11,6 +11,9 @@ import grpc
 
 Code = grpc.StatusCode
 
+COMPARED = 200
+"""Characters of a wrong name that are compared with the right ones."""
+
 
 @dataclass
 class LightwellError(Exception):
@@ -124,8 +127,8 @@ class Internal(LightwellError):
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """A sentence with the names nearest to a wrong one."""
-    close = get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+    """A sentence with the names nearest to a wrong one; of a very long one the beginning is compared."""
+    close = get_close_matches(name[:COMPARED], names, n=3, cutoff=0.4) or names[:3]
     return f"the nearest are {', '.join(close)}" if close else "there are none"
 
 

@@ -35,6 +35,8 @@ from lightwell_server.errors import (
 log = logging.getLogger(__name__)
 
 DOMAIN = "lightwell"
+# A status travels in headers, of which gRPC takes 8 KiB: with more its caller would hear of nothing but that.
+MESSAGE_BYTES, FIELD_BYTES, DESCRIPTION_BYTES, VIOLATIONS_BYTES = 1000, 200, 500, 2000
 Context = grpc.aio.ServicerContext[Any, Any]
 Observer = Callable[[Call], object]
 
@@ -211,24 +213,45 @@ def _counted(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def status(error: LightwellError) -> status_pb2.Status:
-    """An error with its details."""
+    """An error with its details, cut to what gRPC carries: callers choose the names that sentences quote."""
     found: list[Any] = [details.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    message = _short(error.message, MESSAGE_BYTES)
     if isinstance(error, InvalidArgument) and error.violations:
-        violations = [details.BadRequest.FieldViolation(field=f, description=d) for f, d in error.violations]
-        found.append(details.BadRequest(field_violations=violations))
+        found.append(_bad_request(error.violations))
     if isinstance(error, Overloaded | Unavailable):
         retry = details.RetryInfo()
         retry.retry_delay.FromMilliseconds(round(error.retry_seconds * 1000))
         found.append(retry)
     if isinstance(error, NotFound):
-        found.append(details.ResourceInfo(resource_type=error.resource_type, resource_name=error.resource_name))
+        found.append(
+            details.ResourceInfo(
+                resource_type=error.resource_type, resource_name=_short(error.resource_name, FIELD_BYTES)
+            )
+        )
     if isinstance(error, NotApplicable):
         violation = details.PreconditionFailure.Violation(
-            type="METHOD", subject=error.subject, description=error.message
+            type="METHOD", subject=_short(error.subject, FIELD_BYTES), description=_short(message, DESCRIPTION_BYTES)
         )
         found.append(details.PreconditionFailure(violations=[violation]))
     packed = []
     for detail in found:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    return status_pb2.Status(code=error.code.value[0], message=error.message, details=packed)
+    return status_pb2.Status(code=error.code.value[0], message=message, details=packed)
+
+
+def _bad_request(violations: Sequence[tuple[str, str]]) -> details.BadRequest:
+    """The first violations, as many as there is room for."""
+    bad = details.BadRequest()
+    for field, description in violations:
+        bad.field_violations.add(field=_short(field, FIELD_BYTES), description=_short(description, DESCRIPTION_BYTES))
+        if bad.ByteSize() > VIOLATIONS_BYTES:
+            del bad.field_violations[-1]
+            break
+    return bad
+
+
+def _short(text: str, most: int) -> str:
+    """A text of at most so many bytes and an ellipsis."""
+    data = text[: most + 1].encode(errors="replace")
+    return text if len(data) <= most else data[:most].decode(errors="ignore") + "…"
