@@ -23,6 +23,8 @@ def target_of(message: types.Target, model: Model) -> Target:
         raise InvalidArgument.at("target.of", f"{message.of} is no reading of a class")
     if kind in (None, "class_index", "label", "contrast"):
         return _class_target(message, kind, model)
+    if _OF[message.of] != "score":
+        raise InvalidArgument.at("target.of", f"only classes have probabilities; explain the score of the {kind}")
     if kind == "neuron":
         return _neuron(message.neuron, model.facts)
     if kind == "channel":
@@ -38,9 +40,10 @@ def _class_target(message: types.Target, kind: str | None, model: Model) -> Targ
     if kind == "label":
         return ClassTarget(label_index(message.label, model.labels), of, activation)
     if kind == "contrast":
-        first, against = (
-            _class(i, "target.contrast", model.facts) for i in (message.contrast.class_index, message.contrast.against)
-        )
+        first = _class(message.contrast.class_index, "target.contrast.class_index", model.facts)
+        against = _class(message.contrast.against, "target.contrast.against", model.facts)
+        if first == against:
+            raise InvalidArgument.at("target.contrast.against", f"is the same class, {first}; name another one")
         return ContrastTarget(first, against, of, activation)
     index = _class(message.class_index, "target.class_index", model.facts) if kind else None
     return ClassTarget(index, of, activation)
