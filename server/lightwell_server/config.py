@@ -66,7 +66,9 @@ class Settings(BaseSettings):
     max_streams_per_caller: Count = Field(64, description="Streams that one caller may have open.")
     max_seconds: Seconds = Field(600.0, description="Seconds that a request may take, whatever its deadline.")
     max_message_bytes: Count = Field(64 * 2**20, description="Bytes of a message, in both directions.")
-    max_pixels: Count = Field(50_000_000, description="Pixels of an image, read from its header before it is decoded.")
+    max_pixels: Count = Field(
+        50_000_000, description="Pixels of a request's images, read from their headers before they are decoded."
+    )
     max_request_rows: Count = Field(100_000, description="Rows that a method may ask the model for at once.")
     max_request_steps: Count = Field(10_000, description="Steps that a method may plan.")
     max_memory_bytes: Amount = Field(

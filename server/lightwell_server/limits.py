@@ -22,7 +22,7 @@ SHARE = 0.8
 
 @dataclass
 class Limits:
-    """`seconds` in all, `pixels` of an image, `steps` that a method may plan, `rows` that it may ask the model for at
+    """`seconds` in all, `pixels` of all images, `steps` that a method may plan, `rows` that it may ask the model for at
     once, `memory` in bytes that a device step may have (0: most of what is free when the first request comes)."""
 
     seconds: float = 600.0

@@ -106,8 +106,7 @@ def fitted(pixels: Pixels, fit: Fit, path: str) -> tuple[Tensor, Crop]:
     if new[0] * new[1] > MAX_PIXELS:
         raise InvalidArgument.at(path, f"{height} x {width} is too long and thin to be fitted; crop it first")
     top, left = (round((whole - part) / 2) for whole, part in zip(new, fit.size, strict=True))
-    resized = rows(_resized(pixels, new, fit))
-    middle = resized[..., top : top + fit.size[0], left : left + fit.size[1]].contiguous()
+    middle = rows(_cut(_resized(pixels, new, fit), top, left, fit.size)).contiguous()
     scales = height / new[0], width / new[1]
     return middle, Crop(scales, (top * scales[0], left * scales[1]))
 
@@ -123,6 +122,12 @@ def _resized(pixels: Pixels, size: tuple[int, int], fit: Fit) -> Pixels:
         rows(pixels), size=size, mode=fit.interpolation, antialias=fit.antialias, align_corners=False
     )
     return larger[0].clamp(0, 1)
+
+
+def _cut(pixels: Pixels, top: int, left: int, size: tuple[int, int]) -> Pixels:
+    """The part of that size whose first pixel is at (top, left)."""
+    bottom, right = top + size[0], left + size[1]
+    return pixels[:, top:bottom, left:right] if isinstance(pixels, Tensor) else pixels.crop((left, top, right, bottom))
 
 
 def _decoded_size(picture: Pil.Image) -> tuple[int, int]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lightwell.v1 import types_pb2 as types
-from lightwell.v1.explain_pb2 import ExplainRequest
-from lightwell.v1.synthesize_pb2 import SynthesizeRequest
+from lightwell.v1.explain_pb2 import PICTURE_KIND_UNSPECIFIED, ExplainRequest, PictureKind
+from lightwell.v1.synthesize_pb2 import SynthesizeOutput, SynthesizeRequest
 from lightwell_server import fields, wire
 from lightwell_server.aim import target_of
 from lightwell_server.ask import Ask, Frame, Step
@@ -110,27 +110,60 @@ def method_of(request: Request) -> Method:
 def understand(request: Request, model: Model, limits: Limits | None = None) -> Question:
     """Decodes the images and checks everything. Raises InvalidArgument, NotApplicable. Takes time: run it beside the
     event loop."""
-    method, max_pixels = method_of(request), (limits or Limits()).pixels
-    digests: list[types.ImageDigest] = []
-
-    def picture(image: types.Image, path: str) -> Tensor:
-        digests.append(types.ImageDigest(field=path, sha256=wire.digest(image)))
-        return _placed(wire.decode(image, path, max_pixels).whole(), model)
-
-    given = fields.parameters(getattr(request, method.name), method.name, picture)
-    parameters = method.parameters(model.facts, given, model.id)
-    if request.output.predictions < 0 or request.output.predictions > 1000:
-        raise InvalidArgument.at("output.predictions", f"{request.output.predictions} is not within 0 to 1000")
-    if isinstance(request, SynthesizeRequest) and not 0 <= request.output.previews <= 1000:
-        raise InvalidArgument.at("output.previews", f"{request.output.previews} is not within 0 to 1000")
-    if request.output.dtype not in (types.DATA_TYPE_UNSPECIFIED, types.DATA_TYPE_FLOAT32, types.DATA_TYPE_FLOAT16):
-        raise InvalidArgument.at("output.dtype", "results come as FLOAT32 or FLOAT16")
-    question = Question(request, model, method, target_of(request.target, model), parameters, digests=digests)
+    method, given = method_of(request), _Pictures((limits or Limits()).pixels)
+    message = getattr(request, method.name)
+    parameters = method.parameters(model.facts, fields.parameters(message, method.name, given.expect), model.id)
+    _check_output(request)
+    question = Question(request, model, method, target_of(request.target, model), parameters, digests=given.digests)
     question.inputs = _inputs(request, model)
-    question.original = wire.decode(request.image, "image", max_pixels)
-    digests.insert(0, types.ImageDigest(field="image", sha256=wire.digest(request.image)))
+    question.original = given.decode(request.image, "image")
+    if given.expected:
+
+        def picture(image: types.Image, path: str) -> Tensor:
+            return _placed(given.decode(image, path).whole(), model)
+
+        seen = fields.parameters(message, method.name, picture)
+        question.parameters = method.parameters(model.facts, seen, model.id)
     _look(question)
     return question
+
+
+@dataclass
+class _Pictures:
+    """The images of one request: `pixels` are left for all that are not decoded yet. All else is checked before the
+    first is decoded, for that is what costs."""
+
+    pixels: int
+    expected: bool = False
+    digests: list[types.ImageDigest] = field(default_factory=list)
+
+    def expect(self, image: types.Image, path: str) -> Tensor:
+        """What stands for an image until it is decoded."""
+        self.expected = True
+        return torch.empty(0)
+
+    def decode(self, image: types.Image, path: str) -> wire.Decoded:
+        """Decodes an image. Raises InvalidArgument saying what to change."""
+        decoded = wire.decode(image, path, self.pixels)
+        self.pixels -= math.prod(decoded.size)
+        self.digests.append(types.ImageDigest(field=path, sha256=wire.digest(image)))
+        return decoded
+
+
+def _check_output(request: Request) -> None:
+    """Raises InvalidArgument where the form of the answer is none."""
+    output = request.output
+    if not 0 <= output.predictions <= 1000:
+        raise InvalidArgument.at("output.predictions", f"{output.predictions} is not within 0 to 1000")
+    if output.dtype not in (types.DATA_TYPE_UNSPECIFIED, types.DATA_TYPE_FLOAT32, types.DATA_TYPE_FLOAT16):
+        raise InvalidArgument.at("output.dtype", "results come as FLOAT32 or FLOAT16")
+    if isinstance(output, SynthesizeOutput):
+        if not 0 <= output.previews <= 1000:
+            raise InvalidArgument.at("output.previews", f"{output.previews} is not within 0 to 1000")
+        return
+    for i, kind in enumerate(output.pictures):
+        if kind not in PictureKind.values() or kind == PICTURE_KIND_UNSPECIFIED:
+            raise InvalidArgument.at(f"output.pictures[{i}]", f"{kind} is no PictureKind")
 
 
 def _look(question: Question) -> None:

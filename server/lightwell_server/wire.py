@@ -48,14 +48,16 @@ def to_tensor(message: types.Tensor, path: str) -> Tensor:
     """A tensor of its own. Raises InvalidArgument if shape, type and bytes do not agree."""
     if message.dtype not in _DTYPES:
         raise InvalidArgument.at(f"{path}.dtype", "must be set to one of the known types")
+    if len(message.shape) > MAX_DIMENSIONS:
+        raise InvalidArgument.at(f"{path}.shape", f"has {len(message.shape)} dimensions; send at most {MAX_DIMENSIONS}")
     dtype, shape = _DTYPES[message.dtype], tuple(message.shape)
     if any(side < 0 for side in shape):
         raise InvalidArgument.at(f"{path}.shape", f"{list(shape)} has a negative size")
     expected = math.prod(shape) * dtype.itemsize
     if len(message.data) != expected:
         raise InvalidArgument.at(f"{path}.data", f"has {len(message.data)} bytes; shape {list(shape)} needs {expected}")
-    if len(shape) > MAX_DIMENSIONS or max(shape, default=0) >= 2**31:
-        raise InvalidArgument.at(f"{path}.shape", f"has more than {MAX_DIMENSIONS} dimensions, or too large ones")
+    if max(shape, default=0) >= 2**31:
+        raise InvalidArgument.at(f"{path}.shape", f"{list(shape)} has too large a dimension")
     return torch.from_numpy(np.frombuffer(message.data, dtype).reshape(shape).copy())
 
 
@@ -114,6 +116,8 @@ def placed(size: tuple[int, int]) -> types.Placement:
 
 def decode(image: types.Image, path: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decodes an image. Raises InvalidArgument saying what to change."""
+    if image.fit not in types.Fit.values():
+        raise InvalidArgument.at(f"{path}.fit", f"{image.fit} is no Fit")
     if image.WhichOneof("source") == "encoded":
         return Decoded(pictures.opened(image.encoded, path, max_pixels), path)
     if image.WhichOneof("source") == "tensor":
