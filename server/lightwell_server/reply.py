@@ -19,7 +19,7 @@ from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
 from lightwell_server import __version__, wire
-from lightwell_server.ask import Explanation, Frame, Heatmap, Synthesis
+from lightwell_server.ask import OUTPUT, Explanation, Frame, Heatmap, Synthesis
 from lightwell_server.engine.job import Job
 from lightwell_server.estimate import Cost
 from lightwell_server.models.store import Model
@@ -134,7 +134,7 @@ def predictions(out: Tensor | None, model: Model, count: int) -> list[types.Pred
 def explained(target: Target, seen: Seen, model: Model) -> types.ExplainedTarget:
     """The target, resolved, with its values on the clean image."""
     message = types.ExplainedTarget(target=_target(target))
-    if seen.out is not None:
+    if seen.out is not None and target.at == OUTPUT:
         message.score = float(target.score(seen.out, torch.zeros(1)))
     elif seen.score is not None:
         message.score = float(seen.score)
