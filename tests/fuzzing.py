@@ -237,8 +237,8 @@ def seeds() -> tuple[Message, ...]:
         content_layers=[{"layer": "features.2", "weight": 1.0}],
         style_layers=[{"layer": "features.2"}, {"layer": "features.6", "weight": 2.0}],
     )
-    targets: list[Any] = [None, 3, "star", types.Contrast(class_index=1, against=2),
-                          types.Neuron(layer="features.2", channel=1), types.Channel(layer="features.6", channel=2)]  # fmt: skip
+    neuron, channel = types.Neuron(layer="features.2", channel=1), types.Channel(layer="features.6", channel=2)
+    targets: list[Any] = [None, 3, "star", types.Contrast(class_index=1, against=2), neuron, channel]
     methods = [Saliency(), GradCam(), Occlusion(stride=32)]
     explain = [explain_request(shown, method, target=target) for method in methods for target in targets]
     explain += [explain_request(files()[0], method, fit="exact", pictures=["map", "overlay"]) for method in methods]
