@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from PIL import Image as Pil
 from prometheus_client.parser import text_string_to_metric_families
 
-from lightwell import GradCam, Occlusion, Pgd, Saliency, Style, StyleTransfer
+from lightwell import Client, GradCam, Occlusion, Pgd, Saliency, Style, StyleTransfer
 from lightwell.images import to_message
 from lightwell.requests import explain_request, synthesize_request
 from lightwell.v1 import estimate_pb2, explain_pb2, models_pb2, synthesize_pb2
@@ -182,6 +182,13 @@ def fuzz(address: str, count: int, start: int, told: Callable[[Sent, Outcome], o
         send()
         while asked:
             first()
+
+
+def reference(address: str) -> bytes:
+    """The map that a server answers to one request, always the same; its bits."""
+    with Client(address) as client:
+        seen = client.explain(files()[0], Saliency(), target="star", reproducible=True, model="shapes")
+    return seen.message.map.values.data
 
 
 def scraped(port: int) -> dict[str, float]:
