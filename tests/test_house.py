@@ -26,7 +26,7 @@ ARROWS = {
     "ask": {"errors"},
     "target": {"ask", "errors"},
     "methods": {"ask", "target", "errors", "methods"},
-    "fields": {"lightwell.v1", "errors"},
+    "fields": {"lightwell.v1", "ask", "errors"},
     "pictures": {"errors"},
     "wire": {"lightwell.v1", "errors", "pictures"},
     "catalog": {"lightwell.v1", "ask", "target", "errors", "methods"},

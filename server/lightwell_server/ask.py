@@ -11,9 +11,10 @@ import enum
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from annotated_types import Interval
 from pydantic import AfterValidator, InstanceOf, ValidationInfo
 from torch import Tensor
 
@@ -49,6 +50,17 @@ LayerName = Annotated[str, AfterValidator(_known_layer)]
 """The name of one of the model's layers; checked before the method begins."""
 ModelName = Annotated[str, "model"]
 """The name of another model; the parameter's own name is the role that `Ask.model` takes."""
+
+
+Share = Annotated[float, Interval(ge=0, le=1)]
+
+
+class Color(NamedTuple):
+    """A colour."""
+
+    red: Share
+    green: Share
+    blue: Share
 
 
 class Want(enum.Flag):

@@ -1,8 +1,8 @@
 """Parameters between protobuf and Python, for every message alike: what is set crosses by its name, what is unset is
 absent.
 
-Enums become the lower-case rest of their names, colours tuples, images whatever `picture` makes of them, other
-messages dicts.
+Enums become the lower-case rest of their names, images whatever `picture` makes of them, other messages dicts; of a
+colour all three parts are set.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from torch import Tensor
 
 from lightwell.v1 import types_pb2 as types
+from lightwell_server.ask import Color
 from lightwell_server.errors import InvalidArgument
 
 Decode = Callable[[types.Image, str], Any]
@@ -44,7 +45,7 @@ def _single(field: FieldDescriptor, value: Any, path: str, picture: Decode) -> A
     if isinstance(value, types.Image):
         return picture(value, path)
     if isinstance(value, types.Color):
-        return value.red, value.green, value.blue
+        return {"red": value.red, "green": value.green, "blue": value.blue}
     return parameters(value, path, picture) if isinstance(value, Message) else value
 
 
@@ -58,8 +59,6 @@ def fill(message: Message, values: Mapping[str, Any]) -> None:
             message.ClearField(name)
             for item in value:
                 fill(getattr(message, name).add(), _mapping(item))
-        elif field.message_type is types.Color.DESCRIPTOR:
-            getattr(message, name).CopyFrom(types.Color(red=value[0], green=value[1], blue=value[2]))
         elif field.message_type is not None:
             fill(getattr(message, name), _mapping(value))
         elif field.enum_type is not None:
@@ -69,6 +68,8 @@ def fill(message: Message, values: Mapping[str, Any]) -> None:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401
+    if isinstance(value, Color):
+        return value._asdict()
     return {name: getattr(value, name) for name in value.__dataclass_fields__} if is_dataclass(value) else value
 
 

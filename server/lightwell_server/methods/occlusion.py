@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Ge
 from torch import Generator, Tensor
 
-from lightwell_server.ask import OUT, OUTPUT, SCORE, Ask, Explaining, Explanation, Facts, Fitted, Heatmap, Rows
+from lightwell_server.ask import OUT, OUTPUT, SCORE, Ask, Color, Explaining, Explanation, Facts, Fitted, Heatmap, Rows
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import blurred, mean_color
 from lightwell_server.target import Target, settle
-
-Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +30,7 @@ def occlusion(
     window: Annotated[int, Ge(1)] = 32,
     stride: Annotated[int, Ge(1)] = 16,
     fill: Literal["mean", "image_mean", "black", "grey", "blur"] = "mean",
-    color: tuple[Share, Share, Share] | None = None,
+    color: Color | None = None,
     value: Literal["score", "probability", "log_probability"] = "probability",
 ) -> Explaining:
     """The drop of the value for each window [rows, columns]; `value`, what was left of it (the paper's heat map: low
