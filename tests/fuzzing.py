@@ -8,6 +8,7 @@ refuses what would take long.
 from __future__ import annotations
 
 import io
+import re
 import time
 import urllib.request
 from collections import deque
@@ -53,6 +54,7 @@ RPCS: dict[type[Message], str] = {
 STREAMS = (explain_pb2.ExplainStreamRequest, synthesize_pb2.SynthesizeRequest)
 
 Code = grpc.StatusCode
+_LONG = re.compile(r'"((?:[^"\\]|\\.){100})(?:[^"\\]|\\.)*"')
 EXPECTED = {
     Code.OK,
     Code.INVALID_ARGUMENT,
@@ -101,7 +103,7 @@ class Sent:
 
     def __str__(self) -> str:
         message = self.message
-        told = self.data.hex() if message is None else text_format.MessageToString(message)
+        told = self.data.hex() if message is None else _LONG.sub(r'"\1..."', text_format.MessageToString(message))
         return f"{self.kind.__name__}, patience {self.patience}, leaves {self.leaves}:\n{told}"
 
 

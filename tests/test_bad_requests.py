@@ -233,6 +233,9 @@ def sums():
         yield Row(f"a style {name}", synthesize(method), field=field)
     yield Row("a style without its image", synthesize(StyleTransfer(styles=[Style(weight=1)])),
               field="style_transfer.styles[0].image")  # fmt: skip
+    flat = StyleTransfer(**TRANSFER, style_layers=[{"layer": "features.2"}, {"layer": "head"}])
+    for request in (synthesize(flat), estimate(synthesize(flat))):
+        yield Row("a style at a layer without height and width", request, field="style_transfer.style_layers[1].layer")
     thin = Style(image=to_message(np.zeros((300, 1, 3), np.uint8)))
     yield Row("a style too thin for the model",
               synthesize(StyleTransfer(**{**TRANSFER, "styles": [thin]})), reason="SIZE_NOT_SUPPORTED")  # fmt: skip
@@ -267,9 +270,9 @@ def wrong(field: FieldDescriptor, hint):
             for path, fill in wrong(inner, get_type_hints(part, include_extras=True)[inner.name]):
                 yield f"{field.name}[0].{path}", lambda message, fill=fill: fill(_first(message, field.name))
     elif field.message_type is types.Color.DESCRIPTOR:
-        for i, color in enumerate(("red", "green", "blue")):
+        for color in ("red", "green", "blue"):
             for value in (-0.01, 1.01, math.nan, math.inf):
-                yield f"{field.name}[{i}]", _setter(lambda m: getattr(m, field.name), color, value)
+                yield f"{field.name}.{color}", _setter(lambda m: getattr(m, field.name), color, value)
     elif field.message_type is None:
         for value in bad_values(field, hint):
             yield field.name, _setter(lambda message: message, field.name, value)

@@ -98,6 +98,7 @@ def style_transfer(
     without weights."""
     if not facts.any_size and size != max(facts.size):
         raise InvalidArgument.at("style_transfer.size", f"the model takes one size only; leave it at {max(facts.size)}")
+    _check(style_layers, facts)
     content = sized(image, size, facts)
     features = yield from _features(content, content_layers)
     grams = yield from _grams(styles, style_layers, size, style_scale, facts)
@@ -114,6 +115,17 @@ def style_transfer(
         yield Frame(k + 1, steps, float(objective), x.clone())
     result = with_colors_of(content, x) if keep_colors else x
     return Synthesis(result, measures={"objective": float(objective)})
+
+
+def _check(style_layers: Sequence[LayerWeight], facts: Facts) -> None:
+    """Raises InvalidArgument for a layer that has no places to take a Gram matrix over."""
+    for i, part in enumerate(style_layers):
+        layer = facts.layer(part.layer)
+        if layer is not None and len(layer.shape) != 3:
+            raise InvalidArgument.at(
+                f"style_transfer.style_layers[{i}].layer",
+                f"{part.layer} has no height and width; its output is {list(layer.shape)}",
+            )
 
 
 @dataclass(frozen=True)
