@@ -7,10 +7,12 @@ import torch
 import torchvision
 
 from lightwell import GradCam, InvalidArgumentError, LightwellError, Occlusion, Pgd, Saliency
+from lightwell.requests import explain_request
 from lightwell_server.errors import Unavailable
 from lightwell_server.local import Local
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import RefusedModel, Store
+from lightwell_server.question import understand
 from tests.nets import Residual, export, seeded
 
 CARD = Card.model_validate(
@@ -96,3 +98,10 @@ def test_one_bad_directory_takes_nothing_else_down(tmp_path):
     assert store.get("good").labels[2] == "cat"
     reasons = {model.name: model.reason for model in store.all() if isinstance(model, RefusedModel)}
     assert "UTF-8" in reasons["latin"] and "inside the repository" in reasons["outside"]
+
+
+@pytest.mark.parametrize(("pictures", "kept"), [((), False), (("overlay",), True)])
+def test_a_picture_stays_in_memory_only_to_be_drawn_on(pictures, kept):
+    with Local(seeded(Residual), CARD) as local:
+        question = understand(explain_request(PICTURE, Saliency(), pictures=pictures), local.model)
+        assert (question.original is not None) == kept

@@ -30,7 +30,7 @@ Request = ExplainRequest | SynthesizeRequest
 @dataclass
 class Question:
     """What a request asks. `image` [1, 3, H, W] in [0, 1] is what the method looks at, `fitted` what the model would
-    see of it, `original` the image as it was sent."""
+    see of it, `original` the image as it was sent, if it is drawn on."""
 
     request: Request
     model: Model
@@ -125,6 +125,8 @@ def understand(request: Request, model: Model, limits: Limits | None = None) -> 
         seen = fields.parameters(message, method.name, picture)
         question.parameters = method.parameters(model.facts, seen, model.id)
     _look(question)
+    if not (isinstance(request, ExplainRequest) and request.output.pictures):
+        question.original = None  # nobody draws on it, and it would stay in memory for as long as the request waits
     return question
 
 
