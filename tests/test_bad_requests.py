@@ -350,7 +350,7 @@ def ask(channel, request, data=None, **options):
         else:
             channel.unary_unary(rpc)(sent, **options)
     except grpc.RpcError as error:
-        told = from_rpc(error)
+        told = from_rpc(error, "")
         return told.code.name, told.reason, [field for field, _ in told.violations], told.message
     return "OK", "", [], ""
 
