@@ -1,12 +1,17 @@
 """Occlusion masks the windows that captum masks, the last of a row too where the stride does not fit; its grid of
 values is the eager network's, and its map, enlarged, captum's."""
 
+import math
+import time
+
 import pytest
 import torch
 from captum.attr import Occlusion
+from torchvision.transforms.functional import gaussian_blur
 
 from lightwell.heatmap import enlarged
 from lightwell.v1 import types_pb2 as types
+from lightwell_server.methods._math import blurred
 from lightwell_server.target import ClassTarget
 from tests.peers.twins import MIXED, NETS, SIDE, agree
 
@@ -75,3 +80,17 @@ def test_captum(case):
 @pytest.mark.parametrize("of", READINGS)
 def test_captum_where_windows_overlap(case, of):
     as_captum(case, 20, 12, of)
+
+
+@pytest.mark.parametrize(("height", "width", "sigma"), [(35, 41, 8.75), (96, 96, 2.5), (5, 7, 30.0), (2, 2, 0.25)])
+def test_the_blur_is_torchvisions(height, width, sigma):
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    radius = min(math.ceil(3 * sigma), min(height, width) - 1)
+    theirs = gaussian_blur(image, [2 * radius + 1] * 2, [sigma] * 2)
+    assert torch.allclose(blurred(image, sigma), theirs, atol=1e-5)
+
+
+def test_a_blur_as_wide_as_a_large_image_takes_a_moment():
+    began = time.monotonic()
+    assert blurred(torch.full((1, 3, 600, 600), 0.5), 150).sub(0.5).abs().max() < 1e-5
+    assert time.monotonic() - began < 3
