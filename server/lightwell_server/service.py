@@ -6,7 +6,6 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ from lightwell_server.inbox import Inbox
 from lightwell_server.limits import Limits
 from lightwell_server.models.store import Store
 from lightwell_server.question import Question, Request, method_of, understand
+from lightwell_server.threads import beside
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,7 +35,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
 
     def __init__(self, store: Store, worker: Worker, limits: Limits) -> None:
         self._store, self._worker, self._limits = store, worker, limits
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="codec")
+        self._threads = beside(4, "codec")
 
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
         """One request, one answer."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from lightwell_server.ask import Answer, Ask, Part, Work
 from lightwell_server.engine.job import CHUNK, Failed, Job, Passed
 from lightwell_server.engine.scheduler import Scheduler, Slice, Take, Ticket
 from lightwell_server.errors import DeadlineExceeded, Internal, LightwellError, OutOfMemory, Overloaded, Unavailable
+from lightwell_server.threads import beside
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Worker:
         self._wake = threading.Condition()
         self._jobs: set[Job] = set()
         self._open = True
-        self._beside = ThreadPoolExecutor(2, thread_name_prefix=f"{name}-work")
+        self._beside = beside(2, f"{name}-work")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
