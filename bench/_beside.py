@@ -64,7 +64,7 @@ class FirstCome(Scheduler):
         """Puts a ticket in line by its job's arrival. The engine adds a job's next ticket before it takes the next
         step, so that whoever is at work stays first."""
         ticket.since, ticket.alone = now, True
-        self._line.add(ticket, self._arrived.setdefault(ticket.job, len(self._arrived)))
+        self._line.add((ticket, ticket.turn), self._arrived.setdefault(ticket.job, len(self._arrived)))
         self.waiting_rows += ticket.left
 
 

@@ -73,21 +73,25 @@ class Take:
         return sum(s.stop - s.start for s in self.slices)
 
 
+Entry = tuple[Ticket, int]
+"""A place in line, and the ticket's turn that it was for: the ticket may have been taken out of another line since."""
+
+
 class Line:
     """Tickets by rank. Ranks that differ by less than GRAIN are one, and within one the first come are first, so that
     a long line costs no more than a short one. A ticket that was taken out of another line is passed over."""
 
     def __init__(self) -> None:
-        self._ranks: dict[int, deque[tuple[Ticket, int]]] = {}
+        self._ranks: dict[int, deque[Entry]] = {}
         self._order: list[int] = []
 
-    def add(self, ticket: Ticket, rank: int) -> None:
+    def add(self, entry: Entry, rank: int) -> None:
         """Puts a ticket in line."""
         waiting = self._ranks.get(rank)
         if waiting is None:
             waiting = self._ranks[rank] = deque()
             heapq.heappush(self._order, rank)
-        waiting.append((ticket, ticket.turn))
+        waiting.append(entry)
 
     def first(self) -> Ticket | None:
         """Who is first; None if nobody waits."""
@@ -119,9 +123,10 @@ class Scheduler:
         """Puts a ticket in line."""
         ticket.since = now
         rank = int((ticket.job.attained + AGEING * now) / GRAIN)
-        self._line.add(ticket, rank)
+        entry = ticket, ticket.turn
+        self._line.add(entry, rank)
         if not ticket.alone:
-            self._by_key.setdefault(ticket.key, Line()).add(ticket, rank)
+            self._by_key.setdefault(ticket.key, Line()).add(entry, rank)
         self.waiting_rows += ticket.left
 
     def take(self, now: float) -> Take:
