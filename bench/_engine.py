@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor
 from lightwell_server.ask import Heatmap
 from lightwell_server.catalog import catalog
 from lightwell_server.engine.job import Done, Event, Failed, Job
-from lightwell_server.engine.worker import Worker
 from lightwell_server.models.store import Model
 from lightwell_server.target import ClassTarget
 
@@ -28,17 +26,6 @@ def job(model: Model, name: str, pixels: Tensor, deliver: Callable[[Event], None
 def pictures(count: int) -> Tensor:
     """Random pictures [count, 3, 224, 224] of 8 bits."""
     return torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def drive(worker: Worker, model: Model, count: int, in_flight: int) -> None:
-    """Has `count` saliency maps made, `in_flight` at a time; each is received as an array."""
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    rows = pictures(8)
-    for i in range(count + in_flight):
-        if i >= in_flight:
-            received(events.get())
-        if i < count:
-            worker.submit(job(model, "saliency", rows[i % len(rows)], events.put))
 
 
 def received(event: Event) -> None:

@@ -1,11 +1,12 @@
-"""What serving costs: a server asked by clients in processes of their own, beside the same work in this process."""
+"""What serving costs: a server asked by clients in processes of their own, beside the same work
+without a server."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,38 +15,37 @@ import torch
 from torch import nn
 
 from bench._asker import photographs
-from bench._engine import drive
 from bench._nets import Normalised
 from bench._scrape import metered
 from bench._table import medians
 from lightwell.serving import served
 from lightwell_server import pictures
-from lightwell_server.engine.worker import Worker
-from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model
 
 
 def throughputs(
     repository: Path, model: Model, in_flight: int, kinds: Sequence[str], count: int, rounds: int = 5
 ) -> dict[str, float]:
-    """Saliency maps a second, `in_flight` at a time: served by the asker's kinds, and "driven" in process. Medians
-    over rounds of `count` maps each."""
-    worker = Worker(answer)
-    try:
-        with served(repository) as server, ExitStack() as clients:
-            asks = {kind: clients.enter_context(asker(server.address, in_flight, kind)) for kind in kinds}
-            contestants: dict[str, Callable[[], object]] = {kind: partial(ask, count) for kind, ask in asks.items()}
-            contestants["driven"] = partial(drive, worker, model, count, in_flight)
-            seconds = medians(contestants, rounds, warm=1)
-    finally:
-        worker.stop()
+    """Saliency maps a second, `in_flight` at a time: served by the asker's kinds, and "driven" by the engine in a
+    process of its own. Medians over rounds of `count` maps each."""
+    with served(repository) as server, ExitStack() as processes:
+        asks = {kind: processes.enter_context(asker(server.address, in_flight, kind)) for kind in kinds}
+        directory = str(repository / model.name / model.version)
+        asks["driven"] = processes.enter_context(_process("bench._driver", directory, str(in_flight)))
+        contestants: dict[str, Callable[[], object]] = {name: partial(ask, count) for name, ask in asks.items()}
+        seconds = medians(contestants, rounds, warm=1)
     return {name: count / value for name, value in seconds.items()}
 
 
-@contextmanager
-def asker(address: str, in_flight: int, kind: str) -> Iterator[Callable[[int], float]]:
+def asker(address: str, in_flight: int, kind: str) -> AbstractContextManager[Callable[[int], float]]:
     """A client process; calling asks it for so many maps and returns its seconds."""
-    command = [sys.executable, "-m", "bench._asker", address, str(in_flight), kind]
+    return _process("bench._asker", address, str(in_flight), kind)
+
+
+@contextmanager
+def _process(module: str, *arguments: str) -> Iterator[Callable[[int], float]]:
+    """A process that is told counts and tells seconds."""
+    command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         to, back = process.stdin, process.stdout

@@ -8,7 +8,7 @@ The network has random weights; Lightwell explains its scripted file, the peers 
 - Grad-CAM at layer4, ours and pytorch-grad-cam's, over a bare forward pass of the eager network without gradients on
   pictures that are normalised already.
 - Served: maps a second of a server process, asked by a client process with 16 requests in flight, over those of the
-  same engine driven in this process without gRPC and without messages. Server and client share the cores.
+  same engine driven in a process of its own without gRPC and without messages. Server and client share the cores.
 - Beside: the 95th percentile of a saliency map's time beside four running style transfers, over the same alone plus
   the transfers' longest device step; in process, through the engine.
 

@@ -2,9 +2,9 @@
 
 ResNet-18 at 224 with random weights, its scripted file, on the CPU; clients are processes of their own. The parts:
 
-- throughput: maps a second with 32 requests in flight over those of the same engine driven in this process, which
-  takes rows of 8 bits and decodes nothing. Sent are such rows or JPEG files of 500 x 375; answered is the map, or the
-  map and a PNG of it over the original picture.
+- throughput: maps a second with 32 requests in flight over those of the same engine driven in a process of its own,
+  which takes rows of 8 bits and decodes nothing. Sent are such rows or JPEG files of 500 x 375; answered is the map, or
+  the map and a PNG of it over the original picture.
 - latency: one client, one JPEG at a time, beside the gradient of the eager network for the same pixels; medians of
   calls in turn. The server's own time is what a request takes in the server without device seconds and without
   decoding, fitting and encoding, by the server's metrics.

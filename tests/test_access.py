@@ -162,6 +162,7 @@ def until(true, seconds=10):
         ('[a]\ntoken = "long-enough-for-this"\nrights = ["everything"]', "rights"),
         ('[a]\ntoken = "long-enough-for-this"\nrigths = ["explain"]', "rigths"),
         ('[a]\nsha256 = "12"', "sha256"),
+        ('[a]\ntoken = "long-enough-for-this"\n[b]\ntoken = "long-enough-for-this"', "a and b have the same token"),
     ],
 )
 def test_a_bad_file_of_tokens_is_told(tmp_path, text, wrong):

@@ -14,6 +14,7 @@ from lightwell_server.engine.worker import Worker
 from lightwell_server.errors import DeadlineExceeded, Internal, OutOfMemory, Overloaded, Unavailable
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lifting.lift import InputSpec
+from lightwell_server.threads import beside
 from tests.nets import Captioned, Residual, lifted, seeded
 
 
@@ -370,3 +371,16 @@ def test_a_listener_that_fails_does_not_stop_the_engine(worker, graph):
 
     worker.submit(Job("toy", gradients(image(), 3), {None: graph}, deaf))
     assert run(worker, gradients(image()), graph) is not None
+
+
+def test_threads_beside_the_device_use_no_others():
+    """Teams of several threads at a time make each other slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        threads = beside(1, "test")
+        assert threads.submit(torch.get_num_threads).result() == 1
+        threads.shutdown()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -107,7 +107,10 @@ def translated(request_id: str) -> Iterator[None]:
 
 def from_rpc(error: Any, request_id: str) -> LightwellError:  # noqa: ANN401 - grpc's two error classes share no type
     """The exception for a failed call of either client."""
-    status = rpc_status.from_call(error)
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # something between here and the server has exchanged the status: its details say another one
+        status = None
     info, bad, retry = details.ErrorInfo(), details.BadRequest(), details.RetryInfo()
     for detail in status.details if status is not None else ():
         for message in (info, bad, retry):

@@ -78,7 +78,12 @@ def read(path: Path) -> Mapping[bytes, Caller]:
     entries = TypeAdapter(dict[str, Token]).validate_python(tomllib.loads(path.read_text()))
     if not entries:
         raise ValueError(f"{path} names no caller")
-    return {token.digest: Caller(name, token.rights) for name, token in entries.items()}
+    callers: dict[bytes, Caller] = {}
+    for name, token in entries.items():
+        known = callers.setdefault(token.digest, Caller(name, token.rights))
+        if known.name != name:
+            raise ValueError(f"{path}: {known.name} and {name} have the same token")
+    return callers
 
 
 def _known(callers: Mapping[bytes, Caller], token: str) -> Caller | None:

@@ -75,7 +75,7 @@ def estimate(question: Question, limits: Limits, seconds: Pricing) -> Cost:
                 break
             cost.steps, before = step.steps, cost.copy()
         elif isinstance(step, Work):
-            break
+            reply = step.function(*step.arguments)
         else:
             graph = question.graph(step)
             limits.fitting(graph, step)

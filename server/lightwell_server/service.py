@@ -35,7 +35,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
 
     def __init__(self, store: Store, worker: Worker, limits: Limits) -> None:
         self._store, self._worker, self._limits = store, worker, limits
-        self._threads = beside(4, "codec")
+        self._threads, self._decoding = beside(4, "codec"), 0
 
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
         """One request, one answer."""
@@ -94,7 +94,12 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         call.method = method_of(request).name
         model = self._store.get(request.model, request.version)
         call.model = model.name
-        return await self._beside("decode", understand, request, model, self._limits), deadline
+        self._worker.expect(self._decoding)  # what waits to be decoded has its bytes in memory already
+        self._decoding += 1
+        try:
+            return await self._beside("decode", understand, request, model, self._limits), deadline
+        finally:
+            self._decoding -= 1
 
     async def _events(
         self, question: Question, deadline: float, watched: bool = False
@@ -105,7 +110,8 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         self._worker.submit(job)
         try:
             while True:
-                event = await asyncio.wait_for(inbox.get(), deadline - time.monotonic())
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    event = await inbox.get()
                 if isinstance(event, Failed):
                     raise event.error
                 if isinstance(event, Done):

@@ -28,6 +28,7 @@ from lightwell_server.ask import (
     Picture,
     Synthesis,
     Synthesizing,
+    Work,
 )
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import drawn, gram, mean_color, relative, sized, style_layers, total_variation
@@ -99,7 +100,7 @@ def style_transfer(
     if not facts.any_size and size != max(facts.size):
         raise InvalidArgument.at("style_transfer.size", f"the model takes one size only; leave it at {max(facts.size)}")
     _check(style_layers, facts)
-    content = sized(image, size, facts)
+    content = yield Work(sized, image, size, facts)
     features = yield from _features(content, content_layers)
     grams = yield from _grams(styles, style_layers, size, style_scale, facts)
     loss = Loss(features, grams, content_layers, style_layers, (content_weight, style_weight, tv_weight))
@@ -173,7 +174,7 @@ def _grams(styles: Sequence[Style], layers: Sequence[LayerWeight], size: int, sc
     total = sum(style.weight for style in styles)
     grams = [torch.zeros(1) for _ in layers]
     for style in styles:
-        picture = sized(style.image, max(32, round(size * scale)), facts)
+        picture = yield Work(sized, style.image, max(32, round(size * scale)), facts)
         features = yield from _features(picture, layers)
         grams = [
             mean.to(value) + style.weight / total * gram(value) for mean, value in zip(grams, features, strict=True)
