@@ -111,6 +111,15 @@ def test_others_are_not(channel, token):
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_strangers_are_refused_before_their_request_is_read(server):
+    """Their bytes are not even looked at, as a message or otherwise."""
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/lightwell.v1.ExplainerService/Explain")(b"\xff no message " * 1000)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    names = dict(caught.value.trailing_metadata())
+    assert names["x-request-id"] and "grpc-status-details-bin" in names
+
+
 def test_health_needs_no_token_and_reflection_an_administrators(channel):
     health = health_pb2_grpc.HealthStub(channel)
     assert health.Check(health_pb2.HealthCheckRequest(service="")).status == SERVING
@@ -161,14 +170,16 @@ def until(true, seconds=10):
         ('[a]\nrights = ["explain"]', "one of token and sha256"),
         ('[a]\ntoken = "long-enough-for-this"\nrights = ["everything"]', "rights"),
         ('[a]\ntoken = "long-enough-for-this"\nrigths = ["explain"]', "rigths"),
+        ('[a]\ntokn = "long-enough-for-this"', "tokn"),
         ('[a]\nsha256 = "12"', "sha256"),
         ('[a]\ntoken = "long-enough-for-this"\n[b]\ntoken = "long-enough-for-this"', "a and b have the same token"),
     ],
 )
 def test_a_bad_file_of_tokens_is_told(tmp_path, text, wrong):
     (tmp_path / "tokens.toml").write_text(text)
-    with pytest.raises(ValueError, match=wrong):
+    with pytest.raises(ValueError, match=wrong) as caught:
         access.read(tmp_path / "tokens.toml")
+    assert "long-enough-for-this" not in str(caught.value) and "short" not in str(caught.value)
 
 
 def test_tls_with_certificates_of_callers_and_new_ones_without_a_restart(tmp_path):

@@ -60,6 +60,7 @@ def test_an_estimate_counts_what_the_method_asks_for(stub):
     pgd = estimated(stub, Pgd(steps=40, restarts=2)).cost
     assert pgd.steps == 80 and 80 <= pgd.rows <= 84 and pgd.gradients == 80 and pgd.may_stop_early
     assert not estimated(stub, Pgd(stop_early=False)).cost.may_stop_early
+    assert 100 <= estimated(stub, Pgd(steps=1, restarts=50), target="star").cost.rows <= 104
     style = estimated(stub, StyleTransfer(styles=[PAINTING], size=64, steps=200)).cost
     assert style.steps == 200 and style.gradients == 200 and style.rows == 202
     assert style.memory_limit_bytes == 64 * 2**20 > style.memory_bytes > 0
@@ -178,6 +179,20 @@ def test_a_deadline_shorter_than_the_rows_that_are_left_is_told_at_once(server, 
     if caught.value.reason:  # the server's own word, and not the caller's clock
         assert caught.value.reason == "DEADLINE_TOO_SHORT" and "more seconds of the device" in str(caught.value)
     assert time.monotonic() - began < 1
+
+
+def test_pictures_in_progress_do_not_fill_the_memory(client):
+    """A quarter of the memory may hold them; one request alone is always let in."""
+    large = np.zeros((1000, 1000, 3), np.uint8)
+    long = StyleTransfer(styles=[PAINTING], size=64, steps=500)
+    stream = client.synthesize(long, image=large)
+    way = iter(stream)
+    next(way)
+    with pytest.raises(OverloadedError, match="pictures of the requests in progress") as caught:
+        client.synthesize(long, image=large).result()
+    assert caught.value.reason == "QUEUE_FULL" and caught.value.retry_seconds > 0
+    assert client.explain(STAR, Saliency()).target.label == "star"
+    stream.cancel()
 
 
 def test_an_explanation_streams_the_rows_it_has_passed(stub):

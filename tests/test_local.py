@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -10,10 +11,10 @@ from lightwell import GradCam, InvalidArgumentError, LightwellError, Occlusion, 
 from lightwell.requests import explain_request
 from lightwell_server.errors import Unavailable
 from lightwell_server.local import Local
-from lightwell_server.models.card import Card
+from lightwell_server.models.card import Card, TensorCard
 from lightwell_server.models.store import RefusedModel, Store
 from lightwell_server.question import understand
-from tests.nets import Residual, export, seeded
+from tests.nets import Captioned, Residual, export, seeded
 
 CARD = Card.model_validate(
     {
@@ -69,6 +70,25 @@ def test_the_other_calls_of_the_client():
         assert cost.applies and (cost.steps, cost.gradients) == (9, 9) and cost.may_stop_early
         stylised = local.estimate(Occlusion(window=8, stride=4), PICTURE)
         assert stylised.rows == 1 + last.steps and stylised.memory_bytes < stylised.memory_limit_bytes
+
+
+def test_numbers_that_another_input_has_no_entry_for_are_told():
+    card = Card(input=CARD.input, inputs={"tokens": TensorCard(shape=(4,), dtype="int64")})
+    with Local(seeded(Captioned), card) as local:
+        good = np.array([0, 1, 6, 2])
+        assert local.explain(PICTURE, Saliency(), inputs={"tokens": good}).map.any()
+        for bad in (7, -1):
+            with pytest.raises(InvalidArgumentError, match="no entry for") as caught:
+                local.explain(PICTURE, Saliency(), inputs={"tokens": np.array([0, 1, bad, 2])})
+            assert caught.value.violations[0][0] == "inputs"
+        assert local.explain(PICTURE, Saliency(), inputs={"tokens": good}).map.any()
+
+
+def test_words_that_are_no_options_are_refused():
+    with Local(seeded(Residual), CARD) as local:
+        with pytest.raises(TypeError, match="no option tagret"):
+            local.explain(PICTURE, Saliency(), tagret=3)
+        assert local.explain(PICTURE, Saliency(), target=np.int64(3)).target.target.class_index == 3
 
 
 def test_cancelling_stops_the_work():

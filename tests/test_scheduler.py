@@ -171,3 +171,26 @@ def test_a_fixed_chunk_shares_with_nobody_and_ignores_what_rows_cost():
     scheduler.add(ticket("other"), 1.0)
     take = scheduler.take(1.0)
     assert [(part.ticket.job.name, part.stop) for part in take.slices] == [("fixed", 8)]
+
+
+def test_the_first_step_of_a_key_says_nothing_of_its_cost():
+    """It is slow: kernels are chosen, memory is taken. The second replaces it; it takes more to be refused for them."""
+    scheduler = Scheduler(max_rows=1)
+    seen = []
+    for seconds in (30.0, 0.02, 0.04, 0.01):
+        scheduler.add(ticket(), 0.0)
+        scheduler.charge(scheduler.take(0.0), seconds, 0.0)
+        seen.append((scheduler.seconds("key"), scheduler.bare_seconds("key")))
+    assert seen[0] == (30.0, 0.0) and seen[1] == (0.02, 0.0)
+    assert seen[3] == (0.02, 0.01)
+
+
+def test_who_leaves_the_line_is_not_counted_any_more():
+    scheduler = taught()
+    first, second = ticket("first", rows=5000), ticket("second", rows=3)
+    for one in (first, second):
+        scheduler.add(one, 1.0)
+    scheduler.leave(first)
+    scheduler.leave(first)
+    assert scheduler.waiting_rows == 3
+    assert [part.ticket for part in scheduler.take(1.0).slices] == [second]

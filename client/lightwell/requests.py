@@ -4,7 +4,7 @@ object's type, so nothing here changes for a new method."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, SupportsIndex, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import Message
 from numpy.typing import NDArray
@@ -55,6 +55,9 @@ class SynthesizeOptions(Options, total=False):
     image: ImageLike | None
     previews: int
     image_tensor: bool
+
+
+_KNOWN = ExplainOptions.__annotations__.keys() | SynthesizeOptions.__annotations__.keys()
 
 
 def explain_request(image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> explain_pb2.ExplainRequest:
@@ -112,6 +115,8 @@ def estimate_request(
 def _request(request: RequestT, method: Message, image: ImageLike | None, options: Options) -> RequestT:
     """What both kinds of request have in common. Raises TypeError if the method is none of this request's."""
     _set_method(request, method)
+    if unknown := set(options) - _KNOWN:
+        raise TypeError(f"there is no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(_KNOWN))}")
     request.model, request.version = options.get("model", ""), options.get("version", "")
     request.target.CopyFrom(to_target(options.get("target"), options.get("of", "score")))
     request.seed, request.reproducible = options.get("seed", 0), options.get("reproducible", False)
@@ -129,8 +134,8 @@ def to_target(target: TargetLike, of: str = "score") -> types.Target:
     if isinstance(target, types.Target):
         return target
     message = types.Target(of=types.Of.Value(f"OF_{of.upper()}"))
-    if isinstance(target, int):
-        message.class_index = target
+    if isinstance(target, SupportsIndex):  # NumPy's whole numbers, too
+        message.class_index = target.__index__()
     elif isinstance(target, str):
         message.label = target
     elif target is not None:

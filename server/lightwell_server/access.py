@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import grpc
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from lightwell_server.errors import Forbidden, Unauthenticated
 from lightwell_server.watched import Watched
@@ -75,7 +75,11 @@ class Access:
 
 def read(path: Path) -> Mapping[bytes, Caller]:
     """The callers of a file by their tokens' digests. Raises ValueError with the name of the entry that is wrong."""
-    entries = TypeAdapter(dict[str, Token]).validate_python(tomllib.loads(path.read_text()))
+    try:
+        entries = TypeAdapter(dict[str, Token]).validate_python(tomllib.loads(path.read_text()))
+    except ValidationError as error:  # whose own words hold the tokens
+        wrong = ("".join(f"{part}: " for part in e["loc"]) + e["msg"] for e in error.errors(include_input=False))
+        raise ValueError(f"{path}: {'; '.join(wrong)}") from None
     if not entries:
         raise ValueError(f"{path} names no caller")
     callers: dict[bytes, Caller] = {}

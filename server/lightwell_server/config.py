@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Interval
 from pydantic import Field, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -20,10 +20,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-Count = Annotated[int, Gt(0)]
-Seconds = Annotated[float, Gt(0)]
+Count = Annotated[int, Interval(gt=0, lt=2**31)]
+Seconds = Annotated[float, Interval(gt=0, le=1e6)]
 Amount = Annotated[int, Ge(0)]
-Wait = Annotated[float, Ge(0)]
+Port = Annotated[int, Interval(ge=0, lt=2**16)]
+Wait = Annotated[float, Interval(ge=0, le=1e6)]
 
 
 class Settings(BaseSettings):
@@ -44,7 +45,7 @@ class Settings(BaseSettings):
     print_config: bool = Field(False, description="Print the settings as such a file, and end.")
 
     address: str = Field("0.0.0.0:50051", description="Where gRPC is served; port 0 takes a free one.")
-    metrics_port: Amount = Field(9464, description="Port of the Prometheus metrics; 0 switches them off.")
+    metrics_port: Port = Field(9464, description="Port of the Prometheus metrics; 0 switches them off.")
     health_address: str | None = Field(
         None, description="Where health alone is served in plaintext, for probes that know no TLS."
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightwell_server.ask import ACT, GRAD, OUT, SCORE, Answer, Ask, Frame, Work
+from lightwell_server.ask import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Frame, Work
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.limits import Limits
 from lightwell_server.models.footprint import row_bytes, shape_at
@@ -80,20 +80,28 @@ def estimate(question: Question, limits: Limits, seconds: Pricing) -> Cost:
             graph = question.graph(step)
             limits.fitting(graph, step)
             cost.add(graph, step, seconds(graph, step, question.inputs))
-            reply = empty(graph, step)
+            reply = empty(graph, step, getattr(question.target, "index", None) or 0)
     steps.close()
     cost.early = early
     return cost
 
 
-def empty(graph: Graph, ask: Ask) -> Answer:
-    """An answer of the right shapes that says nothing."""
+def empty(graph: Graph, ask: Ask, top: int) -> Answer:
+    """An answer that says nothing but that the class `top` has the highest score, so that no attack has succeeded.
+    Layers that are read have one place only: what a method makes of them could cost as much as the model."""
 
     def zeros(name: str) -> torch.Tensor:
-        return torch.zeros(1, device=graph.device).expand(ask.count, *shape_at(graph, ask, name))
+        return torch.zeros(ask.count, *shape_at(graph, ask, name), device=graph.device)
+
+    def read(name: str) -> torch.Tensor:
+        if name != OUTPUT:
+            return torch.zeros(ask.count, *(1 if i else n for i, n in enumerate(shape_at(graph, ask, name))))
+        scores = zeros(name)
+        scores[:, top] = 1
+        return scores
 
     act = zeros(ask.wrt) if ask.want & (ACT | GRAD) else None
-    outs = tuple(zeros(name) for name in ((ask.at,) if isinstance(ask.at, str) else ask.at)) if ask.want & OUT else None
+    outs = tuple(read(name) for name in ((ask.at,) if isinstance(ask.at, str) else ask.at)) if ask.want & OUT else None
     return Answer(
         score=torch.zeros(ask.count, device=graph.device) if ask.want & SCORE else None,
         out=outs[0] if outs is not None and isinstance(ask.at, str) else outs,

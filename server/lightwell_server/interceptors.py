@@ -65,6 +65,10 @@ class Boundary(grpc.aio.ServerInterceptor):
             return _guarded(self.access, handler)
         if not rpc.startswith("/lightwell."):
             return handler
+        try:
+            self.access.caller(handler_call_details.invocation_metadata or (), "explain", "")
+        except LightwellError as error:  # before the request is read: strangers get no memory
+            return grpc.stream_stream_rpc_method_handler(_refusing(self, rpc, error))
         codecs: Any = {
             "request_deserializer": _counted(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
@@ -177,6 +181,15 @@ def _stream(
                 async with aclosing(handle(request, context)) as responses:
                     async for response in responses:
                         yield response
+
+    return call
+
+
+def _refusing(boundary: Boundary, rpc: str, error: LightwellError) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    async def call(requests: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
+        async with _Watch(boundary, rpc, context):
+            raise error
+            yield
 
     return call
 

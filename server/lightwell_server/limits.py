@@ -18,6 +18,8 @@ from lightwell_server.models.graph import Graph
 
 SHARE = 0.8
 """Of the free memory that a device step may have, if nothing else is said."""
+LEAST = 256 * 2**20
+"""Bytes that it may have however little is free: a moment of want must not refuse everything for ever."""
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Limits:
     @cached_property
     def bytes(self) -> int:
         """What a device step may have."""
-        return self.memory or int(SHARE * free_bytes(torch.device(self.device)))
+        return self.memory or max(LEAST, int(SHARE * free_bytes(torch.device(self.device))))
 
     def fitting(self, graph: Graph, ask: Ask) -> int:
         """How many rows like those of an Ask fit into a step. Raises `OutOfMemory` if not even one does, with a size
@@ -86,8 +88,10 @@ def _group() -> int:
     most, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
     if not most.exists() or most.read_text().strip() == "max":
         return 2**62
-    return max(0, int(most.read_text()) - int(used.read_text()))
+    stat = Path("/sys/fs/cgroup/memory.stat").read_text().split()
+    cached = int(stat[stat.index("inactive_file") + 1])  # files that were read count as used until the room is needed
+    return max(0, int(most.read_text()) - int(used.read_text()) + cached)
 
 
 def _giga(size: int) -> str:
-    return f"{size / 2**30:.2g} GiB"
+    return f"{size / 2**30:.3g} GiB"

@@ -30,7 +30,8 @@ Request = ExplainRequest | SynthesizeRequest
 @dataclass
 class Question:
     """What a request asks. `image` [1, 3, H, W] in [0, 1] is what the method looks at, `fitted` what the model would
-    see of it, `original` the image as it was sent, if it is drawn on."""
+    see of it, `original` the image as it was sent, if it is drawn on; `held`, the bytes
+    of all that it keeps of its pictures."""
 
     request: Request
     model: Model
@@ -41,6 +42,7 @@ class Question:
     fitted: Tensor | None = None
     original: wire.Decoded | None = None
     placement: types.Placement | None = None
+    held: int = 0
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     digests: list[types.ImageDigest] = field(default_factory=list)
 
@@ -58,7 +60,9 @@ class Question:
     def _models(self) -> dict[str | None, Graph]:
         return {None: self.model.graph}
 
-    def job(self, deliver: Callable[[Event], None], deadline: float = math.inf, watched: bool = False) -> Job:
+    def job(
+        self, deliver: Callable[[Event], None], deadline: float = math.inf, watched: bool = False, name: str = ""
+    ) -> Job:
         """The request as work for an engine."""
         return Job(
             method=self.method.name,
@@ -69,6 +73,7 @@ class Question:
             deadline=deadline,
             reproducible=self.request.reproducible,
             watched=watched,
+            name=name,
         )
 
     def due(self, frame: Frame) -> bool:
@@ -125,6 +130,9 @@ def understand(request: Request, model: Model, limits: Limits | None = None) -> 
         seen = fields.parameters(message, method.name, picture)
         question.parameters = method.parameters(model.facts, seen, model.id)
     _look(question)
+    if question.image is not None:
+        fitted = not (method.whole or given.expected)
+        question.held = 12 * (math.prod(question.image.shape[2:]) if fitted else given.decoded)  # three floats a pixel
     if not (isinstance(request, ExplainRequest) and request.output.pictures):
         question.original = None  # nobody draws on it, and it would stay in memory for as long as the request waits
     return question
@@ -136,6 +144,7 @@ class _Pictures:
     first is decoded, for that is what costs."""
 
     pixels: int
+    decoded: int = 0
     expected: bool = False
     digests: list[types.ImageDigest] = field(default_factory=list)
 
@@ -148,6 +157,7 @@ class _Pictures:
         """Decodes an image. Raises InvalidArgument saying what to change."""
         decoded = wire.decode(image, path, self.pixels)
         self.pixels -= math.prod(decoded.size)
+        self.decoded += math.prod(decoded.size)
         self.digests.append(types.ImageDigest(field=path, sha256=wire.digest(image)))
         return decoded
 
@@ -208,5 +218,7 @@ def _inputs(request: Request, model: Model) -> dict[str, Tensor]:
             raise InvalidArgument.at(
                 f"inputs[{name}]", f"has shape {list(value.shape)}; the model takes {list(spec.shape)}"
             )
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InvalidArgument.at(f"inputs[{name}]", "has values that are not finite")
         values[name] = value.to(model.graph.device, spec.dtype)
     return values

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -18,7 +18,7 @@ from lightwell_server.call import Call, current
 from lightwell_server.call import Moment as Stretch
 from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
-from lightwell_server.errors import DeadlineExceeded, InvalidArgument, NotApplicable
+from lightwell_server.errors import DeadlineExceeded, InvalidArgument, NotApplicable, Overloaded
 from lightwell_server.estimate import estimate
 from lightwell_server.inbox import Inbox
 from lightwell_server.limits import Limits
@@ -35,7 +35,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
 
     def __init__(self, store: Store, worker: Worker, limits: Limits) -> None:
         self._store, self._worker, self._limits = store, worker, limits
-        self._threads, self._decoding = beside(4, "codec"), 0
+        self._threads, self._waiting, self._held = beside(4, "codec"), 0, 0
 
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
         """One request, one answer."""
@@ -64,8 +64,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         self, request: synthesize_pb2.SynthesizeRequest, context: Context
     ) -> AsyncIterator[synthesize_pb2.SynthesizeResponse]:
         """Progress, then one result. What would not fit is refused before its first step."""
-        question, deadline = await self._understood(request, context)
-        await self._beside("estimate", estimate, question, self._limits, self._worker.seconds)
+        question, deadline = await self._understood(request, context, priced=True)
         async with aclosing(self._events(question, deadline)) as events:
             async for event, job in events:
                 if isinstance(event, Frame):
@@ -88,42 +87,59 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         cost = await self._beside("estimate", estimate, question, self._limits, self._worker.seconds)
         return reply.estimation(question, cost, self._limits.bytes)
 
-    async def _understood(self, request: Request, context: Context) -> tuple[Question, float]:
+    async def _understood(self, request: Request, context: Context, priced: bool = False) -> tuple[Question, float]:
+        """The question and its deadline; `priced`, its cost is checked against the limits, too. What waits for that has
+        its bytes in memory already: it counts among the requests in progress."""
         call, left = current.get(), context.time_remaining()
         deadline = time.monotonic() + min(self._limits.seconds if left is None else left, self._limits.seconds)
         call.method = method_of(request).name
         model = self._store.get(request.model, request.version)
         call.model = model.name
-        self._worker.expect(self._decoding)  # what waits to be decoded has its bytes in memory already
-        self._decoding += 1
+        self._worker.expect(self._waiting)
+        self._waiting += 1
         try:
-            return await self._beside("decode", understand, request, model, self._limits), deadline
+            question = await self._beside("decode", understand, request, model, self._limits)
+            if priced:
+                await self._beside("estimate", estimate, question, self._limits, self._worker.seconds)
+            return question, deadline
         finally:
-            self._decoding -= 1
+            self._waiting -= 1
 
     async def _events(
         self, question: Question, deadline: float, watched: bool = False
     ) -> AsyncGenerator[tuple[Event, Job], None]:
         """Runs a question; yields its progress and its end. A caller that leaves stops the work at the next step."""
         inbox = Inbox(asyncio.get_running_loop())
-        job = question.job(inbox.put, deadline, watched)
-        self._worker.submit(job)
-        try:
-            while True:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    event = await inbox.get()
-                if isinstance(event, Failed):
-                    raise event.error
-                if isinstance(event, Done):
-                    metrics.queue_seconds.labels(job.method).observe(job.queued)
+        job = question.job(inbox.put, deadline, watched, current.get().id)
+        with self._holding(question.held):
+            self._worker.submit(job)
+            try:
+                while True:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        event = await inbox.get()
+                    if isinstance(event, Failed):
+                        raise event.error
                     yield event, job
-                    return
-                yield event, job
-        except TimeoutError:
-            raise _late() from None
+                    if isinstance(event, Done):
+                        return
+            except TimeoutError:
+                raise _late() from None
+            finally:
+                self._worker.cancel(job)
+                metrics.queue_seconds.labels(job.method).observe(job.queued)
+                _note(current.get(), job)
+
+    @contextmanager
+    def _holding(self, size: int) -> Iterator[None]:
+        """Counts the bytes of a request's pictures while it is in progress. Raises `Overloaded` if those of all would
+        take too much of the memory; one alone is always let in."""
+        if self._held and self._held + size > self._limits.bytes // 4:
+            raise Overloaded("the pictures of the requests in progress fill the memory; try again later")
+        self._held += size
+        try:
+            yield
         finally:
-            self._worker.cancel(job)
-            _note(current.get(), job)
+            self._held -= size
 
     async def _beside(self, name: str, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
         """Runs a function on a thread beside the loop; its time is noted under that name."""

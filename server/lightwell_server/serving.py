@@ -197,7 +197,7 @@ def _health_alone(settings: Settings, status: health.aio.HealthServicer) -> grpc
     """A server of health alone, in plaintext, if one is wanted."""
     if settings.health_address is None:
         return None
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     try:
         server.add_insecure_port(settings.health_address)

@@ -31,7 +31,7 @@ def _check(certificate: Path, key: Path, client_ca: Path | None) -> None:
     stop answering."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         raise OSError(f"{certificate} is no PEM certificate, or {key} not its key: {error.reason}") from None
     try:

@@ -61,8 +61,8 @@ class Moment:
 class Job:
     """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model.
     `deliver` takes the job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is
-    a moment of the engine's clock. `watched` jobs tell the rows they have passed. Of `moments` the first few are
-    kept."""
+    a moment of the engine's clock. `watched` jobs tell the rows they have passed; `name` is for the log. The first few
+    `moments` are kept, and the `ticket` that is in line."""
 
     method: str
     steps: Generator[Step, Any, Any]
@@ -75,12 +75,14 @@ class Job:
     queued: float = 0.0
     device_steps: int = 0
     watched: bool = False
+    name: str = ""
     exceptions: list[str] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
     gone: bool = False
     over: bool = False
     ask: Ask | None = None
     left: int = 0
+    ticket: Any = None
     done: float = 0.0
     _answers: list[Answer] = field(default_factory=list)
 
@@ -133,6 +135,9 @@ class Job:
         self.steps.close()
         if not self.gone:
             self.tell(event)
+        # Its place in a line may be kept for a while yet; its pictures must not.
+        self.models, self.inputs, self.ask, self.ticket, self._answers = {}, {}, None, None, []
+        self.deliver = lambda event: None
 
     def tell(self, event: Event) -> None:
         """Delivers an event. Whoever cannot take it is as good as gone, and must not harm the engine's thread."""

@@ -9,6 +9,7 @@ jobs of the same key. A chunk is bounded in rows, and in seconds by what rows of
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ AGEING = 0.02
 """Seconds of device time that a second of waiting makes up for."""
 GRAIN = 0.002
 """Seconds of device time by which jobs must differ for one to go before the other."""
+ENOUGH = 4
+"""Steps of a key from which on a request may be refused for what its rows have cost at least."""
 KEYS = 4096
 """Keys whose cost is remembered."""
 
@@ -44,6 +47,7 @@ class Ticket:
     next_row: int = 0
     since: float = 0.0
     turn: int = 0
+    waits: bool = False
 
     @property
     def left(self) -> int:
@@ -71,6 +75,25 @@ class Take:
     def rows(self) -> int:
         """Rows of the step."""
         return sum(s.stop - s.start for s in self.slices)
+
+
+@dataclass(slots=True)
+class Experience:
+    """What a row of a key has cost: lately, and at least."""
+
+    seconds: float = 0.0
+    least: float = math.inf
+    steps: int = 0
+
+    def learn(self, seconds: float) -> None:
+        """Takes a step's figure in. The first is forgotten with the second: kernels are still being chosen, memory is
+        still being taken."""
+        self.steps += 1
+        if self.steps <= 2:
+            self.seconds = self.least = seconds
+        else:
+            self.seconds = (seconds + self.seconds) / 2
+            self.least = min(self.least, seconds)
 
 
 Entry = tuple[Ticket, int]
@@ -115,19 +138,25 @@ class Scheduler:
         self.waiting_rows = 0
         self._line = Line()
         self._by_key: dict[Hashable, Line] = {}
-        self._seconds_per_row: OrderedDict[Hashable, float] = OrderedDict()
-        self._fastest: dict[Hashable, float] = {}
+        self._experience: OrderedDict[Hashable, Experience] = OrderedDict()
         self._most_rows: dict[Hashable, int] = {}
 
     def add(self, ticket: Ticket, now: float) -> None:
         """Puts a ticket in line."""
-        ticket.since = now
+        ticket.since, ticket.waits = now, True
         rank = int((ticket.job.attained + AGEING * now) / GRAIN)
         entry = ticket, ticket.turn
         self._line.add(entry, rank)
         if not ticket.alone:
             self._by_key.setdefault(ticket.key, Line()).add(entry, rank)
         self.waiting_rows += ticket.left
+
+    def leave(self, ticket: Ticket) -> None:
+        """Takes a ticket out of the line, if it waits there."""
+        if ticket.waits:
+            ticket.waits = False
+            ticket.turn += 1
+            self.waiting_rows -= ticket.left
 
     def take(self, now: float) -> Take:
         """Takes the next step out of the line."""
@@ -157,13 +186,10 @@ class Scheduler:
         """Shares a step's seconds out by rows, learns from it, and puts tickets with rows left back in line."""
         rate = seconds / take.rows
         key = take.slices[0].ticket.key
-        self._seconds_per_row[key] = (rate + self._seconds_per_row.get(key, rate)) / 2
-        self._seconds_per_row.move_to_end(key)
-        self._fastest[key] = min(rate, self._fastest.get(key, rate))
-        if len(self._seconds_per_row) > KEYS:
-            oldest, _ = self._seconds_per_row.popitem(last=False)
-            del self._fastest[oldest]
-            self._most_rows.pop(oldest, None)
+        self._experience.setdefault(key, Experience()).learn(rate)
+        self._experience.move_to_end(key)
+        if len(self._experience) > KEYS:
+            self._most_rows.pop(self._experience.popitem(last=False)[0], None)
         for part in take.slices:
             part.ticket.job.attained += rate * (part.stop - part.start)
             if part.ticket.left:
@@ -185,23 +211,24 @@ class Scheduler:
 
     def seconds(self, key: Hashable) -> float | None:
         """What a row of that key costs; None if none was run yet."""
-        return self._seconds_per_row.get(key)
+        known = self._experience.get(key)
+        return None if known is None else known.seconds
 
     def bare_seconds(self, key: Hashable) -> float:
-        """The least that a row of that key has ever cost; 0 if none was run yet."""
-        return self._fastest.get(key, 0.0)
+        """The least that a row of that key has ever cost; 0 as long as that says little."""
+        known = self._experience.get(key)
+        return known.least if known is not None and known.steps >= ENOUGH else 0.0
 
     def limit(self, key: Hashable) -> int:
         """The most rows of a step: one at first, then what fits into the seconds and into memory."""
-        rate = self._seconds_per_row.get(key)
+        rate = self.seconds(key)
         rows = 1 if rate is None else int(self.max_seconds / max(rate, 1e-9))
         return max(1, min(rows, self.max_rows, self._most_rows.get(key, self.max_rows)))
 
     def _pop(self, line: Line, now: float, take: Take) -> Ticket | None:
         """The first ticket that is still in line; the gone and the late go to `take.dropped`."""
         while (ticket := line.first()) is not None:
-            ticket.turn += 1
-            self.waiting_rows -= ticket.left
+            self.leave(ticket)
             if not ticket.job.gone and ticket.job.deadline > now:
                 return ticket
             take.dropped.append(ticket)

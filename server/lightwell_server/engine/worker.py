@@ -21,6 +21,8 @@ from lightwell_server.threads import beside
 
 log = logging.getLogger(__name__)
 
+DUE = 0.05
+"""Seconds before its deadline from which on a caller that leaves is called late: its own clock has run out."""
 Answering = Callable[[Any, Sequence[Part]], list[Answer]]
 Fitting = Callable[[Any, Ask], int | None]
 
@@ -149,7 +151,7 @@ class Worker:
             for part in take.slices:
                 self._step(Take([part]))
         else:
-            self._over(_job(take.slices[0]), Failed(_told(error)))
+            self._over(_job(take.slices[0]), Failed(_told(error, _job(take.slices[0]))))
 
     def _collect(self, part: Slice, answer: Answer, seconds: float) -> None:
         job = _job(part)
@@ -157,7 +159,11 @@ class Worker:
         metrics.device_seconds.labels(job.method).inc(seconds)
         if job.watched and not job.gone and part.ticket.rows > 1:
             job.tell(Passed(part.stop, part.ticket.rows))
-        whole = job.collect(answer, not job.left)
+        try:
+            whole = job.collect(answer, not job.left)
+        except Exception as error:  # many rows' answers may not fit into memory together
+            self._over(job, Failed(_told(error, job)))
+            return
         if whole is not None:
             self._resume(job, whole)
 
@@ -170,7 +176,7 @@ class Worker:
             if step is not None:
                 self._wait(job, step)
         except Exception as error:
-            self._over(job, Failed(_told(error)))
+            self._over(job, Failed(_told(error, job)))
             return
         if step is None:
             self._over(job, None)
@@ -188,46 +194,48 @@ class Worker:
         bare = self._scheduler.bare_seconds(key) * step.count
         job.left = step.count
         if now + bare > job.deadline > now:
-            self._spare(job, "late")
+            self._spare(job)
             raise DeadlineExceeded(
-                f"the request needs {bare:.2g} more seconds of the device at least and has {job.deadline - now:.2g};"
+                f"the request needs {bare:.1f} more seconds of the device at least and has {job.deadline - now:.1f};"
                 " give it more time or ask for less",
                 reason="DEADLINE_TOO_SHORT",
             )
         alone, chunk = job.reproducible or not step.shares, CHUNK if job.reproducible else None
-        self._scheduler.add(Ticket(job, key, step.count, alone, chunk, most), now)
+        if chunk is not None and most is not None and most < min(chunk, step.count):
+            job.exceptions.append(f"steps had {most} rows instead of {chunk} for want of memory")
+        job.ticket = Ticket(job, key, step.count, alone, chunk, most)
+        self._scheduler.add(job.ticket, now)
 
     def _worked(self, job: Job, done: Future[Any]) -> None:
         error = done.exception()
         if error is not None:
-            self._over(job, Failed(_told(error)))
+            self._over(job, Failed(_told(error, job)))
         elif job.deadline <= time.monotonic():
             self._late(job)
         else:
             self._resume(job, done.result())
 
     def _drop(self, ticket: Ticket) -> None:
-        job = _owner(ticket)
-        if job.gone:
-            self._over(job, None)
-        else:
-            self._late(job)
+        self._late(_owner(ticket))
 
     def _late(self, job: Job) -> None:
-        if not job.over:
-            self._spare(job, "late")
+        """Ends a job whose caller is late, or gone."""
+        if not (job.over or job.gone):
+            self._spare(job)
         self._over(job, Failed(_late()))
 
     def _over(self, job: Job, event: Failed | None) -> None:
         if job.gone and not job.over:
-            self._spare(job, "gone")
+            self._spare(job)
+        if job.ticket is not None:
+            self._scheduler.leave(job.ticket)
         if event is not None or job.gone:
             job.finish(event or Failed(_late()))
         self._jobs.discard(job)
 
-    def _spare(self, job: Job, why: str) -> None:
+    def _spare(self, job: Job) -> None:
         """Counts a job that is dropped, and what it had still planned for the device."""
-        metrics.dropped.labels(why).inc()
+        metrics.dropped.labels("late" if job.deadline <= time.monotonic() + DUE else "gone").inc()
         if job.done:
             saved = job.attained * (1 - job.done) / job.done
         else:
@@ -266,9 +274,9 @@ def _late() -> DeadlineExceeded:
     return DeadlineExceeded("the deadline passed before the request was finished")
 
 
-def _told(error: BaseException) -> LightwellError:
+def _told(error: BaseException, job: Job) -> LightwellError:
     """An error as a caller may hear of it: a bug's trace goes to the log."""
     if isinstance(error, LightwellError):
         return error
-    log.error("a method failed", exc_info=error)
+    log.error("%s failed", job.method, exc_info=error, extra={"fields": {"request_id": job.name}})
     return Internal("internal error; the server's log has the details")

@@ -38,6 +38,10 @@ from lightwell_server.target import Target
 Weight = Annotated[float, Gt(0)]
 
 
+STROKES = 4096
+"""Pixels of a style's longer side, at most."""
+
+
 @dataclass(frozen=True)
 class Style:
     """A picture and its share among the styles."""
@@ -99,6 +103,9 @@ def style_transfer(
     without weights."""
     if not facts.any_size and size != max(facts.size):
         raise InvalidArgument.at("style_transfer.size", f"the model takes one size only; leave it at {max(facts.size)}")
+    if size * style_scale > STROKES:
+        most = f"{STROKES / size:.3g}"
+        raise InvalidArgument.at("style_transfer.style_scale", f"is too large for size {size}; use at most {most}")
     _check(style_layers, facts)
     content = yield Work(sized, image, size, facts)
     features = yield from _features(content, content_layers)

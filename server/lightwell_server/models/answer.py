@@ -43,7 +43,8 @@ def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:
     inputs = _repeated(graph, parts, device)
     whole = torch.cat(index)
     edit = _edited(parts, index)
-    with _own_size(graph, rows), _memory():  # want of memory is not the size's fault: it is told apart first
+    # Want of memory is not the size's fault: it is told apart first.
+    with _own_inputs(graph), _own_size(graph, rows), _memory():
         values, act = cut.run(_channels_last(rows), inputs, whole, edit, grad=bool(want & GRAD), act=bool(want & ACT))
     values = [_wide(value) for value in values]
     bounds = list(pairwise(accumulate((part.count for part in parts), initial=0)))
@@ -139,6 +140,19 @@ def _channels_last(rows: Tensor) -> Tensor:
 
 def _rows(part: Part) -> Iterator[Part]:
     return (replace(part, start=i, stop=i + 1) for i in range(part.start, part.stop))
+
+
+@contextmanager
+def _own_inputs(graph: Graph) -> Iterator[None]:
+    """What looks beyond the end of a table has got a number that is not in it, from another input than the image."""
+    try:
+        yield
+    except IndexError as error:
+        if not graph.inputs:
+            raise
+        names = " or ".join(f"inputs[{name}]" for name in graph.inputs)
+        message = f"{names} has numbers that the model has no entry for ({error})"
+        raise InvalidArgument(message, violations=[("inputs", message)]) from error
 
 
 @contextmanager

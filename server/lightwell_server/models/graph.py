@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class Graph:
     notes: list[str] = field(default_factory=list)
     aliases: Mapping[str, str] = field(default_factory=dict)
     _cuts: OrderedDict[Where, Cut] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def row_by_row(self) -> bool:
@@ -235,11 +237,12 @@ class Graph:
         return next((b.device for b in self.root.buffers()), torch.device("cpu"))
 
     def cut(self, where: Where) -> Cut:
-        """The part of the graph that answers a kind of Ask; made once."""
-        metrics.cuts.labels("hit" if where in self._cuts else "miss").inc()
-        if where not in self._cuts:
-            self._cuts[where] = Cut(self.graph, self.root, where, self.node, self.fixed)
-            if len(self._cuts) > CUTS:
-                self._cuts.popitem(last=False)
-        self._cuts.move_to_end(where)
-        return self._cuts[where]
+        """The part of the graph that answers a kind of Ask; made once; safe from any thread."""
+        with self._lock:
+            metrics.cuts.labels("hit" if where in self._cuts else "miss").inc()
+            if where not in self._cuts:
+                self._cuts[where] = Cut(self.graph, self.root, where, self.node, self.fixed)
+                if len(self._cuts) > CUTS:
+                    self._cuts.popitem(last=False)
+            self._cuts.move_to_end(where)
+            return self._cuts[where]
