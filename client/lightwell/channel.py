@@ -20,7 +20,8 @@ MOST_RETRIES = 4
 """Of a call with a single answer: gRPC makes five attempts at most, whatever its policy says."""
 
 Token = str | Callable[[], str] | None
-"""A bearer token, or a function that is called for one before each attempt, so that it may change."""
+"""A bearer token, or a function that is called for one before each call, and before each attempt of a stream, so that
+it may change."""
 Certificate = tuple[str | Path, str | Path]
 """Files with a certificate (chain) and its key, both PEM."""
 

@@ -55,16 +55,16 @@ class Boundary(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:  # noqa: ANN401 - gRPC's handlers are typed for its other server
-        """Wraps a handler. Health passes as it is: who asks it has no token; reflection is for administrators."""
+        """Wraps a handler. Health alone passes as it is: who asks it has no token; reflection is for administrators."""
         handler = await continuation(handler_call_details)
         rpc = handler_call_details.method
         if handler is None:
             metrics.malformed.labels("unknown_rpc").inc()
             return None
+        if rpc.startswith("/grpc.health."):
+            return handler
         if rpc.startswith("/grpc.reflection."):
             return _guarded(self.access, handler)
-        if not rpc.startswith("/lightwell."):
-            return handler
         try:
             self.access.caller(handler_call_details.invocation_metadata or (), "explain", "")
         except LightwellError as error:  # before the request is read: strangers get no memory

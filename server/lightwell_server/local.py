@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Unpack, overload
 
@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from lightwell.client import Stream
 from lightwell.errors import error_for
 from lightwell.images import ImageLike
+from lightwell.progress import bar
 from lightwell.requests import (
     ExplainOptions,
     Options,
@@ -90,16 +91,21 @@ class Local:
         method: Message,
         *,
         concurrency: int = 32,
+        progress: bool = False,
         **options: Unpack[ExplainOptions],
     ) -> Iterator[Explanation]:
-        """Explains many images, at most `concurrency` at a time; results in the images' order."""
-        begun: deque[_Running] = deque()
-        for image in images:
-            begun.append(self._submitted(explain_request(image, method, **options)))
-            if len(begun) >= concurrency:
+        """Explains many images, at most `concurrency` at a time; results in the images' order. `progress` shows a
+        bar."""
+        with bar(len(images) if isinstance(images, Sized) else None, progress) as advance:
+            begun: deque[_Running] = deque()
+            for image in images:
+                begun.append(self._submitted(explain_request(image, method, **options)))
+                if len(begun) >= concurrency:
+                    yield _finished(begun.popleft())
+                    advance()
+            while begun:
                 yield _finished(begun.popleft())
-        while begun:
-            yield _finished(begun.popleft())
+                advance()
 
     def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream[Synthesis]:
         """Synthesises an image; options as for `Client.synthesize`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import grpc
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -54,17 +55,17 @@ class Tracing:
         self._provider.shutdown()
 
 
-def _attributes(call: Call) -> dict[str, str]:
+def _attributes(call: Call) -> dict[str, str | int]:
     service, _, rpc = call.rpc.strip("/").partition("/")
-    found = {
+    found: dict[str, str | int] = {
         "rpc.system": "grpc",
         "rpc.service": service,
         "rpc.method": rpc,
-        "rpc.grpc.status": call.code,
+        "rpc.grpc.status_code": int(grpc.StatusCode[call.code].value[0]),
         "lightwell.request_id": call.id,
         "lightwell.caller": call.caller,
         "lightwell.method": call.method,
         "lightwell.model": call.model,
         "lightwell.reason": call.reason,
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in found.items() if value != ""}
