@@ -63,9 +63,12 @@ class FirstCome(Scheduler):
     def add(self, ticket: Ticket, now: float) -> None:
         """Puts a ticket in line by its job's arrival. The engine adds a job's next ticket before it takes the next
         step, so that whoever is at work stays first."""
-        ticket.since, ticket.alone = now, True
-        self._line.add((ticket, ticket.turn), self._arrived.setdefault(ticket.job, len(self._arrived)))
-        self.waiting_rows += ticket.left
+        ticket.alone = True
+        super().add(ticket, now)
+
+    def rank(self, ticket: Ticket, now: float) -> int:
+        """How many jobs came before."""
+        return self._arrived.setdefault(ticket.job, len(self._arrived))
 
 
 class FirstComeWorker(Worker):

@@ -144,12 +144,15 @@ class Scheduler:
     def add(self, ticket: Ticket, now: float) -> None:
         """Puts a ticket in line."""
         ticket.since, ticket.waits = now, True
-        rank = int((ticket.job.attained + AGEING * now) / GRAIN)
-        entry = ticket, ticket.turn
+        rank, entry = self.rank(ticket, now), (ticket, ticket.turn)
         self._line.add(entry, rank)
         if not ticket.alone:
             self._by_key.setdefault(ticket.key, Line()).add(entry, rank)
         self.waiting_rows += ticket.left
+
+    def rank(self, ticket: Ticket, now: float) -> int:
+        """The ticket's place among others: the lower, the earlier."""
+        return int((ticket.job.attained + AGEING * now) / GRAIN)
 
     def leave(self, ticket: Ticket) -> None:
         """Takes a ticket out of the line, if it waits there."""
