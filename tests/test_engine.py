@@ -256,7 +256,7 @@ def test_no_step_is_run_for_a_caller_that_is_gone(graph):
     time.sleep(0.05)
     done = len(steps)
     time.sleep(0.2)
-    assert len(steps) == done and worker.jobs == 0
+    assert len(steps) == done and not worker.jobs
     worker.stop()
 
 
@@ -362,7 +362,7 @@ def unknown_role():
 def test_a_methods_mistake_does_not_stop_the_engine(worker, graph, mistaken):
     with pytest.raises(Internal):
         run(worker, mistaken(), graph)
-    assert run(worker, gradients(image()), graph) is not None and worker.jobs == 0
+    assert run(worker, gradients(image()), graph) is not None and not worker.jobs
 
 
 def test_a_listener_that_fails_does_not_stop_the_engine(worker, graph):

@@ -9,11 +9,11 @@ import torchvision
 
 from lightwell import GradCam, InvalidArgumentError, LightwellError, Occlusion, Pgd, Saliency
 from lightwell.requests import explain_request
-from lightwell_server.errors import Unavailable
+from lightwell_server.describe import described
 from lightwell_server.local import Local
 from lightwell_server.models.card import Card, TensorCard
-from lightwell_server.models.store import RefusedModel, Store
-from lightwell_server.question import understand
+from lightwell_server.sight import look
+from tests.curating import curated
 from tests.nets import Captioned, Residual, export, seeded
 
 CARD = Card.model_validate(
@@ -97,7 +97,7 @@ def test_cancelling_stops_the_work():
         next(iter(stream))
         stream.cancel()
         threading.Event().wait(0.3)
-        assert local._worker.jobs == 0
+        assert not local._worker.jobs
 
 
 def test_one_bad_directory_takes_nothing_else_down(tmp_path):
@@ -110,18 +110,14 @@ def test_one_bad_directory_takes_nothing_else_down(tmp_path):
     (tmp_path / "outside" / "1").mkdir(parents=True)
     (tmp_path / "outside" / "1" / "model.pt").write_bytes(b"")
     (tmp_path / "outside" / "1" / "card.toml").write_text('[output]\nlabels = "../../../../etc/passwd"\n')
-    store = Store()
-    store.expect(tmp_path)
-    with pytest.raises(Unavailable, match="still being loaded"):
-        store.get("good")
-    store.load(tmp_path)
-    assert store.get("good").labels[2] == "cat"
-    reasons = {model.name: model.reason for model in store.all() if isinstance(model, RefusedModel)}
+    library, _, _ = curated(tmp_path)
+    assert library.get("good").described.card.labels[2] == "cat"
+    reasons = {entry.name: entry.reason for entry in library.all()}
     assert "UTF-8" in reasons["latin"] and "inside the repository" in reasons["outside"]
 
 
 @pytest.mark.parametrize(("pictures", "kept"), [((), False), (("overlay",), True)])
 def test_a_picture_stays_in_memory_only_to_be_drawn_on(pictures, kept):
     with Local(seeded(Residual), CARD) as local:
-        question = understand(explain_request(PICTURE, Saliency(), pictures=pictures), local.model)
-        assert (question.original is not None) == kept
+        sight = look(explain_request(PICTURE, Saliency(), pictures=pictures), described(local.model))
+        assert (sight.original is not None) == kept

@@ -17,10 +17,10 @@ from torch import nn
 
 from lightwell import Client, GradCam, UnavailableError
 from lightwell.v1 import models_pb2
-from lightwell_server.errors import NotFound, Refused, Unavailable
+from lightwell_server.errors import NotFound, Refused
 from lightwell_server.models.lifting import archive
 from lightwell_server.models.lifting.lift import Sample, lift
-from lightwell_server.models.store import RefusedModel, Store
+from tests.curating import curated
 from tests.nets import PLAIN, Residual, export, seeded
 
 SIDE = 16
@@ -274,18 +274,15 @@ def test_the_refused_neither_stop_the_others_nor_make_them_wait(tmp_path):
         directory.mkdir(parents=True)
         export(module, "scripted", directory).rename(directory / "model.pt")
         (directory / "card.toml").write_text(f"[input]\nsize = [{SIDE}, {SIDE}]\n")
-    store, decided = Store(), []
-    store.expect(tmp_path)
-    with pytest.raises(Unavailable, match="still being loaded"):
-        store.get("good")
-    store.load(tmp_path, decided=lambda version: decided.append(version.name))
+    library, decided, before = curated(tmp_path)
+    assert {model.state for model in before.models} == {models_pb2.MODEL_STATE_LOADING}
     assert decided[-1] == "endless", "it is the smallest file and was begun first"
-    assert sorted(decided[:2]) == ["better", "good"] and store.get("better").id == "better@1"
+    assert sorted(decided[:2]) == ["better", "good"] and library.get("better").id == "better@1"
     with pytest.raises(Refused, match="shorten its loops"):
-        store.get("endless")
+        library.get("endless")
     with pytest.raises(NotFound):
-        store.get("other")
-    assert [type(version) is RefusedModel for version in store.all()] == [False, True, False]
+        library.get("other")
+    assert [entry.ready for entry in library.all()] == [True, False, True]
 
 
 def test_a_server_that_is_still_loading_answers_and_can_be_stopped(tmp_path):

@@ -36,9 +36,9 @@ from lightwell import (
     UnavailableError,
 )
 from lightwell.images import to_message
-from lightwell.serving import bundled, served
 from lightwell.v1 import models_pb2
 from lightwell.v1 import types_pb2 as types
+from tests.serving import bundled, served
 
 SAMPLES = Path(lightwell.__file__).parent / "samples"
 STAR, HEART = SAMPLES / "star.png", SAMPLES / "heart.png"

@@ -42,6 +42,29 @@ class Budget:
             self._tokens = min(float(TOKENS), self._tokens + TOKEN_RATIO)
 
 
+class Way:
+    """How far a stream has come, over all of its attempts. A method that asks several times counts its steps each time
+    anew."""
+
+    def __init__(self) -> None:
+        # Places on the way: number of the pass, step in it.
+        self._place = self._furthest = (0, 0)
+        self._behind = False
+
+    def is_new(self, step: int) -> bool:
+        """Whether a step lies beyond all that came before it."""
+        number, last = self._place
+        self._place = (number + (step < last), step)
+        self._behind = self._behind and self._place <= self._furthest
+        if not self._behind:
+            self._furthest = self._place
+        return not self._behind
+
+    def again(self) -> None:
+        """It begins again from the start."""
+        self._place, self._behind = (0, 0), True
+
+
 class Course:
     """How one stream has fared over all of its attempts. `timeout` is in seconds for all of them together."""
 
@@ -49,9 +72,7 @@ class Course:
         self._retries, self._budget = retries, budget
         self._end = None if timeout is None else time.monotonic() + timeout
         self._failures = 0
-        # Places on the way: number of the pass, step in it.
-        self._place = self._furthest = (0, 0)
-        self._behind = False
+        self._way = Way()
         self.finished = False
 
     def left(self) -> float | None:
@@ -66,13 +87,10 @@ class Course:
             return True
         progress = event.progress
         step = progress.row if isinstance(progress, explain_pb2.ExplainProgress) else progress.step
-        number, last = self._place
-        # A method that asks several times counts each time anew.
-        self._place = (number + (step < last), step)
-        self._behind = self._behind and self._place <= self._furthest
-        if not self._behind:
-            self._furthest, self._failures = self._place, 0
-        return not self._behind
+        if not self._way.is_new(step):
+            return False
+        self._failures = 0
+        return True
 
     def pause(self, error: LightwellError) -> float:
         """Seconds to wait before asking again. Raises the error itself if that is not worthwhile: it is no UNAVAILABLE,
@@ -85,5 +103,5 @@ class Course:
         if left is not None and seconds >= left:
             raise error
         self._failures += 1
-        self._place, self._behind = (0, 0), True
+        self._way.again()
         return seconds

@@ -18,7 +18,7 @@ from lightwell_server.errors import Forbidden, Unauthenticated
 from lightwell_server.watched import Watched
 
 Right = Literal["explain", "admin"]
-"""`explain` lets ask about models; `admin` lets look into the server itself (reflection)."""
+"""`explain` lets ask about models; `admin` lets look into the server itself, stop jobs, load and unload models."""
 
 
 class Token(BaseModel):

@@ -21,6 +21,7 @@ from lightwell_server.errors import InvalidArgument, NotApplicable
 from lightwell_server.target import Target
 
 Kind = Literal["explain", "synthesize"]
+Request = explain_pb2.ExplainRequest | synthesize_pb2.SynthesizeRequest
 _REQUESTS: dict[Kind, Any] = {"explain": explain_pb2.ExplainRequest, "synthesize": synthesize_pb2.SynthesizeRequest}
 
 
@@ -88,6 +89,15 @@ def catalog() -> dict[str, Method]:
         for kind, request in _REQUESTS.items()
         for field in request.DESCRIPTOR.oneofs_by_name["method"].fields
     }
+
+
+def method_of(request: Request) -> Method:
+    """The method that a request names. Raises InvalidArgument if it names none."""
+    name = request.WhichOneof("method")
+    if name is None:
+        known = [f.name for f in request.DESCRIPTOR.oneofs_by_name["method"].fields]
+        raise InvalidArgument.at("method", f"set one of {', '.join(known)}")
+    return catalog()[name]
 
 
 def _method(name: str, kind: Kind, fields: list[str]) -> Method:

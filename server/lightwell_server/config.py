@@ -51,7 +51,17 @@ class Settings(BaseSettings):
     )
     reflection: bool = Field(True, description="Whether gRPC reflection is on.")
 
-    device: str = Field("cpu", description="The device that computes: cpu, or an accelerator such as cuda:0.")
+    devices: str = Field("cpu", description="The devices that compute: cpu, or accelerators such as cuda:0,cuda:1.")
+    workers: Annotated[int, Interval(ge=0, le=256)] | None = Field(
+        None,
+        description="Worker processes: one for each device, on cpu any number (unset: one); 0: all in one process.",
+    )
+    worker_health_seconds: Seconds = Field(
+        10.0, description="Seconds after which a worker that does not answer is replaced."
+    )
+    versions: Literal["newest", "all"] = Field(
+        "newest", description="Which versions of a model are loaded: the newest and those with an alias, or all."
+    )
     dtype: Literal["float32", "float64", "float16", "bfloat16"] = Field(
         "float32", description="The type of numbers computed with by models whose card does not choose."
     )
@@ -63,6 +73,9 @@ class Settings(BaseSettings):
 
     max_jobs: Count = Field(
         256, description="Requests in progress before further ones are refused with RESOURCE_EXHAUSTED."
+    )
+    max_queue_seconds: Seconds = Field(
+        300.0, description="Predicted seconds of work that may be before a request when it comes."
     )
     max_streams_per_caller: Count = Field(64, description="Streams that one caller may have open.")
     max_seconds: Seconds = Field(600.0, description="Seconds that a request may take, whatever its deadline.")
@@ -119,9 +132,27 @@ class Settings(BaseSettings):
     def _whole(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together")
+        names = self.device_names
+        if self.workers and names != ["cpu"] and self.workers != len(names):
+            raise ValueError(f"workers is {self.workers} and there are {len(names)} devices; a worker owns one device")
+        if self.workers == 0 and len(names) > 1:
+            raise ValueError("workers is 0: one process uses one device; name only one in devices")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         return self
+
+    @property
+    def device_names(self) -> list[str]:
+        """The devices, one by one."""
+        return [name.strip() for name in self.devices.split(",") if name.strip()]
+
+    @property
+    def owned(self) -> list[str]:
+        """The device of each worker process, by number; empty if all is in one process."""
+        names = self.device_names
+        if names == ["cpu"]:
+            return names * (1 if self.workers is None else self.workers)
+        return [] if self.workers == 0 else names
 
     def toml(self) -> str:
         """The settings as a file; what is unset is left out."""

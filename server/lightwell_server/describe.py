@@ -6,18 +6,13 @@ from lightwell.v1 import models_pb2 as models
 from lightwell_server import wire
 from lightwell_server.ask import Layer
 from lightwell_server.catalog import Method, catalog
-from lightwell_server.models.store import LoadingModel, Model, RefusedModel, Store, Version
+from lightwell_server.models.store import Model
 
 _KINDS = {
     "classifier": models.MODEL_KIND_CLASSIFIER,
     "stylizer": models.MODEL_KIND_STYLIZER,
     "generator": models.MODEL_KIND_GENERATOR,
 }
-
-
-def listed(store: Store) -> models.ListModelsResponse:
-    """Every version of every model."""
-    return models.ListModelsResponse(models=[_summary(model) for model in store.all()])
 
 
 def described(model: Model) -> models.GetModelResponse:
@@ -46,13 +41,7 @@ def _layer(layer: Layer) -> models.Layer:
     )
 
 
-def _summary(model: Version) -> models.ModelSummary:
-    if isinstance(model, RefusedModel):
-        return models.ModelSummary(
-            name=model.name, version=model.version, state=models.MODEL_STATE_REFUSED, reason=model.reason
-        )
-    if isinstance(model, LoadingModel):
-        return models.ModelSummary(name=model.name, version=model.version, state=models.MODEL_STATE_LOADING)
+def _summary(model: Model) -> models.ModelSummary:
     return models.ModelSummary(
         name=model.name,
         version=model.version,

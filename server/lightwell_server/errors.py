@@ -94,6 +94,14 @@ class OutOfMemory(LightwellError):
 
 
 @dataclass
+class Aborted(LightwellError):
+    """Given up for good: the request has ended its worker (reason POISONED), or an operator stopped it (STOPPED)."""
+
+    reason: str = "STOPPED"
+    code = Code.ABORTED
+
+
+@dataclass
 class Unavailable(LightwellError):
     """Stopping, or not ready; worth another try elsewhere."""
 
@@ -130,6 +138,12 @@ def nearest(name: str, names: list[str]) -> str:
     """A sentence with the names nearest to a wrong one; of a very long one the beginning is compared."""
     close = get_close_matches(name[:COMPARED], names, n=3, cutoff=0.4) or names[:3]
     return f"the nearest are {', '.join(close)}" if close else "there are none"
+
+
+def ruinous(error: BaseException) -> bool:
+    """Whether an error says that an accelerator has failed under this process: no call of it works any more, and only a
+    new process cures that."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
 def last_line(error: Exception) -> str:

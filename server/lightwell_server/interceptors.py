@@ -13,30 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2 as details
-from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from lightwell_server import metrics
 from lightwell_server.access import Access, Right, identity
 from lightwell_server.call import Call, current, named
-from lightwell_server.errors import (
-    Code,
-    Internal,
-    InvalidArgument,
-    LightwellError,
-    NotApplicable,
-    NotFound,
-    Overloaded,
-    Unavailable,
-)
+from lightwell_server.errors import Code, Internal, LightwellError, Overloaded
+from lightwell_server.statuses import status
 
 log = logging.getLogger(__name__)
 
-DOMAIN = "lightwell"
-# A status travels in headers, of which gRPC takes 8 KiB: with more its caller would hear of nothing but that.
-MESSAGE_BYTES, FIELD_BYTES, DESCRIPTION_BYTES, VIOLATIONS_BYTES = 1000, 200, 500, 2000
 Context = grpc.aio.ServicerContext[Any, Any]
 Observer = Callable[[Call], object]
 
@@ -65,8 +51,9 @@ class Boundary(grpc.aio.ServerInterceptor):
             return handler
         if rpc.startswith("/grpc.reflection."):
             return _guarded(self.access, handler)
+        right: Right = "admin" if rpc.startswith("/lightwell.v1.AdminService/") else "explain"
         try:
-            self.access.caller(handler_call_details.invocation_metadata or (), "explain", "")
+            self.access.caller(handler_call_details.invocation_metadata or (), right, "")
         except LightwellError as error:  # before the request is read: strangers get no memory
             return grpc.stream_stream_rpc_method_handler(_refusing(self, rpc, error))
         codecs: Any = {
@@ -74,8 +61,8 @@ class Boundary(grpc.aio.ServerInterceptor):
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(_stream(self, rpc, handler.unary_stream), **codecs)
-        return grpc.unary_unary_rpc_method_handler(_unary(self, rpc, handler.unary_unary), **codecs)
+            return grpc.unary_stream_rpc_method_handler(_stream(self, rpc, right, handler.unary_stream), **codecs)
+        return grpc.unary_unary_rpc_method_handler(_unary(self, rpc, right, handler.unary_unary), **codecs)
 
     def stream(self, caller: str) -> AbstractContextManager[None]:
         """Holds one of a caller's streams. Raises `Overloaded` if there are too many."""
@@ -162,22 +149,22 @@ class _Watch:
 
 
 def _unary(
-    boundary: Boundary, rpc: str, handle: Callable[[Any, Context], Awaitable[Any]]
+    boundary: Boundary, rpc: str, right: Right, handle: Callable[[Any, Context], Awaitable[Any]]
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def call(request: Any, context: Context) -> Any:  # noqa: ANN401
         async with _Watch(boundary, rpc, context) as watch:
-            watch.admitted("explain")
+            watch.admitted(right)
             return await handle(request, context)
 
     return call
 
 
 def _stream(
-    boundary: Boundary, rpc: str, handle: Callable[[Any, Context], AsyncGenerator[Any, None]]
+    boundary: Boundary, rpc: str, right: Right, handle: Callable[[Any, Context], AsyncGenerator[Any, None]]
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
         async with _Watch(boundary, rpc, context) as watch:
-            with boundary.stream(watch.admitted("explain")):
+            with boundary.stream(watch.admitted(right)):
                 async with aclosing(handle(request, context)) as responses:
                     async for response in responses:
                         yield response
@@ -223,48 +210,3 @@ def _counted(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             raise
 
     return counted
-
-
-def status(error: LightwellError) -> status_pb2.Status:
-    """An error with its details, cut to what gRPC carries: callers choose the names that sentences quote."""
-    found: list[Any] = [details.ErrorInfo(reason=error.reason, domain=DOMAIN)]
-    message = _short(error.message, MESSAGE_BYTES)
-    if isinstance(error, InvalidArgument) and error.violations:
-        found.append(_bad_request(error.violations))
-    if isinstance(error, Overloaded | Unavailable):
-        retry = details.RetryInfo()
-        retry.retry_delay.FromMilliseconds(round(error.retry_seconds * 1000))
-        found.append(retry)
-    if isinstance(error, NotFound):
-        found.append(
-            details.ResourceInfo(
-                resource_type=error.resource_type, resource_name=_short(error.resource_name, FIELD_BYTES)
-            )
-        )
-    if isinstance(error, NotApplicable):
-        violation = details.PreconditionFailure.Violation(
-            type="METHOD", subject=_short(error.subject, FIELD_BYTES), description=_short(message, DESCRIPTION_BYTES)
-        )
-        found.append(details.PreconditionFailure(violations=[violation]))
-    packed = []
-    for detail in found:
-        packed.append(any_pb2.Any())
-        packed[-1].Pack(detail)
-    return status_pb2.Status(code=error.code.value[0], message=message, details=packed)
-
-
-def _bad_request(violations: Sequence[tuple[str, str]]) -> details.BadRequest:
-    """The first violations, as many as there is room for."""
-    bad = details.BadRequest()
-    for field, description in violations:
-        bad.field_violations.add(field=_short(field, FIELD_BYTES), description=_short(description, DESCRIPTION_BYTES))
-        if bad.ByteSize() > VIOLATIONS_BYTES:
-            del bad.field_violations[-1]
-            break
-    return bad
-
-
-def _short(text: str, most: int) -> str:
-    """A text of at most so many bytes and an ellipsis."""
-    data = text[: most + 1].encode(errors="replace")
-    return text if len(data) <= most else data[:most].decode(errors="ignore") + "…"

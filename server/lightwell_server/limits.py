@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from lightwell_server import pictures
 from lightwell_server.ask import GRAD, Ask
 from lightwell_server.errors import InvalidArgument, OutOfMemory
 from lightwell_server.models.footprint import row_bytes, sides
@@ -24,11 +23,10 @@ LEAST = 256 * 2**20
 
 @dataclass
 class Limits:
-    """`seconds` in all, `pixels` of all images, `steps` that a method may plan, `rows` that it may ask the model for at
+    """`seconds` in all, `steps` that a method may plan, `rows` that it may ask the model for at
     once, `memory` in bytes that a device step may have (0: most of what is free when the first request comes)."""
 
     seconds: float = 600.0
-    pixels: int = pictures.MAX_PIXELS
     steps: int = 10_000
     rows: int = 100_000
     memory: int = 0

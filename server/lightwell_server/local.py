@@ -28,11 +28,12 @@ from lightwell.requests import (
 )
 from lightwell.results import Estimate, Explanation, Synthesis
 from lightwell.v1.estimate_pb2 import EstimateResponse
-from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainStreamResponse
+from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainResponse, ExplainStreamResponse
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
-from lightwell_server import reply
+from lightwell_server import describe, reply
 from lightwell_server.ask import Frame
 from lightwell_server.bring.trace import trace
+from lightwell_server.catalog import Request
 from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
 from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable
@@ -41,7 +42,8 @@ from lightwell_server.limits import Limits
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import Model, load_file
-from lightwell_server.question import Question, Request, understand
+from lightwell_server.question import Question, understand
+from lightwell_server.sight import Sight, look
 
 
 class Local:
@@ -57,7 +59,7 @@ class Local:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model = _loaded(model, card or Card(), labels, device, dtype)
-        self._limits = Limits(device=device)
+        self._described, self._limits = describe.described(self.model), Limits(device=device)
         self._worker = Worker(answer, name="local", fitting=self._limits.fitting)
 
     @overload
@@ -116,13 +118,16 @@ class Local:
         request = estimate_request(method, image, **options)
         asked: Request = request.explain if request.HasField("explain") else request.synthesize
         try:
-            question = understand(asked, self.model, self._limits)
+            sight = look(asked, self._described)
+            question = understand(sight.request, self.model)
             cost = estimate(question, self._limits, self._worker.seconds)
         except NotApplicable as error:
             return Estimate.of(EstimateResponse(applies=False, reason=error.message))
         except LightwellError as error:
             raise _told(error) from None
-        return Estimate.of(reply.estimation(question, cost, self._limits.bytes))
+        response = reply.estimation(question, cost, self._limits.bytes)
+        sight.understood(getattr(response, response.WhichOneof("resolved") or "explain"))
+        return Estimate.of(response)
 
     def close(self) -> None:
         """Ends the thread of the engine."""
@@ -136,7 +141,8 @@ class Local:
 
     def _submitted(self, request: Request, watched: bool = False) -> _Running:
         try:
-            running = _Running(understand(request, self.model, self._limits), watched)
+            sight = look(request, self._described)
+            running = _Running(sight, understand(sight.request, self.model), watched)
             self._worker.submit(running.job)
         except LightwellError as error:
             raise _told(error) from None
@@ -149,7 +155,7 @@ class Local:
                 if isinstance(event, Passed):
                     yield ExplainStreamResponse(progress=ExplainProgress(row=event.row, rows=event.rows))
                 elif isinstance(event, Done):
-                    yield ExplainStreamResponse(result=reply.explanation(running.question, event.result, running.job))
+                    yield ExplainStreamResponse(result=running.explanation(event))
         finally:
             self._worker.cancel(running.job)
 
@@ -158,9 +164,10 @@ class Local:
         try:
             for event in running:
                 if isinstance(event, Frame):
-                    yield SynthesizeResponse(progress=reply.progress(event))
+                    yield SynthesizeResponse(progress=running.sight.progress(reply.progress(event)))
                 elif isinstance(event, Done):
-                    yield SynthesizeResponse(result=reply.synthesis(running.question, event.result, running.job))
+                    result = reply.synthesis(running.question, event.result, running.job)
+                    yield SynthesizeResponse(result=running.sight.synthesis(result))
         finally:
             self._worker.cancel(running.job)
 
@@ -168,8 +175,8 @@ class Local:
 class _Running:
     """A question at work; iterating gives its events."""
 
-    def __init__(self, question: Question, watched: bool) -> None:
-        self.question = question
+    def __init__(self, sight: Sight, question: Question, watched: bool) -> None:
+        self.sight, self.question = sight, question
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.job: Job = question.job(self.events.put, watched=watched)
 
@@ -181,11 +188,14 @@ class _Running:
                 raise _told(event.error)
             yield event
 
+    def explanation(self, done: Done) -> ExplainResponse:
+        return self.sight.explanation(reply.explanation(self.question, done.result, self.job))
+
 
 def _finished(running: _Running) -> Explanation:
     *_, done = running
-    response = reply.explanation(running.question, done.result, running.job)  # type: ignore[union-attr]
-    return Explanation(response, running.question.request.image)
+    assert isinstance(done, Done)
+    return Explanation(running.explanation(done), running.sight.asked.image)
 
 
 def _told(error: LightwellError) -> Exception:

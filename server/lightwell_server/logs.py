@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 
 from lightwell_server.call import Call
 
@@ -13,9 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line; times are UTC's."""
+    """One JSON object a line; times are UTC's. `always` are fields of each line."""
 
     converter = staticmethod(time.gmtime)
+
+    def __init__(self, always: Mapping[str, object]) -> None:
+        super().__init__()
+        self._always = always
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
@@ -24,6 +29,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **self._always,
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -31,10 +37,10 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def start(level: str) -> None:
-    """Sends all logs of at least that level to standard error."""
+def start(level: str, **always: object) -> None:
+    """Sends all logs of at least that level to standard error, each with those fields."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(always))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(True)
 

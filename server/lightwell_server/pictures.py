@@ -92,23 +92,37 @@ def rows(pixels: Pixels) -> Tensor:
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
 
 
+def header_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width by a file's header, as its pixels lie in it; None if it is no image."""
+    try:
+        with Pil.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return picture.height, picture.width
+    except Exception:  # whatever a decoder raises: who decodes it will tell
+        return None
+
+
 def height_width(pixels: Pixels) -> tuple[int, int]:
     """The image's size."""
     return (pixels.shape[1], pixels.shape[2]) if isinstance(pixels, Tensor) else (pixels.height, pixels.width)
 
 
 def fitted(pixels: Pixels, fit: Fit, path: str) -> tuple[Tensor, Crop]:
-    """The rows that a model sees of an image, and where they lie in it. Raises InvalidArgument for `path` if the image
-    is too long and thin."""
+    """The rows that a model sees of an image, and where they lie in it. Raises InvalidArgument as `cropped` does."""
+    part, crop = cropped(pixels, fit, path)
+    return rows(part).contiguous(), crop
+
+
+def cropped(pixels: Pixels, fit: Fit, path: str) -> tuple[Pixels, Crop]:
+    """The part of an image that a model sees, at the model's size, and where it lies in the image. Raises
+    InvalidArgument for `path` if the image is too long and thin."""
     height, width = height_width(pixels)
     scale = max(fit.resize / min(height, width), fit.size[0] / height, fit.size[1] / width)
     new = (max(fit.size[0], int(height * scale + 1e-6)), max(fit.size[1], int(width * scale + 1e-6)))
     if new[0] * new[1] > MAX_PIXELS:
         raise InvalidArgument.at(path, f"{height} x {width} is too long and thin to be fitted; crop it first")
     top, left = (round((whole - part) / 2) for whole, part in zip(new, fit.size, strict=True))
-    middle = rows(_cut(_resized(pixels, new, fit), top, left, fit.size)).contiguous()
     scales = height / new[0], width / new[1]
-    return middle, Crop(scales, (top * scales[0], left * scales[1]))
+    return _cut(_resized(pixels, new, fit), top, left, fit.size), Crop(scales, (top * scales[0], left * scales[1]))
 
 
 def _resized(pixels: Pixels, size: tuple[int, int], fit: Fit) -> Pixels:

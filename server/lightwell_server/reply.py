@@ -1,5 +1,5 @@
-"""Results as responses: tensors, pictures, predictions, warnings, provenance. Takes time: run it beside the event
-loop."""
+"""Results as responses: tensors, predictions, warnings, provenance; pictures as pixels. Takes time: run it beside the
+event loop."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL import Image as Pil
 from torch import Tensor
 
-from lightwell import heatmap, render
 from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
@@ -28,8 +26,6 @@ from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget, 
 
 SATURATED = 1e-4
 """How near to 0 or 1 a probability is called saturated."""
-CROPPED = 0.45
-"""The share of the image that the crop may throw away without a warning."""
 
 _ENLARGEMENTS = {
     "none": types.ENLARGEMENT_NONE,
@@ -53,13 +49,11 @@ def explanation(question: Question, observed: Observed, job: Job) -> explain.Exp
         measures=_measures(result.measures),
         target=explained(target, seen, question.model),
         predictions=predictions(seen.out, question.model, question.predictions),
-        placement=question.placement,
         provenance=provenance(question, job),
         resolved=_resolved(question, target),
     )
     if result.map is not None:
         response.map.CopyFrom(_heatmap(result.map, question.image, dtype))
-        response.pictures.extend(_pictures(question, result.map, response.map))
     response.warnings.extend(_warnings(question, target, seen, result.map))
     return response
 
@@ -73,15 +67,14 @@ def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.Sy
     target = _settled(question.target, seen)
     tensors = {"image": result.image[0]} if output.image_tensor else {}
     response = synthesize.SynthesizeResult(
-        png=wire.png(wire.to_picture(picture)),
+        pixels=_pixels(picture),
         succeeded=result.succeeded,
         tensors=_tensors(tensors | result.tensors, output.dtype),
-        pictures=[types.Picture(name=n, png=wire.png(wire.to_picture(p))) for n, p in result.pictures.items()],
+        pictures=[types.Picture(name=name, pixels=_pixels(p)) for name, p in result.pictures.items()],
         measures=_measures(result.measures),
         target=explained(target, seen, question.model) if seen.score is not None else None,
         predictions_before=predictions(seen.out, question.model, question.predictions),
         predictions_after=predictions(result.final, question.model, question.predictions),
-        placement=question.placement,
         provenance=provenance(question, job),
         resolved=_resolved(question, target),
     )
@@ -110,8 +103,12 @@ def progress(frame: Frame) -> synthesize.Progress:
     """A step's message, with its picture if it still has one."""
     message = synthesize.Progress(step=frame.step, steps=frame.steps, objective=frame.objective)
     if frame.image is not None:
-        message.preview = wire.png(wire.to_picture(frame.image))
+        message.preview_pixels.CopyFrom(_pixels(frame.image))
     return message
+
+
+def _pixels(image: Tensor) -> types.Tensor:
+    return wire.from_pixels(wire.to_picture(image))
 
 
 def predictions(out: Tensor | None, model: Model, count: int) -> list[types.Prediction]:
@@ -162,7 +159,6 @@ def provenance(question: Question, job: Job) -> types.Provenance:
         model=question.model.name,
         version=question.model.version,
         digest=question.model.digest,
-        images=question.digests,
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         threads=0 if cuda else torch.get_num_threads(),
@@ -227,36 +223,12 @@ def _measures(measures: Mapping[str, float]) -> list[types.Measure]:
     return [types.Measure(name=name, value=value) for name, value in measures.items()]
 
 
-def _pictures(question: Question, result: Heatmap, message: types.Heatmap) -> Iterator[types.Picture]:
-    kinds = question.request.output.pictures if isinstance(question.request, explain.ExplainRequest) else ()
-    if not kinds or question.original is None:
-        return
-    values = heatmap.enlarged(result.values.detach().cpu().float().numpy(), message)
-    for kind in dict.fromkeys(kinds):
-        if kind == explain.PICTURE_KIND_MAP:
-            yield types.Picture(name="map", png=wire.png(render.picture(values, message)))
-        elif kind == explain.PICTURE_KIND_OVERLAY and question.placement is not None:
-            original: Pil.Image = wire.to_picture(question.original.whole())
-            yield types.Picture(
-                name="overlay", png=wire.png(render.overlay(original, values, message, question.placement))
-            )
-
-
 def _warnings(question: Question, target: Target, seen: Seen, result: Heatmap | None) -> Iterator[types.Warning]:
     if result is not None and not bool(result.values.any()):
         yield types.Warning(code=types.WARNING_CODE_ZERO, message="The map is zero everywhere.")
     if result is not None and not bool(result.values.isfinite().all()):
         yield types.Warning(code=types.WARNING_CODE_NOT_FINITE, message="The map holds values that are not finite.")
     yield from _saturation(target, seen)
-    placement = question.placement
-    if placement is not None and question.image is not None:
-        height, width = question.image.shape[2:]
-        lost = 1 - height * placement.scale_y * width * placement.scale_x / (placement.height * placement.width)
-        if lost > CROPPED:
-            yield types.Warning(
-                code=types.WARNING_CODE_CROPPED,
-                message=f"The model saw {1 - lost:.0%} of the image; the rest was cut off by the crop to a square.",
-            )
     if question.model.graph.row_by_row:
         yield types.Warning(
             code=types.WARNING_CODE_ROW_BY_ROW,

@@ -1,4 +1,4 @@
-"""The gRPC services. Each call is: understand, run, reply."""
+"""The gRPC services for callers. Each call is: admit, decode, run, encode."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from typing import Any, TypeVar
 import grpc
 
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
-from lightwell_server import describe, metrics, reply
-from lightwell_server.ask import Frame
+from lightwell_server import metrics
+from lightwell_server.admission import Admission
 from lightwell_server.call import Call, current
-from lightwell_server.call import Moment as Stretch
-from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
-from lightwell_server.engine.worker import Worker
-from lightwell_server.errors import DeadlineExceeded, InvalidArgument, NotApplicable, Overloaded
-from lightwell_server.estimate import estimate
-from lightwell_server.inbox import Inbox
-from lightwell_server.limits import Limits
-from lightwell_server.models.store import Store
-from lightwell_server.question import Question, Request, method_of, understand
+from lightwell_server.case import Case
+from lightwell_server.catalog import Request, method_of
+from lightwell_server.core import Core, Told
+from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, Overloaded
+from lightwell_server.library import Entry, Library
+from lightwell_server.sight import Sight, look
 from lightwell_server.threads import beside
 
 T = TypeVar("T")
@@ -31,109 +28,120 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
-    """Explains and synthesises. Images are decoded and encoded on threads beside the event loop."""
+    """Explains and synthesises. Images are decoded and encoded on threads beside the event loop. A request has
+    `max_seconds`, its images `max_pixels`, and the pictures of all in progress `max_held` bytes."""
 
-    def __init__(self, store: Store, worker: Worker, limits: Limits) -> None:
-        self._store, self._worker, self._limits = store, worker, limits
-        self._threads, self._waiting, self._held = beside(4, "codec"), 0, 0
+    def __init__(
+        self, library: Library, core: Core, admission: Admission, max_seconds: float, max_pixels: int, max_held: int
+    ) -> None:
+        self._library, self._core, self._admission = library, core, admission
+        self._max_seconds, self._max_pixels, self._max_held = max_seconds, max_pixels, max_held
+        self._threads, self._held = beside(4, "codec"), 0
 
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
         """One request, one answer."""
-        question, deadline = await self._understood(request, context)
-        async with aclosing(self._events(question, deadline)) as events:
-            async for event, job in events:
-                if isinstance(event, Done):
-                    return await self._beside("encode", reply.explanation, question, event.result, job)
+        async with aclosing(self._answered(request, context)) as answers:
+            async for told in answers:
+                if isinstance(told, explain_pb2.ExplainResponse):
+                    return told
         raise _late()
 
     async def ExplainStream(
         self, request: explain_pb2.ExplainStreamRequest, context: Context
     ) -> AsyncIterator[explain_pb2.ExplainStreamResponse]:
         """Progress, then one result."""
-        question, deadline = await self._understood(request.request, context)
-        async with aclosing(self._events(question, deadline, watched=True)) as events:
-            async for event, job in events:
-                if isinstance(event, Passed):
-                    progress = explain_pb2.ExplainProgress(row=event.row, rows=event.rows)
-                    yield explain_pb2.ExplainStreamResponse(progress=progress)
-                elif isinstance(event, Done):
-                    result = await self._beside("encode", reply.explanation, question, event.result, job)
-                    yield explain_pb2.ExplainStreamResponse(result=result)
+        async with aclosing(self._answered(request.request, context, watched=True)) as answers:
+            async for told in answers:
+                if isinstance(told, explain_pb2.ExplainProgress):
+                    yield explain_pb2.ExplainStreamResponse(progress=told)
+                elif isinstance(told, explain_pb2.ExplainResponse):
+                    yield explain_pb2.ExplainStreamResponse(result=told)
 
     async def Synthesize(
         self, request: synthesize_pb2.SynthesizeRequest, context: Context
     ) -> AsyncIterator[synthesize_pb2.SynthesizeResponse]:
-        """Progress, then one result. What would not fit is refused before its first step."""
-        question, deadline = await self._understood(request, context, priced=True)
-        async with aclosing(self._events(question, deadline)) as events:
-            async for event, job in events:
-                if isinstance(event, Frame):
-                    drawn = event.image is not None
-                    progress = await self._beside("encode", reply.progress, event) if drawn else reply.progress(event)
-                    yield synthesize_pb2.SynthesizeResponse(progress=progress)
-                elif isinstance(event, Done):
-                    result = await self._beside("encode", reply.synthesis, question, event.result, job)
-                    yield synthesize_pb2.SynthesizeResponse(result=result)
+        """Progress, then one result."""
+        async with aclosing(self._answered(request, context, watched=True)) as answers:
+            async for told in answers:
+                if isinstance(told, synthesize_pb2.Progress):
+                    yield synthesize_pb2.SynthesizeResponse(progress=told)
+                elif isinstance(told, synthesize_pb2.SynthesizeResult):
+                    yield synthesize_pb2.SynthesizeResponse(result=told)
 
     async def Estimate(self, request: estimate_pb2.EstimateRequest, context: Context) -> estimate_pb2.EstimateResponse:
         """What a request would cost; a method that does not apply is an answer, not a failure."""
         kind = request.WhichOneof("request")
         if kind is None:
             raise InvalidArgument.at("request", "set one of explain, synthesize")
-        try:
-            question, _ = await self._understood(getattr(request, kind), context)
-        except NotApplicable as error:
-            return estimate_pb2.EstimateResponse(applies=False, reason=error.message)
-        cost = await self._beside("estimate", estimate, question, self._limits, self._worker.seconds)
-        return reply.estimation(question, cost, self._limits.bytes)
+        asked: Request = getattr(request, kind)
+        with self._named(asked).used() as entry:
+            sight = await self._beside("decode", look, asked, entry.described, self._max_pixels)
+            response = await self._core.estimate(estimate_pb2.EstimateRequest(**{kind: sight.request}))
+        resolved = response.WhichOneof("resolved")
+        if resolved is not None:
+            sight.understood(getattr(response, resolved))
+        return response
 
-    async def _understood(self, request: Request, context: Context, priced: bool = False) -> tuple[Question, float]:
-        """The question and its deadline; `priced`, its cost is checked against the limits, too. What waits for that has
-        its bytes in memory already: it counts among the requests in progress."""
-        call, left = current.get(), context.time_remaining()
-        deadline = time.monotonic() + min(self._limits.seconds if left is None else left, self._limits.seconds)
+    def _named(self, request: Request) -> Entry:
+        """The version that a request is for; the call is told what it is about."""
+        call = current.get()
         call.method = method_of(request).name
-        model = self._store.get(request.model, request.version)
-        call.model = model.name
-        self._worker.expect(self._waiting)
-        self._waiting += 1
-        try:
-            question = await self._beside("decode", understand, request, model, self._limits)
-            if priced:
-                await self._beside("estimate", estimate, question, self._limits, self._worker.seconds)
-            return question, deadline
-        finally:
-            self._waiting -= 1
+        entry = self._library.get(request.model, request.version)
+        call.model = entry.name
+        return entry
 
-    async def _events(
-        self, question: Question, deadline: float, watched: bool = False
-    ) -> AsyncGenerator[tuple[Event, Job], None]:
-        """Runs a question; yields its progress and its end. A caller that leaves stops the work at the next step."""
-        inbox = Inbox(asyncio.get_running_loop())
-        job = question.job(inbox.put, deadline, watched, current.get().id)
-        with self._holding(question.held):
-            self._worker.submit(job)
+    async def _answered(self, request: Request, context: Context, watched: bool = False) -> AsyncGenerator[Told, None]:
+        """A request's progress and result, as its caller gets them."""
+        left = context.time_remaining()
+        deadline = time.monotonic() + min(self._max_seconds if left is None else left, self._max_seconds)
+        call, entry = current.get(), self._named(request)
+        with entry.used(), self._admission.admitted(call, request, entry, deadline) as case:
+            case.watched, case.task = watched, asyncio.current_task()
             try:
-                while True:
-                    async with asyncio.timeout(deadline - time.monotonic()):
-                        event = await inbox.get()
-                    if isinstance(event, Failed):
-                        raise event.error
-                    yield event, job
-                    if isinstance(event, Done):
-                        return
+                async with aclosing(self._run(request, entry, case)) as answers:
+                    while True:
+                        async with asyncio.timeout_at(_moment(deadline)):
+                            told = await anext(answers)
+                        yield told
+            except StopAsyncIteration:
+                return
             except TimeoutError:
                 raise _late() from None
-            finally:
-                self._worker.cancel(job)
-                metrics.queue_seconds.labels(job.method).observe(job.queued)
-                _note(current.get(), job)
+            except asyncio.CancelledError:
+                if case.stopped and case.task is not None:
+                    case.task.uncancel()
+                    raise Aborted("an operator stopped this request") from None
+                raise
+
+    async def _run(self, request: Request, entry: Entry, case: Case) -> AsyncGenerator[Told, None]:
+        sight = await self._beside("decode", look, request, entry.described, self._max_pixels)
+        with self._holding(sight.held):
+            async with aclosing(self._core.run(sight.request, case)) as answers:
+                async for told in answers:
+                    yield await self._completed(told, sight, case)
+
+    async def _completed(self, told: Told, sight: Sight, case: Case) -> Told:
+        """Puts the pictures into an answer, and takes note of it."""
+        if isinstance(told, synthesize_pb2.Progress):
+            case.step, case.steps = told.step, told.steps
+            return await self._beside("encode", sight.progress, told) if told.HasField("preview_pixels") else told
+        if isinstance(told, explain_pb2.ExplainProgress):
+            return told
+        provenance = told.provenance
+        self._admission.prices.learn(case, provenance.device_seconds)
+        provenance.attempts, provenance.worker = case.attempts, case.worker or 0
+        if case.price.seconds is not None:
+            provenance.predicted_seconds = case.price.seconds
+        provenance.queue_seconds += case.waited
+        if isinstance(told, explain_pb2.ExplainResponse):
+            return await self._beside("encode", sight.explanation, told)
+        return await self._beside("encode", sight.synthesis, told)
 
     @contextmanager
     def _holding(self, size: int) -> Iterator[None]:
         """Counts the bytes of a request's pictures while it is in progress. Raises `Overloaded` if those of all would
         take too much of the memory; one alone is always let in."""
-        if self._held and self._held + size > self._limits.bytes // 4:
+        if self._held and self._held + size > self._max_held:
             raise Overloaded("the pictures of the requests in progress fill the memory; try again later")
         self._held += size
         try:
@@ -153,9 +161,9 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
                 metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
 
 
-def _note(call: Call, job: Job) -> None:
-    """Puts the engine's part into the call's time."""
-    call.moments += [Stretch(m.name, m.began, m.ended, {"lightwell.rows": m.rows}) for m in job.moments]
+def _moment(deadline: float) -> float:
+    """A moment of the monotonic clock on the event loop's."""
+    return asyncio.get_running_loop().time() + deadline - time.monotonic()
 
 
 def _late() -> DeadlineExceeded:
@@ -165,17 +173,18 @@ def _late() -> DeadlineExceeded:
 class ModelService(explainer_pb2_grpc.ModelServiceServicer):
     """Tells what can be asked."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, library: Library) -> None:
+        self._library = library
 
     async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: Context
     ) -> models_pb2.ListModelsResponse:
         """Every version of every model."""
-        return describe.listed(self._store)
+        return self._library.listed()
 
     async def GetModel(self, request: models_pb2.GetModelRequest, context: Context) -> models_pb2.GetModelResponse:
         """One version."""
-        model = self._store.get(request.model, request.version)
-        current.get().model = model.name
-        return describe.described(model)
+        entry = self._library.get(request.model, request.version)
+        call: Call = current.get()
+        call.model = entry.name
+        return entry.described

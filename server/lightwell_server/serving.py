@@ -11,18 +11,19 @@ import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
-from lightwell_server import logs, metrics
+from lightwell_server import exposition, logs
 from lightwell_server.access import Access
+from lightwell_server.admin import AdminService
+from lightwell_server.admission import Admission
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
-from lightwell_server.engine.worker import Worker
+from lightwell_server.core import Core, Device, limits
+from lightwell_server.curator import Curator
 from lightwell_server.interceptors import Boundary, Observer
-from lightwell_server.limits import Limits, used_bytes
-from lightwell_server.models.answer import answer
-from lightwell_server.models.store import Model, Store, Version
+from lightwell_server.library import Library
+from lightwell_server.pool.pool import Pool
 from lightwell_server.service import ExplainerService, ModelService
 from lightwell_server.tls import credentials
 
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXPLAINER = explainer_pb2.DESCRIPTOR.services_by_name["ExplainerService"].full_name
-MODELS = explainer_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+SERVICES = [service.full_name for service in explainer_pb2.DESCRIPTOR.services_by_name.values()]
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+LOOKED = 0.5
+"""Seconds between two looks at what requests have used."""
 
 
 class Serving:
@@ -51,63 +53,81 @@ class Serving:
         self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings))
         self._probed = _health_alone(settings, self._health)
         self._port = _listen(settings, self._server)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        limits, self._store = _limits(settings), Store()
-        self._worker = Worker(
-            answer, settings.max_jobs, settings.max_rows, settings.step_seconds, fitting=limits.fitting
-        )
-        _measure(settings, self._worker)
-        self._add_services(limits)
+        self._library = Library(settings.repository)
+        self._core: Core = Pool(settings) if settings.owned else Device(settings, settings.device_names[0])
+        self._admission = Admission(lambda: self._core.workers, settings.max_jobs, settings.max_queue_seconds)
+        self._curator = Curator(settings.repository, self._library, self._core, self._told, settings.versions == "all")
+        exposition.serve(settings.metrics_port, self._core.scraped)
+        self._add_services()
 
-    def _add_services(self, limits: Limits) -> None:
-        explainer = ExplainerService(self._store, self._worker, limits)
-        explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, self._server)
-        explainer_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._store), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if self._settings.reflection:
-            names = (EXPLAINER, MODELS, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+    def _add_services(self) -> None:
+        settings, server = self._settings, self._server
+        memory = limits(settings, "cpu").bytes  # pictures in progress are this machine's, whatever computes
+        explainer = ExplainerService(
+            self._library, self._core, self._admission, settings.max_seconds, settings.max_pixels, memory // 4
+        )
+        self._admin = AdminService(
+            self._library, self._core, self._admission, self._curator, lambda: exposition.text(self._core.scraped)
+        )
+        explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, server)
+        explainer_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._library), server)
+        explainer_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if settings.reflection:
+            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the engine fails, and drains. Raises RuntimeError if the engine failed."""
-        self._store.expect(self._settings.repository)
+        self._curator.expect()
         await self._server.start()
         if self._probed is not None:
             await self._probed.start()
-        ready, stopping = asyncio.create_task(self._load()), asyncio.create_task(stop.wait())
-        await asyncio.wait([ready, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            await ready
-            print(f"lightwell: serving {len(self._store.ready())} models on port {self._port}", flush=True)
-        while self._worker.alive and not stopping.done():
-            await asyncio.wait([stopping], timeout=1.0)
-        healthy = self._worker.alive
+        await self._health.set("", _SERVING)
+        for name in (*SERVICES, *(entry.name for entry in self._library.all())):
+            await self._health.set(name, _NOT_SERVING)
+        stopping = asyncio.create_task(stop.wait())
+        works = [asyncio.create_task(work) for work in (self._core.supervise(), self._keep())]
+        await asyncio.wait([stopping, *works], return_when=asyncio.FIRST_COMPLETED)
+        ended = [work for work in works if work.done()]
         await self._drain()
-        if not healthy:
+        for work in works:
+            work.cancel()
+        await asyncio.wait(works)
+        for work in ended:
+            await work
             raise RuntimeError("the engine failed; see the log")
 
-    async def _load(self) -> None:
-        """Loads the models, and says so: the process at once, each model by its name as soon as it is decided, the
-        services when all are."""
-        settings, loop = self._settings, asyncio.get_running_loop()
-        await self._health.set("", _SERVING)
-        for name in (EXPLAINER, MODELS, *(model.name for model in self._store.all())):
-            await self._health.set(name, _NOT_SERVING)
+    async def _keep(self) -> None:
+        """Loads the models, says so, and follows the repository from then on."""
+        await self._curator.load_all()
+        count = len(self._library.ready())
+        print(f"lightwell: serving {count} models on port {self._port}", flush=True)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._curator.watch())
+            tasks.create_task(self._look())
 
-        def decided(model: Version) -> None:
-            if isinstance(model, Model):
-                asyncio.run_coroutine_threadsafe(self._health.set(model.name, _SERVING), loop).result()
+    async def _look(self) -> None:
+        """Keeps readiness and what requests have used up to date."""
+        ready = False
+        while True:
+            if ready != self._core.warm:
+                ready = self._core.warm
+                for service in SERVICES:
+                    await self._health.set(service, _SERVING if ready else _NOT_SERVING)
+            self._admission.attained(self._core.attained())
+            await asyncio.sleep(LOOKED)
 
-        dtype = getattr(torch, settings.dtype)
-        await asyncio.to_thread(self._store.load, settings.repository, settings.device, dtype, decided)
-        for service in (EXPLAINER, MODELS):
-            await self._health.set(service, _SERVING)
+    async def _told(self, name: str) -> None:
+        """A model may have begun or ceased to answer."""
+        answers = any(entry.ready for entry in self._library.versions(name))
+        await self._health.set(name, _SERVING if answers else _NOT_SERVING)
 
     async def _drain(self) -> None:
         """Tells load balancers, takes no new calls, and finishes those that are accepted within the grace time. Watches
         of health never end by themselves: they are cut off when all other calls are done."""
         settings = self._settings
+        self._admin.stopping = True
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(settings.settle_seconds)
         log.info("stopping: %d requests are in progress", self._boundary.calls)
@@ -119,7 +139,7 @@ class Serving:
         await refusing
         if self._probed is not None:
             await self._probed.stop(0)
-        await asyncio.to_thread(self._worker.stop)
+        await self._core.stop()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.stop)
         log.info("stopped after %.1f seconds", time.monotonic() - began)
@@ -129,33 +149,15 @@ def _check(settings: Settings) -> None:
     """Raises ValueError for what only this machine can tell to be wrong."""
     if not settings.repository.is_dir():
         raise ValueError(f"--repository: there is no directory {settings.repository}")
-    try:
-        torch.empty(0, device=settings.device)
-    except (RuntimeError, AssertionError) as error:  # a build without accelerators asserts that there are some
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"--device: {settings.device} cannot be used here: {reason}") from None
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        seconds=settings.max_seconds,
-        pixels=settings.max_pixels,
-        steps=settings.max_request_steps,
-        rows=settings.max_request_rows,
-        memory=settings.max_memory_bytes,
-        device=settings.device,
-    )
-
-
-def _measure(settings: Settings, worker: Worker) -> None:
-    """Serves the metrics; some are read at the moment of a scrape."""
-    metrics.jobs.set_function(lambda: worker.jobs)
-    metrics.device_memory.labels(settings.device).set_function(lambda: used_bytes(torch.device(settings.device)))
-    if settings.metrics_port:
+    for name in settings.device_names:
         try:
-            start_http_server(settings.metrics_port, registry=metrics.REGISTRY)
-        except OSError as error:
-            raise OSError(f"--metrics-port: cannot listen on {settings.metrics_port}: {error.strerror}") from None
+            device = torch.device(name)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"--devices: {name} is no device: {reason}") from None
+        there = torch.cuda.device_count()  # which does not touch the devices: they are the workers' to use
+        if device.type != "cpu" and (device.index or 0) >= there:
+            raise ValueError(f"--devices: {name} cannot be used here: there are {there} accelerators")
 
 
 def _tracing(settings: Settings) -> Tracing | None:

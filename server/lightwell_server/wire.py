@@ -74,12 +74,31 @@ def digest(image: types.Image) -> str:
     return hashlib.sha256(image.encoded or image.tensor.data).hexdigest()
 
 
+def from_pixels(pixels: Pixels) -> types.Tensor:
+    """A picture as a message [3, height, width]: of 8 bits, or of the floats that it has."""
+    if isinstance(pixels, Tensor):
+        exact = types.DATA_TYPE_FLOAT64 if pixels.dtype == torch.float64 else types.DATA_TYPE_FLOAT32
+        return from_tensor(pixels, exact)
+    return from_tensor(torch.from_numpy(np.array(pixels)).permute(2, 0, 1))
+
+
+def to_pixels(message: types.Tensor) -> Pil.Image:
+    """A picture of 8 bits [3, height, width]."""
+    height, width = message.shape[1:]
+    array = np.frombuffer(message.data, np.uint8).reshape(3, height, width)
+    return Pil.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
+
+
 @dataclass(frozen=True)
 class Decoded:
     """An image, and where it stood in the request."""
 
     pixels: Pixels
     path: str
+
+    def message(self) -> types.Image:
+        """The image as it is, to be sent on."""
+        return types.Image(tensor=from_pixels(self.pixels), fit=types.FIT_EXACT)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -90,21 +109,24 @@ class Decoded:
         """[1, 3, height, width] in [0, 1]."""
         return pictures.rows(self.pixels)
 
-    def exact(self, size: tuple[int, int], any_size: bool) -> tuple[Tensor, types.Placement]:
-        """The image as it is. Raises InvalidArgument if the model does not take its size."""
+    def picture(self) -> Pil.Image:
+        """Of 8 bits."""
+        return to_picture(self.whole()) if isinstance(self.pixels, Tensor) else self.pixels
+
+    def check_size(self, size: tuple[int, int], any_size: bool) -> None:
+        """Raises InvalidArgument if the model does not take the image's size."""
         height, width = self.size
         if (height, width) != size and (not any_size or min(height, width) < min(32, *size)):
             raise InvalidArgument.at(
                 f"{self.path}.fit", f"exact: the image is {height} x {width}, the model takes {size[0]} x {size[1]}"
             )
-        return self.whole(), placed(self.size)
 
-    def fitted(self, fit: Fit) -> tuple[Tensor, types.Placement]:
-        """The image as the model's card wants it."""
-        rows, crop = pictures.fitted(self.pixels, fit, self.path)
+    def fitted(self, fit: Fit) -> tuple[Decoded, types.Placement]:
+        """The part of the image that the model's card wants, at its size, and where it lies in the image."""
+        part, crop = pictures.cropped(self.pixels, fit, self.path)
         (down, across), (top, left) = crop.scale, crop.offset
         height, width = self.size
-        return rows, types.Placement(
+        return Decoded(part, self.path), types.Placement(
             scale_x=across, scale_y=down, offset_x=left, offset_y=top, width=width, height=height
         )
 
@@ -121,17 +143,17 @@ def decode(image: types.Image, path: str, max_pixels: int = MAX_PIXELS) -> Decod
     if image.WhichOneof("source") == "encoded":
         return Decoded(pictures.opened(image.encoded, path, max_pixels), path)
     if image.WhichOneof("source") == "tensor":
-        return Decoded(_floats(to_tensor(image.tensor, f"{path}.tensor"), path, max_pixels), path)
+        return Decoded(_checked(to_tensor(image.tensor, f"{path}.tensor"), path, max_pixels), path)
     raise InvalidArgument.at(path, "an image is required: send `encoded` or `tensor`")
 
 
-def _floats(tensor: Tensor, path: str, max_pixels: int) -> Tensor:
+def _checked(tensor: Tensor, path: str, max_pixels: int) -> Pixels:
     if tensor.dim() != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
         raise InvalidArgument.at(f"{path}.tensor.shape", f"{list(tensor.shape)} is not [3, height, width]")
     if tensor.shape[1] * tensor.shape[2] > max_pixels:
         raise InvalidArgument.at(f"{path}.tensor.shape", f"{list(tensor.shape)} has more than {max_pixels:,} pixels")
     if tensor.dtype == torch.uint8:
-        return tensor.float() / 255
+        return Pil.fromarray(tensor.permute(1, 2, 0).contiguous().numpy())
     if not tensor.is_floating_point():
         raise InvalidArgument.at(f"{path}.tensor.dtype", "an image is UINT8 or floating")
     if not bool(((tensor >= 0) & (tensor <= 1)).all()):

@@ -61,8 +61,8 @@ class Moment:
 class Job:
     """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model.
     `deliver` takes the job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is
-    a moment of the engine's clock. `watched` jobs tell the rows they have passed; `name` is for the log. The first few
-    `moments` are kept, and the `ticket` that is in line."""
+    a moment of the engine's clock. `watched` jobs tell the rows they have passed; `name` is for the log, `number` for
+    who looks at the engine. The first few `moments` are kept, and the `ticket` that is in line."""
 
     method: str
     steps: Generator[Step, Any, Any]
@@ -76,6 +76,7 @@ class Job:
     device_steps: int = 0
     watched: bool = False
     name: str = ""
+    number: int = 0
     exceptions: list[str] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
     gone: bool = False

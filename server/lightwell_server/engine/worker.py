@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +18,15 @@ from lightwell_server import metrics
 from lightwell_server.ask import Answer, Ask, Part, Work
 from lightwell_server.engine.job import CHUNK, Failed, Job, Passed
 from lightwell_server.engine.scheduler import Scheduler, Slice, Take, Ticket
-from lightwell_server.errors import DeadlineExceeded, Internal, LightwellError, OutOfMemory, Overloaded, Unavailable
+from lightwell_server.errors import (
+    DeadlineExceeded,
+    Internal,
+    LightwellError,
+    OutOfMemory,
+    Overloaded,
+    Unavailable,
+    ruinous,
+)
 from lightwell_server.threads import beside
 
 log = logging.getLogger(__name__)
@@ -29,7 +39,9 @@ Fitting = Callable[[Any, Ask], int | None]
 
 class Worker:
     """Owns a device. `answer(model, parts)` answers parts of Asks with equal keys in one device step; `fitting(model,
-    ask)` says how many rows like an Ask's fit into a step (None: any number), or raises what its caller is told."""
+    ask)` says how many rows like an Ask's fit into a step (None: any number), or raises what its caller is told.
+    `watch(jobs)` is told which jobs run from now on, on the device or beside it, so that it is known whose doing it was
+    if the process ends; `failed()` is called if the device's thread ends by a fault, before any job is told."""
 
     def __init__(
         self,
@@ -39,22 +51,25 @@ class Worker:
         max_seconds: float = 0.1,
         name: str = "device",
         fitting: Fitting = lambda model, ask: None,
+        watch: Callable[[Collection[Job]], object] = lambda jobs: None,
+        failed: Callable[[], object] = lambda: None,
     ) -> None:
-        self._answer, self._fitting = answer, fitting
+        self._answer, self._fitting, self._watch, self._failed = answer, fitting, watch, failed
         self._max_jobs = max_jobs
         self._scheduler = Scheduler(max_rows, max_seconds)
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._jobs: set[Job] = set()
+        self._working: set[Job] = set()
         self._open = True
         self._beside = beside(2, f"{name}-work")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
-    def jobs(self) -> int:
+    def jobs(self) -> Collection[Job]:
         """Jobs that are not over."""
-        return len(self._jobs)
+        return tuple(self._jobs)
 
     @property
     def alive(self) -> bool:
@@ -99,6 +114,7 @@ class Worker:
             self._loop()
         except Exception:
             log.critical("the engine's thread has failed", exc_info=True)
+            self._failed()
         with self._wake:
             self._open = False
         for job in list(self._jobs):
@@ -126,7 +142,9 @@ class Worker:
         try:
             first = _job(take.slices[0])
             assert first.ask is not None
-            answers = self._answer(first.models[first.ask.model], [_job(s).part(s.start, s.stop) for s in take.slices])
+            with self._at_work({_job(s) for s in take.slices}):
+                parts = [_job(s).part(s.start, s.stop) for s in take.slices]
+                answers = self._answer(first.models[first.ask.model], parts)
         except OutOfMemory as error:
             metrics.memory_splits.inc()
             for job in (_job(s) for s in take.slices if _job(s).reproducible):
@@ -135,6 +153,8 @@ class Worker:
                 self._over(_job(take.slices[0]), Failed(error))
             return
         except Exception as error:
+            if ruinous(error):
+                raise
             self._apart(take, error)
             return
         ended = time.monotonic()
@@ -145,6 +165,18 @@ class Worker:
         self._scheduler.charge(take, seconds, ended)
         for part, answer in zip(take.slices, answers, strict=True):
             self._collect(part, answer, seconds * (part.stop - part.start) / take.rows)
+
+    @contextmanager
+    def _at_work(self, jobs: set[Job]) -> Iterator[None]:
+        """Tells who runs meanwhile. After a fault that ends the process it stays known who it was."""
+        self._watch(jobs | self._working)
+        try:
+            yield
+        except Exception as error:
+            if not ruinous(error):
+                self._watch(self._working)
+            raise
+        self._watch(self._working)
 
     def _apart(self, take: Take, error: Exception) -> None:
         if len(take.slices) > 1:
@@ -172,10 +204,13 @@ class Worker:
             self._over(job, None)
             return
         try:
-            step = job.resume(reply)
+            with self._at_work({job}):
+                step = job.resume(reply)
             if step is not None:
                 self._wait(job, step)
         except Exception as error:
+            if ruinous(error):
+                raise
             self._over(job, Failed(_told(error, job)))
             return
         if step is None:
@@ -184,6 +219,8 @@ class Worker:
     def _wait(self, job: Job, step: Ask | Work) -> None:
         """Puts a job where its next answer comes from."""
         if isinstance(step, Work):
+            self._working.add(job)
+            self._watch(self._working)
             future = self._beside.submit(step.function, *step.arguments)
             future.add_done_callback(lambda done: self._post(lambda: self._worked(job, done)))
             return
@@ -207,6 +244,8 @@ class Worker:
         self._scheduler.add(job.ticket, now)
 
     def _worked(self, job: Job, done: Future[Any]) -> None:
+        self._working.discard(job)
+        self._watch(self._working)
         error = done.exception()
         if error is not None:
             self._over(job, Failed(_told(error, job)))
@@ -252,7 +291,7 @@ class Worker:
 
 def _key(model: Any, ask: Ask, inputs: Mapping[str, Tensor]) -> Hashable:  # noqa: ANN401
     """What tells the steps of Asks apart."""
-    return id(model), ask.key, tuple(value.shape for value in inputs.values())
+    return weakref.ref(model), ask.key, tuple(value.shape for value in inputs.values())
 
 
 def _owner(ticket: Ticket) -> Job:

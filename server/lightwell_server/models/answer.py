@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightwell_server.ask import ACT, GRAD, OUT, SCORE, Answer, Ask, Edit, Part, Rows
-from lightwell_server.errors import InvalidArgument, OutOfMemory
+from lightwell_server.errors import InvalidArgument, OutOfMemory, ruinous
 from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.graph import Graph
 
@@ -161,7 +161,7 @@ def _own_size(graph: Graph, rows: Tensor) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if rows.dim() != 4 or rows.shape[2:] == graph.size:
+        if rows.dim() != 4 or rows.shape[2:] == graph.size or ruinous(error):
             raise
         height, width = rows.shape[2:]
         message = (

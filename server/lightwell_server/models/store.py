@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from lightwell_server import metrics
 from lightwell_server.ask import OUTPUT, Activation, Facts
-from lightwell_server.errors import LightwellError, NotFound, Refused, Unavailable, nearest
+from lightwell_server.errors import Refused, nearest
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.card import Card
@@ -24,8 +20,6 @@ from lightwell_server.models.lifting.lift import lift
 log = logging.getLogger(__name__)
 
 FILES = ("model.pt", "model.pt2")
-LOADERS = 2
-"""Files that are lifted at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,117 +40,28 @@ class Model:
         return f"{self.name}@{self.version}"
 
 
-@dataclass(frozen=True)
-class RefusedModel:
-    """A version that does not answer, and why."""
-
-    name: str
-    version: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class LoadingModel:
-    """A version that is still being read."""
-
-    name: str
-    version: str
+def files(repository: Path) -> dict[tuple[str, str], Path]:
+    """The model file of every version in a repository, by model and version."""
+    found: dict[tuple[str, str], Path] = {}
+    for directory in repository.glob("*/*"):
+        if any((directory / file).exists() for file in FILES):
+            found[directory.parent.name, directory.name] = _file(directory)
+    return found
 
 
-Version = Model | RefusedModel | LoadingModel
-
-
-class Store:
-    """All versions of all models. Each answers as soon as it is lifted; one that is refused takes nothing else down
-    and makes nobody wait."""
-
-    def __init__(self) -> None:
-        self._models: dict[str, dict[str, Version]] = {}
-        self._directories: list[Path] = []
-
-    def expect(self, repository: Path) -> None:
-        """Finds every version of every model of a repository; small files will be loaded first."""
-        found = [path for path in repository.glob("*/*") if any((path / file).exists() for file in FILES)]
-        self._directories = sorted(found, key=lambda directory: _file(directory).stat().st_size)
-        for directory in self._directories:
-            self._put(LoadingModel(directory.parent.name, directory.name))
-
-    def load(
-        self,
-        repository: Path,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        decided: Callable[[Version], object] = lambda version: None,
-    ) -> None:
-        """Loads what is expected, several files at a time; `decided` is called for each as it is ready or refused."""
-        with ThreadPoolExecutor(LOADERS, thread_name_prefix="lift") as threads:
-            loads = [threads.submit(_load, path, repository, device, dtype) for path in self._directories]
-            for load in as_completed(loads):
-                self.add(load.result())
-                decided(load.result())
-
-    def add(self, model: Version) -> None:
-        """Adds a version, or replaces it."""
-        self._put(model)
-        metrics.model_loads.labels("ready" if isinstance(model, Model) else "refused").inc()
-
-    def _put(self, model: Version) -> None:
-        self._models.setdefault(model.name, {})[model.version] = model
-
-    def all(self) -> list[Version]:
-        """Every version, by name, the newest of a model last."""
-        return [versions[v] for _, versions in sorted(self._models.items()) for v in sorted(versions, key=_natural)]
-
-    def ready(self) -> list[Model]:
-        """Every version that answers now."""
-        return [model for model in self.all() if isinstance(model, Model)]
-
-    def get(self, name: str = "", version: str = "") -> Model:
-        """A version that answers; without a name the only model, without a version the newest. Raises NotFound or
-        Refused."""
-        alive = {model.name for model in self.all() if not isinstance(model, RefusedModel)} or set(self._models)
-        if not name and len(alive) == 1:
-            (name,) = alive
-        if name not in self._models:
-            known = sorted(self._models)
-            raise NotFound(
-                f"there is no model {name!r}; {nearest(name, known)}" if name else f"name a model: {', '.join(known)}",
-                reason="MODEL_NOT_FOUND",
-                resource_name=name,
-            )
-        return self._answering(name, version)
-
-    def _answering(self, name: str, version: str) -> Model:
-        """A version of a model that there is; without one the newest that answers, else the newest."""
-        versions = self._models[name]
-        ready = [v for v in sorted(versions, key=_natural) if isinstance(versions[v], Model)]
-        version = version or (ready or sorted(versions, key=_natural))[-1]
-        if version not in versions:
-            raise NotFound(
-                f"model {name} has no version {version!r}; it has {', '.join(versions)}",
-                reason="VERSION_NOT_FOUND",
-                resource_name=f"{name}@{version}",
-            )
-        model = versions[version]
-        if isinstance(model, RefusedModel):
-            raise Refused(f"model {name}@{version} was refused: {model.reason}")
-        if isinstance(model, LoadingModel):
-            raise Unavailable(f"model {name}@{version} is still being loaded; try again soon", reason="NOT_READY")
-        return model
-
-
-def _load(directory: Path, repository: Path, device: str, dtype: torch.dtype) -> Model | RefusedModel:
-    name, version = directory.parent.name, directory.name
+def load(repository: Path, name: str, version: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+    """Loads a version of a repository. Raises `Refused` with the reason, whatever it is: one bad directory must take
+    nothing else down."""
     try:
-        model = load_version(directory, repository, device, dtype)
-        log.info("model %s is ready: %d layers, %s", model.id, len(model.facts.layers), model.digest[:12])
-        return model
-    except LightwellError as error:
+        model = load_version(repository / name / version, repository, device, dtype)
+    except Refused as error:
         log.warning("model %s@%s is refused: %s", name, version, error.message)
-        return RefusedModel(name, version, error.message)
-    except Exception as error:  # one bad directory must take nothing else down
+        raise
+    except Exception as error:
         log.exception("model %s@%s could not be read", name, version)
-        return RefusedModel(name, version, f"it could not be read: {error}")
+        raise Refused(f"it could not be read: {error}") from error
+    log.info("model %s is ready: %d layers, %s", model.id, len(model.facts.layers), model.digest[:12])
+    return model
 
 
 def load_version(directory: Path, repository: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
@@ -222,8 +127,3 @@ def _activation(graph: Graph, card: Card, classes: int) -> Activation:
 
 def _file(directory: Path) -> Path:
     return next(directory / file for file in FILES if (directory / file).exists())
-
-
-def _natural(version: str) -> list[tuple[int, str]]:
-    """Orders versions as people do: 2 before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]

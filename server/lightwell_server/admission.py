@@ -1,0 +1,228 @@
+"""Who is let in: what a request will cost, as such requests have cost before, and whether it can be done in its time.
+
+Those at work share a device by the least attained service: whoever has used less goes first. A request that costs c
+therefore waits, of each other one, for what that has still to use before it has used c itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import Message
+
+from lightwell.v1 import types_pb2 as types
+from lightwell_server import metrics, pictures
+from lightwell_server.call import Call
+from lightwell_server.case import Case, Price
+from lightwell_server.catalog import Request, method_of
+from lightwell_server.errors import DeadlineExceeded, Overloaded
+from lightwell_server.library import Entry
+
+KEPT = 15
+"""Figures of a kind of request that are remembered."""
+KINDS = 4096
+"""Kinds of requests that are remembered."""
+ENOUGH = 4
+"""Figures of a kind from which on a request may be refused for the least that it has cost."""
+
+
+@dataclass
+class Figures:
+    """What requests of one kind have cost, for each step asked for, in device seconds: had they done all their steps,
+    and at least."""
+
+    whole: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    least: float = math.inf
+    count: int = 0
+
+    def learn(self, whole: float, least: float) -> None:
+        """Takes a figure in. The first is forgotten with the second: it paid for all that is done but once."""
+        self.count += 1
+        if self.count == 2:
+            self.whole.clear()
+            self.least = math.inf
+        self.whole.append(whole)
+        self.least = min(self.least, least)
+
+
+class Prices:
+    """What requests cost, by experience."""
+
+    def __init__(self) -> None:
+        self._kinds: OrderedDict[int, Figures] = OrderedDict()
+
+    def price(self, request: Request, entry: Entry) -> Price:
+        """What a request is expected to cost; takes no look at its pixels."""
+        alike, steps = kind(request, entry)
+        known = self._kinds.get(alike)
+        if known is None:
+            return Price(alike, steps)
+        times = max(1, steps)
+        least = known.least * times if known.count >= ENOUGH else 0.0
+        return Price(alike, steps, statistics.median(known.whole) * times, least)
+
+    def learn(self, case: Case, seconds: float) -> None:
+        """Takes in what a request has cost. One that stopped early would have cost more, as its steps say."""
+        planned, done = case.steps or 1, case.step or 1
+        share = seconds / max(1, case.price.steps)
+        self._kinds.setdefault(case.price.kind, Figures()).learn(share * planned / done, share)
+        self._kinds.move_to_end(case.price.kind)
+        if len(self._kinds) > KINDS:
+            self._kinds.popitem(last=False)
+        if case.price.seconds is not None:
+            metrics.predicted_seconds.labels(case.call.method).inc(case.price.seconds)
+            if done == planned and seconds > 0:
+                error = abs(case.price.seconds - seconds) / seconds
+                metrics.prediction_error.labels(case.call.method).observe(error)
+
+
+class Admission:
+    """The requests that are in, and the door. `workers()` is how many devices answer now; `most` requests may be in,
+    and none that `queue` device seconds would be before."""
+
+    def __init__(self, workers: Callable[[], int], most: int, queue: float) -> None:
+        self._workers, self._most, self._queue = workers, most, queue
+        self._cases: dict[int, Case] = {}
+        self._numbers = itertools.count(1)
+        self._backlog = Backlog(most)
+        self.prices = Prices()
+        metrics.jobs.set_function(lambda: len(self._cases))
+        metrics.predicted_queue.set_function(lambda: self.seconds)
+
+    @property
+    def cases(self) -> list[Case]:
+        """The requests that are in, in their order."""
+        return list(self._cases.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that those devices that answer will need for all that is in, as predicted."""
+        return sum(case.left for case in self.cases) / max(1, self._workers())
+
+    @contextmanager
+    def admitted(self, call: Call, request: Request, entry: Entry, deadline: float) -> Iterator[Case]:
+        """Lets a request in for as long as it takes. Raises `DeadlineExceeded` and `Overloaded`, before anything was
+        done for it."""
+        price = self.prices.price(request, entry)
+        self._check(price, deadline - time.monotonic())
+        case = Case(call, next(self._numbers), entry.version, deadline, price=price)
+        self._cases[case.number] = case
+        self._backlog.enter(case)
+        try:
+            yield case
+        finally:
+            del self._cases[case.number]
+            self._backlog.leave(case)
+
+    def attained(self, seconds: Mapping[int, float]) -> None:
+        """Takes note of the device seconds that requests have used so far, by number."""
+        for case in self.cases:
+            case.attained = seconds.get(case.number, case.attained)
+            self._backlog.enter(case)
+
+    def _check(self, price: Price, left: float) -> None:
+        if len(self._cases) >= self._most:
+            raise Overloaded(f"{self._most} requests are in progress already; try again later")
+        if price.least > left > 0:
+            raise DeadlineExceeded(
+                f"such a request has taken {price.least:.2g} seconds of the device at least and this one has"
+                f" {left:.2g}; give it more time or ask for less",
+                reason="DEADLINE_TOO_SHORT",
+            )
+        before = self._backlog.before(price) / max(1, self._workers())
+        late = before + (price.seconds or 0.0) - left
+        if before and late > 0:
+            raise Overloaded(
+                f"about {before:.2g} seconds of work are before this request, which has {left:.2g};"
+                " try again later, or give it more time",
+                retry_seconds=late,
+            )
+        if before > self._queue:
+            raise Overloaded(
+                f"about {before:.0f} seconds of work are before this request; try again later",
+                retry_seconds=before - self._queue,
+            )
+
+
+class Backlog:
+    """What requests in progress have still to use, as numbers side by side: it is asked for each request that comes,
+    and answers fastest when there is most to do."""
+
+    def __init__(self, most: int) -> None:
+        self._free = list(range(most))
+        self._places: dict[int, int] = {}
+        self._cost, self._left, self._attained = np.zeros(most), np.zeros(most), np.zeros(most)
+        self._running = np.zeros(most, bool)
+
+    def enter(self, case: Case) -> None:
+        """Notes a request, or what has become of it."""
+        place = self._places.get(case.number)
+        if place is None:
+            place = self._places[case.number] = self._free.pop()
+        self._cost[place], self._left[place], self._attained[place] = case.price.cost, case.left, case.attained
+        self._running[place] = case.worker is not None
+
+    def leave(self, case: Case) -> None:
+        """Forgets a request."""
+        place = self._places.pop(case.number)
+        self._left[place] = 0
+        self._free.append(place)
+
+    def before(self, price: Price) -> float:
+        """Device seconds that others will use before a request of that price has used what it needs. Those that wait
+        for a worker and cost more will wait behind it."""
+        ahead = np.minimum(self._left, np.maximum(price.cost - self._attained, 0))
+        return float(ahead[self._running | (self._cost <= price.cost)].sum())
+
+
+def kind(request: Request, entry: Entry) -> tuple[int, int]:
+    """A number for all requests that cost the same but for their steps, and how many steps this one asks for (0: it
+    does not say). They have in common model and method, all other parameters, what the target reads, and the picture's
+    size where the model's card does not choose it."""
+    method = method_of(request)
+    parameters = getattr(request, method.name)
+    steps = parameters.steps if "steps" in parameters.DESCRIPTOR.fields_by_name else 0
+    own_size = method.whole or request.image.fit == types.FIT_EXACT
+    alike = (
+        entry.name,
+        method.name,
+        _plain(parameters),
+        steps > 0,
+        _place(request.target),
+        request.output.HasField("predictions"),
+        request.reproducible,
+        _size(request.image) if own_size else None,
+    )
+    return hash(alike), max(0, steps)
+
+
+def _plain(message: Message) -> Hashable:
+    """The fields of a message, without its images and steps."""
+    found = []
+    for field_, value in message.ListFields():
+        if field_.name == "steps" or isinstance(value, types.Image):
+            continue
+        parts = value if field_.is_repeated else (value,)
+        found.append((field_.name, tuple(_plain(part) if isinstance(part, Message) else part for part in parts)))
+    return tuple(found)
+
+
+def _place(target: types.Target) -> Hashable:
+    """Where a target is read: which class or channel it is changes nothing."""
+    which = target.WhichOneof("target")
+    return which, getattr(getattr(target, which), "layer", None) if which else None
+
+
+def _size(image: types.Image) -> Hashable:
+    """A picture's size by its header, coarsely: sides that differ by less than a fifth are taken for equal."""
+    sides: Any = image.tensor.shape[1:] if image.HasField("tensor") else pictures.header_size(image.encoded)
+    return tuple(round(4 * math.log2(max(1, side))) for side in sides) if sides else None

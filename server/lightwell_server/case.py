@@ -1,0 +1,64 @@
+"""An admitted request on its way through the server, until it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightwell_server.call import Call
+
+GUESS = 0.1
+"""Device seconds that a request is taken to need where nothing like it has run before."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a request is expected to cost in device seconds: `seconds` as such requests have cost lately (an upper bound
+    where the method may stop early; None where none has run), and the `least` that one has ever cost. `kind` tells what
+    is alike but for the number of `steps` asked for (0: the request does not say)."""
+
+    kind: int = 0
+    steps: int = 0
+    seconds: float | None = None
+    least: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """Device seconds that the request is taken to need."""
+        return GUESS if self.seconds is None else self.seconds
+
+
+@dataclass(eq=False)
+class Case:
+    """`call` is who asks what, `deadline` a moment of the monotonic clock, `watched` whether progress is wanted. Of its
+    way so far: `attained` device seconds and steps, as far as is known; how often it was begun (`attempts`), where it
+    is (`worker`), and how long it waited for one (`waited`). A `suspect` was at work when its worker ended, and is run
+    with nothing beside it; `crashes` counts the workers that ended under it alone, `kills` those that were killed from
+    outside. `task` answers it; `stopped` if an operator ended it."""
+
+    call: Call
+    number: int = 0
+    version: str = ""
+    deadline: float = math.inf
+    watched: bool = False
+    price: Price = field(default_factory=Price)
+    began: float = field(default_factory=time.monotonic)
+    attained: float = 0.0
+    step: int = 0
+    steps: int = 0
+    attempts: int = 0
+    worker: int | None = None
+    waited: float = 0.0
+    suspect: bool = False
+    crashes: int = 0
+    kills: int = 0
+    task: asyncio.Task[Any] | None = None
+    stopped: bool = False
+
+    @property
+    def left(self) -> float:
+        """Device seconds that it is taken to need still."""
+        return max(0.0, self.price.cost - self.attained)

@@ -1,0 +1,195 @@
+"""Keeps what is loaded in step with the repository on disk: new versions are loaded and warmed beside the old ones,
+traffic moves, and what is no longer wanted goes when its last request is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from pathlib import Path
+
+from lightwell.v1 import models_pb2 as models
+from lightwell_server.core import Core
+from lightwell_server.errors import LightwellError, NotFound, Refused
+from lightwell_server.library import Entry, Library, State, natural
+from lightwell_server.models.store import files
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0
+"""Seconds between two looks at the repository."""
+Key = tuple[str, str]
+
+
+class Curator:
+    """`every_version` keeps all versions that there are; else of each model the newest that loads, and those that an
+    alias names. `told(name)` is awaited whenever a model may have begun or ceased to answer."""
+
+    def __init__(
+        self,
+        repository: Path,
+        library: Library,
+        core: Core,
+        told: Callable[[str], Awaitable[object]],
+        every_version: bool = False,
+    ) -> None:
+        self._repository, self._library, self._core, self._told = repository, library, core, told
+        self._every_version = every_version
+        self._stamps: dict[Key, Hashable] = {}
+        self._loaded: dict[Key, Hashable] = {}
+        self._away: set[Key] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+
+    def expect(self) -> None:
+        """Finds what there is to load."""
+        self._stamps = _stamps(self._repository)
+        self._list()
+
+    async def load_all(self) -> None:
+        """Loads what is wanted; returns when all of it is decided."""
+        async with self._changing:
+            await self._follow()
+
+    async def watch(self) -> None:
+        """Follows the repository until it is cancelled. What changes is looked at once it has stopped changing."""
+        before = self._stamps
+        while True:
+            await asyncio.sleep(EVERY)
+            seen = await asyncio.to_thread(_stamps, self._repository)
+            steady = {key: stamp for key, stamp in seen.items() if before.get(key) == stamp}
+            before = seen
+            async with self._changing:
+                self._away -= {key for key, stamp in steady.items() if self._stamps.get(key) != stamp}
+                self._stamps = {key: self._stamps[key] for key in self._stamps.keys() & seen.keys()} | steady
+                await self._follow()
+
+    async def load(self, name: str, version: str) -> models.GetModelResponse:
+        """Loads a version anew, without a name the newest. Raises NotFound, Refused."""
+        async with self._changing:
+            self._stamps = await asyncio.to_thread(_stamps, self._repository)
+            versions = sorted((v for n, v in self._stamps if n == name), key=natural)
+            if not versions or (version and version not in versions):
+                known = ", ".join(versions) or "nothing"
+                raise NotFound(
+                    f"the repository has no {name}@{version or 'newest'}; it has {known}",
+                    reason="VERSION_NOT_FOUND",
+                    resource_name=f"{name}@{version}",
+                )
+            key = (name, version or versions[-1])
+            self._away.discard(key)
+            await self._load(key)
+            entry = self._library.entry(*key)
+            if not entry.ready:
+                raise Refused(f"model {entry.id} was refused: {entry.reason}")
+            await self._follow(kept=key)
+            return entry.described
+
+    async def unload(self, name: str, version: str) -> None:
+        """Has a version take no further requests; it goes when its last one is over. Raises NotFound."""
+        entry = self._library.get(name, version)
+        self._away.add((entry.name, entry.version))
+        self._retire(entry)
+        await self._told(entry.name)
+
+    def stop(self) -> None:
+        """Ends what is under way."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _follow(self, kept: Key | None = None) -> None:
+        """Loads what is wanted and not there, lets go of what is there and not wanted."""
+        self._list()
+        while missing := [key for key in self._wanted() if self._loaded.get(key) != self._stamps[key]]:
+            await asyncio.gather(*(self._load(key) for key in missing))
+        wanted = {*self._wanted(), *([kept] if kept else [])}
+        for entry in self._library.all():
+            key = (entry.name, entry.version)
+            if key not in self._stamps:
+                self._loaded.pop(key, None)
+                self._retire(entry, forget=True)
+                await self._told(entry.name)
+            elif entry.ready and key not in wanted:
+                self._retire(entry)
+                await self._told(entry.name)
+
+    def _list(self) -> None:
+        """Has an entry for each version that there is."""
+        wanted = self._wanted()
+        for key in self._stamps:
+            entry = self._library.entry(*key)
+            if key not in self._loaded and key not in wanted:
+                entry.state = State.MODEL_STATE_UNLOADED
+
+    def _wanted(self) -> list[Key]:
+        """The versions that shall answer, small files first: of each model from the newest downwards to the first that
+        is not refused, and what aliases name."""
+        wanted: list[Key] = []
+        for name in {name for name, _ in self._stamps}:
+            aliases = set(self._library.aliases.get(name, {}).values())
+            found = False
+            for version in sorted((v for n, v in self._stamps if n == name), key=natural, reverse=True):
+                key = (name, version)
+                if key in self._away:
+                    continue
+                if self._every_version or not found or version in aliases:
+                    wanted.append(key)
+                found = found or not self._refused(key)
+        return sorted(wanted, key=lambda key: _size(self._stamps[key]))
+
+    def _refused(self, key: Key) -> bool:
+        """Whether a version was refused as it is now on disk."""
+        entry = self._library.entry(*key) if key in self._loaded else None
+        return entry is not None and entry.state == State.MODEL_STATE_REFUSED and self._loaded[key] == self._stamps[key]
+
+    async def _load(self, key: Key) -> None:
+        """Loads a version. One that cannot be loaded is refused; if it answered before, it still does."""
+        entry, stamp = self._library.entry(*key), self._stamps[key]
+        if not entry.ready:
+            entry.state = State.MODEL_STATE_LOADING
+        try:
+            described = await self._core.load(*key)
+        except LightwellError as error:
+            if not entry.ready:
+                entry.state, entry.reason = State.MODEL_STATE_REFUSED, error.message
+        else:
+            entry.state, entry.described = State.MODEL_STATE_READY, described
+        self._loaded[key] = stamp
+        await self._told(entry.name)
+
+    def _retire(self, entry: Entry, forget: bool = False) -> None:
+        """Has a version take no further requests."""
+        ready = entry.ready
+        entry.state = State.MODEL_STATE_UNLOADED
+        self._loaded.pop((entry.name, entry.version), None)
+        if forget:
+            self._library.remove(entry)
+        if ready:
+            task = asyncio.create_task(self._unload(entry))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _unload(self, entry: Entry) -> None:
+        """Lets go of a version when its last request is over, unless it has come back meanwhile."""
+        while entry.users:
+            await asyncio.sleep(0.1)
+        async with self._changing:
+            if (entry.name, entry.version) not in self._loaded:
+                await self._core.unload(entry.name, entry.version)
+                log.info("model %s is unloaded", entry.id)
+
+
+def _stamps(repository: Path) -> dict[Key, Hashable]:
+    """What tells the files of each version from their successors: size and time of the model's file and the card's."""
+    found: dict[Key, Hashable] = {}
+    for key, file in files(repository).items():
+        try:
+            parts = [path.stat() for path in (file, file.with_name("card.toml")) if path.exists()]
+        except FileNotFoundError:
+            continue  # it has gone since it was listed
+        found[key] = tuple((stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in parts)
+    return found
+
+
+def _size(stamp: Hashable) -> int:
+    return stamp[0][0]  # type: ignore[index,no-any-return] # as _stamps makes them

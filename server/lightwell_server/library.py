@@ -1,0 +1,173 @@
+"""The models as callers know them: which versions there are, which of them answer, and what a name means."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from lightwell.v1 import models_pb2 as models
+from lightwell_server.errors import LightwellError, NotFound, Refused, Unavailable, nearest
+from lightwell_server.watched import Watched
+
+log = logging.getLogger(__name__)
+
+ALIASES = "aliases.toml"
+"""The file of a repository with other names for versions: a table for each model, `stable = "1"`."""
+State = models.ModelState
+Aliases = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(eq=False)
+class Entry:
+    """A version. `described` is what a device told of it when it was loaded; `users` counts the requests that are at
+    work with it."""
+
+    name: str
+    version: str
+    state: State.ValueType = State.MODEL_STATE_LOADING
+    reason: str = ""
+    described: models.GetModelResponse = field(default_factory=models.GetModelResponse)
+    users: int = 0
+
+    @property
+    def id(self) -> str:
+        """Name and version."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
+        return self.state == State.MODEL_STATE_READY
+
+    @property
+    def summary(self) -> models.ModelSummary:
+        """In a line."""
+        if self.ready:
+            return self.described.summary
+        return models.ModelSummary(name=self.name, version=self.version, state=self.state, reason=self.reason)
+
+    @contextmanager
+    def used(self) -> Iterator[Entry]:
+        """For as long as a request is at work with it."""
+        self.users += 1
+        try:
+            yield self
+        finally:
+            self.users -= 1
+
+
+class Library:
+    """Every version of every model."""
+
+    def __init__(self, repository: Path) -> None:
+        self._models: dict[str, dict[str, Entry]] = {}
+        path = repository / ALIASES
+        self._aliases = Watched("aliases", [path], lambda: _aliases(path))
+
+    @property
+    def aliases(self) -> Aliases:
+        """Other names for versions, by model."""
+        return self._aliases.get()
+
+    def entry(self, name: str, version: str) -> Entry:
+        """A version's entry, made if there is none."""
+        return self._models.setdefault(name, {}).setdefault(version, Entry(name, version))
+
+    def remove(self, entry: Entry) -> None:
+        """Forgets a version."""
+        versions = self._models[entry.name]
+        del versions[entry.version]
+        if not versions:
+            del self._models[entry.name]
+
+    def all(self) -> list[Entry]:
+        """Every version, by name, the newest of a model last."""
+        return [entry for name in sorted(self._models) for entry in self.versions(name)]
+
+    def versions(self, name: str) -> list[Entry]:
+        """The versions of a model, the newest last."""
+        found = self._models.get(name, {})
+        return [found[version] for version in sorted(found, key=natural)]
+
+    def ready(self) -> list[Entry]:
+        """Every version that answers."""
+        return [entry for entry in self.all() if entry.ready]
+
+    def get(self, name: str = "", version: str = "") -> Entry:
+        """A version that answers, by the names of a request; without a name the only model, without a version the
+        newest. Raises NotFound, Refused, Unavailable."""
+        if "@" in name and not version:
+            name, _, version = name.partition("@")
+        alive = {entry.name for entry in self.all() if entry.state != State.MODEL_STATE_REFUSED} or set(self._models)
+        if not name and len(alive) == 1:
+            (name,) = alive
+        if name not in self._models:
+            raise NotFound(
+                f"there is no model {name!r}; {nearest(name, sorted(self._models))}"
+                if name
+                else f"name a model: {', '.join(sorted(self._models))}",
+                reason="MODEL_NOT_FOUND",
+                resource_name=name,
+            )
+        return self._answering(name, version)
+
+    def _answering(self, name: str, version: str) -> Entry:
+        versions = self.versions(name)
+        if not version:
+            entry = ([entry for entry in versions if entry.ready] or versions)[-1]
+        else:
+            aliases = self.aliases.get(name, {})
+            wanted = aliases.get(version, version)
+            found = [entry for entry in versions if entry.version == wanted]
+            if not found:
+                known = ", ".join([*(entry.version for entry in versions), *(a for a in aliases if a != version)])
+                means = f", which {version!r} stands for" if version in aliases else ""
+                raise NotFound(
+                    f"model {name} has no version {wanted!r}{means}; it has {known}",
+                    reason="VERSION_NOT_FOUND",
+                    resource_name=f"{name}@{version}",
+                )
+            (entry,) = found
+        if not entry.ready:
+            raise _silent(entry)
+        return entry
+
+    def listed(self) -> models.ListModelsResponse:
+        """Every version in a line."""
+        return models.ListModelsResponse(models=[entry.summary for entry in self.all()])
+
+
+def _silent(entry: Entry) -> LightwellError:
+    """Why a version does not answer."""
+    if entry.state == State.MODEL_STATE_REFUSED:
+        return Refused(f"model {entry.id} was refused: {entry.reason}")
+    if entry.state == State.MODEL_STATE_UNLOADED:
+        return NotFound(
+            f"model {entry.id} is not loaded; ask for the newest version, or have an administrator load it",
+            reason="VERSION_NOT_LOADED",
+            resource_name=entry.id,
+        )
+    return Unavailable(f"model {entry.id} is still being loaded; try again soon", reason="NOT_READY")
+
+
+def _aliases(path: Path) -> Aliases:
+    """The aliases of a file; none if there is no file. Raises ValueError saying what is wrong."""
+    if not path.exists():
+        return {}
+    try:
+        return TypeAdapter(dict[str, dict[str, str]]).validate_python(tomllib.loads(path.read_text("utf-8")))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f'{path}: {wrong}; write versions in quotes, such as stable = "1"') from None
+
+
+def natural(version: str) -> list[tuple[int, str]]:
+    """Orders versions as people do: 2 before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]

@@ -1,0 +1,115 @@
+"""Calls to a worker process: the public protos over a Unix socket."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from lightwell.v1 import admin_pb2 as admin
+from lightwell.v1 import estimate_pb2 as estimates
+from lightwell.v1 import explain_pb2 as explain
+from lightwell.v1 import explainer_pb2_grpc
+from lightwell.v1 import models_pb2 as models
+from lightwell_server.case import Case
+from lightwell_server.catalog import Request
+from lightwell_server.core import Told
+from lightwell_server.errors import DeadlineExceeded, Unavailable
+from lightwell_server.statuses import error_of
+
+NUMBER = "x-lightwell-number"
+"""The header with a case's number."""
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),  # pixels take more than the files that callers may send
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_retries", 0),
+]
+
+
+class Lost(Exception):
+    """The worker cannot be reached, or gave up: it ends, or has ended."""
+
+
+class Link:
+    """The calls to the worker that listens on a socket. All raise `Lost`, and what the worker itself tells as
+    LightwellError."""
+
+    def __init__(self, socket: Path) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", OPTIONS)
+        self._explainer = explainer_pb2_grpc.ExplainerServiceStub(self._channel)
+        self._admin = explainer_pb2_grpc.AdminServiceStub(self._channel)
+
+    async def connected(self) -> None:
+        """Waits until the worker listens."""
+        await self._channel.channel_ready()
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._channel.close()
+
+    async def run(self, request: Request, case: Case) -> AsyncGenerator[Told, None]:
+        """Answers a request."""
+        arguments: dict[str, Any] = {
+            "timeout": max(0.0, case.deadline - time.monotonic()),
+            "metadata": (("x-request-id", case.call.id), (NUMBER, str(case.number))),
+        }
+        with _translated():
+            if isinstance(request, explain.ExplainRequest) and not case.watched:
+                yield await self._explainer.Explain(request, **arguments)
+                return
+            call = self._stream(request, arguments)
+            try:
+                async for response in call:
+                    yield getattr(response, response.WhichOneof("event"))
+            finally:
+                call.cancel()
+
+    def _stream(self, request: Request, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - a call of either kind
+        if isinstance(request, explain.ExplainRequest):
+            return self._explainer.ExplainStream(explain.ExplainStreamRequest(request=request), **arguments)
+        return self._explainer.Synthesize(request, **arguments)
+
+    async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
+        """What a request would cost."""
+        with _translated():
+            return await self._explainer.Estimate(request)
+
+    async def load(self, name: str, version: str) -> models.GetModelResponse:
+        """Loads a version."""
+        with _translated():
+            return (await self._admin.LoadModel(admin.LoadModelRequest(model=name, version=version))).model
+
+    async def unload(self, name: str, version: str) -> None:
+        """Lets go of a version."""
+        with _translated():
+            await self._admin.UnloadModel(admin.UnloadModelRequest(model=name, version=version))
+
+    async def attained(self, patience: float) -> Mapping[int, float]:
+        """Device seconds that each job has used, by number. Raises DeadlineExceeded after `patience` seconds."""
+        with _translated():
+            told = await self._admin.ListJobs(admin.ListJobsRequest(), timeout=patience)
+        return {job.number: job.device_seconds for job in told.jobs}
+
+    async def metrics(self, patience: float) -> str:
+        """The worker's metrics as text."""
+        with _translated():
+            return (await self._admin.GetMetrics(admin.GetMetricsRequest(), timeout=patience)).text
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        status = rpc_status.from_call(error)
+        told = None if status is None else error_of(status)
+        if told is not None and not isinstance(told, Unavailable):
+            raise told from None
+        if told is None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise DeadlineExceeded("the deadline passed before the request was finished") from None
+        raise Lost(error.details() or error.code().name) from None

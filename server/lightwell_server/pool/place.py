@@ -1,0 +1,271 @@
+"""The place of one worker: starts its process, minds it, and starts the next one when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightwell.v1 import admin_pb2 as admin
+from lightwell.v1 import models_pb2 as models
+from lightwell_server import metrics
+from lightwell_server.case import Case
+from lightwell_server.errors import LightwellError, Refused
+from lightwell_server.pool.link import Link, Lost
+from lightwell_server.pool.record import Record
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
+"""Seconds before a worker is started anew if its predecessor has answered nothing, and at most; doubled each time."""
+START = 120.0
+"""Seconds in which a worker must listen, and answer while it lifts a model, which may hold its interpreter."""
+LONG = 1.0
+"""Device seconds from which on a request is long: of what a worker has at work, half may be long at most, so that
+there is always room for the short ones that overtake them."""
+LOOKED = 0.5
+"""Seconds between two looks at a worker."""
+STRIKES = 2
+"""Workers that may end over the loading of one model alone."""
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class End:
+    """How a worker ended: `why` in words; whether it `crashed`, or was ended from outside; which cases it had `held`,
+    and which of them were `at_work`."""
+
+    why: str
+    crashed: bool
+    held: frozenset[int]
+    at_work: frozenset[int]
+
+
+class Place:
+    """`told` is what a process is told of itself, `desired()` what it shall have loaded, `changed()` is called when
+    there may be more room. While there is a worker, `link` leads to it and `models` is what it has loaded; `cases` are
+    those that it has at work, so many of them `long`."""
+
+    def __init__(
+        self,
+        number: int,
+        device: str,
+        told: dict[str, Any],
+        folder: Path,
+        patience: tuple[float, float],
+        desired: Callable[[], Collection[Key]],
+        changed: Callable[[], object],
+    ) -> None:
+        self.number, self.device = number, device
+        self._told, self._folder, self._desired, self._changed = told, folder, desired, changed
+        self._health, self._longest_step = patience
+        self._record = Record(folder / f"{number}.record")
+        self.link: Link | None = None
+        self.models: set[Key] = set()
+        self.cases: dict[int, Case] = {}
+        self.long = 0
+        self.attained: dict[int, float] = {}
+        self.state = admin.WORKER_STATE_ENDED
+        self.restarts, self.last_end, self.pid, self._began = 0, "", 0, 0.0
+        self.end: asyncio.Future[End] = asyncio.Future()
+        self._answered = False
+        self._loading: set[Key] = set()
+        self._strikes: dict[Key, int] = {}
+        self._one_by_one = asyncio.Lock()
+
+    @property
+    def ready(self) -> bool:
+        """Whether its worker answers with every model that can load."""
+        return self.state == admin.WORKER_STATE_READY
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs a suspect."""
+        return any(case.suspect for case in self.cases.values())
+
+    @property
+    def backlog(self) -> float:
+        """Device seconds that its cases still need, as predicted."""
+        return sum(case.left for case in self.cases.values())
+
+    def status(self) -> admin.WorkerStatus:
+        """How it is."""
+        since, at_work = self._record.read()
+        return admin.WorkerStatus(
+            number=self.number,
+            state=self.state,
+            pid=self.pid,
+            device=self.device,
+            up_seconds=time.monotonic() - self._began if self.pid else 0.0,
+            restarts=self.restarts,
+            last_end=self.last_end,
+            jobs=len(self.cases),
+            predicted_seconds=self.backlog,
+            step_seconds=time.monotonic() - since if at_work else 0.0,
+            alone=self.alone,
+        )
+
+    def enter(self, case: Case) -> None:
+        """Gives it a case."""
+        self.cases[case.number] = case
+        self.long += case.price.cost > LONG
+        case.worker = self.number
+        case.attempts += 1
+
+    def leave(self, case: Case, answered: bool) -> None:
+        """Takes a case from it."""
+        del self.cases[case.number]
+        self.long -= case.price.cost > LONG
+        case.worker = None
+        self._answered = self._answered or answered
+
+    async def live(self) -> None:
+        """Has a worker, and a next one whenever it ends, until it is cancelled."""
+        pause = FIRST_PAUSE
+        for generation in itertools.count():
+            end = await self._life(self._folder / f"{self.number}-{generation}.sock")
+            log.error("worker %d has ended: %s; it had %d requests", self.number, end.why, len(end.held))
+            self.restarts, self.last_end = self.restarts + 1, end.why
+            metrics.restarts.labels(str(self.number), "crashed" if end.crashed else "killed").inc()
+            pause = FIRST_PAUSE if self._answered else min(LONGEST_PAUSE, 2 * pause)
+            await asyncio.sleep(pause)
+
+    async def load(self, key: Key) -> models.GetModelResponse:
+        """Has its worker load a version. Raises `Lost` and `Refused`."""
+        link = self.link
+        if link is None:
+            raise Lost("there is no worker now")
+        if self._strikes.get(key, 0) >= STRIKES:
+            raise Refused("it has ended the worker that loaded it, again and again")
+        async with self._one_by_one if self._strikes else contextlib.nullcontext():
+            self._loading.add(key)
+            try:
+                described = await link.load(*key)
+            except Lost:
+                await self.end  # it looks at what was being loaded
+                raise
+            finally:
+                self._loading.discard(key)
+        self.models.add(key)
+        self._changed()
+        return described
+
+    async def unload(self, key: Key) -> None:
+        """Has its worker let go of a version."""
+        self.models.discard(key)
+        if self.link is not None:
+            with contextlib.suppress(Lost):  # who has ended has nothing any more
+                await self.link.unload(*key)
+
+    async def _life(self, socket: Path) -> End:
+        """One worker, from its start to its end."""
+        self._record.clear()
+        self.end, self._answered, self._began = asyncio.Future(), False, time.monotonic()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            MODULE,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=sys.stderr.fileno(),
+            start_new_session=True,
+        )
+        self.pid, self.state = process.pid, admin.WORKER_STATE_STARTING
+        assert process.stdin is not None
+        told = {**self._told, "number": self.number, "device": self.device, "socket": str(socket)}
+        process.stdin.write(
+            json.dumps({**told, "record": str(self._folder / f"{self.number}.record")}).encode() + b"\n"
+        )
+        link, exited = Link(socket), asyncio.create_task(process.wait())
+        minding = asyncio.create_task(self._mind(link))
+        killed = _killed()
+        try:
+            await asyncio.wait([exited, minding], return_when=asyncio.FIRST_COMPLETED)
+            why = "" if exited.done() else minding.result()
+        finally:  # also when this place is given up
+            minding.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            self.link = None
+            await exited
+        end = self._ended(process.returncode or 0, why, _killed() > killed)
+        await link.close()
+        socket.unlink(missing_ok=True)
+        return end
+
+    def _ended(self, code: int, why: str, memory: bool) -> End:
+        """Takes note of how a worker ended, and tells those who wait for it. `memory`: the system has killed something
+        for want of memory meanwhile."""
+        _, at_work = self._record.read()
+        outside = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) and not (why or memory)
+        if not why:
+            want = " for want of memory" if memory and -code == signal.SIGKILL else ""
+            why = f"signal {signal.Signals(-code).name}{want}" if code < 0 else f"exit status {code}"
+        end = End(why, not outside, frozenset(self.cases), at_work & frozenset(self.cases))
+        if not outside and self._loading:
+            for key in self._loading:
+                self._strikes[key] = self._strikes.get(key, 0) + (len(self._loading) == 1)
+        self.models, self.pid, self.state, self.attained = set(), 0, admin.WORKER_STATE_ENDED, {}
+        self._record.clear()
+        self.end.set_result(end)
+        self._changed()
+        return end
+
+    async def _mind(self, link: Link) -> str:
+        """Brings a worker up and looks after it; returns why it must be replaced."""
+        try:
+            async with asyncio.timeout(START):
+                await link.connected()
+        except TimeoutError:
+            return f"it did not listen within {START:.0f} seconds"
+        self.link = link
+        filling = asyncio.create_task(self._fill())
+        try:
+            return await self._look_after(link)
+        finally:
+            filling.cancel()
+
+    async def _fill(self) -> None:
+        """Loads what a new worker shall have; what it cannot load, others could not either."""
+        for key in list(self._desired()):
+            with contextlib.suppress(Refused):
+                await self.load(key)
+        self.state = admin.WORKER_STATE_READY
+        self._changed()
+
+    async def _look_after(self, link: Link) -> str:
+        well = time.monotonic()
+        while True:
+            patience = START if self._loading else self._health
+            try:
+                self.attained = dict(await link.attained(patience))
+                well = time.monotonic()
+            except (Lost, LightwellError):
+                if time.monotonic() - well >= patience:
+                    return f"it did not answer for {patience:.0f} seconds"
+            since, at_work = self._record.read()
+            if at_work and time.monotonic() - since > self._longest_step:
+                return f"its device was at one step for {self._longest_step:.0f} seconds"
+            await asyncio.sleep(LOOKED)
+
+
+MODULE = "lightwell_server.pool.worker"
+"""What a worker process runs."""
+
+
+def _killed() -> int:
+    """How many processes the system has killed for want of memory: in this control group, else on this machine."""
+    for path, word in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/proc/vmstat", "oom_kill")):
+        if Path(path).exists():
+            found = dict(line.split() for line in Path(path).read_text().splitlines())
+            if word in found:
+                return int(found[word])
+    return 0

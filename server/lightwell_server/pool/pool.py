@@ -1,0 +1,266 @@
+"""The workers together: one line for all of them, each request to the one that will be free first, and what a worker
+held when it ended is run again."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightwell.retrying import Way
+from lightwell.v1 import admin_pb2 as admin
+from lightwell.v1 import estimate_pb2 as estimates
+from lightwell.v1 import explain_pb2 as explain
+from lightwell.v1 import models_pb2 as models
+from lightwell.v1 import synthesize_pb2 as synthesize
+from lightwell_server import metrics
+from lightwell_server.call import Moment
+from lightwell_server.case import Case
+from lightwell_server.catalog import Request
+from lightwell_server.config import Settings
+from lightwell_server.core import Told
+from lightwell_server.engine.scheduler import AGEING
+from lightwell_server.errors import Aborted, Internal
+from lightwell_server.pool.link import Lost
+from lightwell_server.pool.place import LONG, End, Key, Place
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0
+"""Seconds that a scrape waits for a worker."""
+CRASHES = 2
+"""Workers that may end under one request alone."""
+
+
+@dataclass(order=True)
+class _Waiting:
+    """A request in line: suspects first, then by what it costs, and by how long it waits."""
+
+    rank: tuple[bool, float]
+    number: int
+    case: Case = field(compare=False)
+    key: Key = field(compare=False)
+    place: asyncio.Future[Place] = field(compare=False)
+
+
+class Pool:
+    """One worker process for each device of the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="lightwell-"))
+        self._most = 2 * settings.max_rows  # a full step at work, and the next one at hand
+        self._health = settings.worker_health_seconds
+        self._desired: dict[Key, None] = {}
+        self._line: list[_Waiting] = []
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        patience = settings.worker_health_seconds, settings.max_seconds
+        self._places = [
+            Place(number, device, _told(settings), self._folder, patience, lambda: self._desired, self._seat)
+            for number, device in enumerate(settings.owned)
+        ]
+        metrics.waiting_jobs.set_function(lambda: len(self._line))
+        for state in ("starting", "ready", "ended"):
+            metrics.workers.labels(state).set_function(functools.partial(self._count, state))
+
+    def _count(self, state: str) -> int:
+        value = admin.WorkerState.Value(f"WORKER_STATE_{state.upper()}")
+        return sum(place.state == value for place in self._places)
+
+    @property
+    def workers(self) -> int:
+        """How many have something loaded, and answer."""
+        return sum(bool(place.models) for place in self._places)
+
+    @property
+    def warm(self) -> bool:
+        """Whether one answers with every model that can load."""
+        return any(place.ready for place in self._places)
+
+    async def supervise(self) -> None:
+        """Keeps the workers alive until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for place in self._places:
+                tasks.create_task(place.live())
+
+    async def stop(self) -> None:
+        """Leaves nothing behind; the workers end with what keeps them alive."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def run(self, request: Request, case: Case) -> AsyncGenerator[Told, None]:
+        """Answers a request, if need be again and again from the start: what was told is not told again. Raises
+        LightwellError."""
+        way = Way()
+        while True:
+            place = await self._seated(case, (request.model, request.version))
+            end, link, answered, began = place.end, place.link, False, time.monotonic()
+            try:
+                if link is None:
+                    raise Lost("it ended at the same moment")
+                async with aclosing(link.run(request, case)) as answers:
+                    async for told in answers:
+                        answered = True
+                        if _step(told) is None or way.is_new(_step(told) or 0):
+                            yield told
+                return
+            except Lost as lost:
+                _judge(case, await self._ended(end, lost))
+            finally:
+                case.call.moments.append(Moment("worker", began, time.monotonic()))
+                place.leave(case, answered)
+                self._seat()
+            metrics.repeated.labels(case.call.method).inc()
+            log.warning("begun again", extra={"fields": {"request_id": case.call.id, "suspect": case.suspect}})
+            way.again()
+
+    async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
+        """What a request would cost, by the worker that has least to do."""
+        asked: Request = getattr(request, request.WhichOneof("request") or "explain")
+        while True:
+            self._changed.clear()
+            able = [place for place in self._places if (asked.model, asked.version) in place.models]
+            for place in sorted(able, key=lambda place: place.backlog):
+                with contextlib.suppress(Lost):
+                    if place.link is not None:
+                        return await place.link.estimate(request)
+            await self._changed.wait()
+
+    async def load(self, name: str, version: str) -> models.GetModelResponse:
+        """Has all workers load a version; returns when those that live have. Raises `Refused` if none could."""
+        key, had = (name, version), (name, version) in self._desired
+        self._desired[key] = None
+        while True:
+            self._changed.clear()
+            tries = [place.load(key) for place in self._places if place.link is not None]
+            found = await asyncio.gather(*tries, return_exceptions=True)
+            described = [told for told in found if isinstance(told, models.GetModelResponse)]
+            if described:
+                return described[0]
+            for error in found:
+                if not isinstance(error, Lost):
+                    if not had:
+                        self._desired.pop(key, None)
+                    assert isinstance(error, BaseException)
+                    raise error
+            await self._changed.wait()
+
+    async def unload(self, name: str, version: str) -> None:
+        """Has all workers let go of a version."""
+        self._desired.pop((name, version), None)
+        await asyncio.gather(*(place.unload((name, version)) for place in self._places))
+
+    def attained(self) -> Mapping[int, float]:
+        """Device seconds that requests have used in the attempt under way, as of the last look at their workers."""
+        return {number: seconds for place in self._places for number, seconds in place.attained.items()}
+
+    def statuses(self) -> list[admin.WorkerStatus]:
+        """How each worker is."""
+        return [place.status() for place in self._places]
+
+    def scraped(self) -> Mapping[str, str]:
+        """The metrics of the workers that answer, by number; asked from another thread than the loop's."""
+        return asyncio.run_coroutine_threadsafe(self._scraped(), self._loop).result()
+
+    async def _scraped(self) -> Mapping[str, str]:
+        links = {str(place.number): place.link for place in self._places if place.link is not None}
+        texts = await asyncio.gather(*(link.metrics(PATIENCE) for link in links.values()), return_exceptions=True)
+        return {name: text for name, text in zip(links, texts, strict=True) if isinstance(text, str)}
+
+    async def _seated(self, case: Case, key: Key) -> Place:
+        """Waits in line for a worker."""
+        began = time.monotonic()
+        rank = not case.suspect, case.price.cost + AGEING * began
+        waiting = _Waiting(rank, case.number, case, key, self._loop.create_future())
+        bisect.insort(self._line, waiting)
+        self._seat()
+        try:
+            return await waiting.place
+        except asyncio.CancelledError:
+            if waiting in self._line:
+                self._line.remove(waiting)
+            elif waiting.place.done() and not waiting.place.cancelled():  # it was called up at the same moment
+                waiting.place.result().leave(case, answered=False)
+            raise
+        finally:
+            now = time.monotonic()
+            case.waited += now - began
+            metrics.waiting_seconds.labels(case.call.method).observe(now - began)
+            case.call.moments.append(Moment("wait", began, now))
+
+    def _seat(self) -> None:
+        """Calls up those for whom there is room, in order."""
+        self._changed.set()
+        for waiting in list(self._line):
+            if not any(place.models and len(place.cases) < self._most for place in self._places):
+                return
+            able = [place for place in self._places if self._room(place, waiting)]
+            if able:
+                place = min(able, key=lambda place: place.backlog)
+                self._line.remove(waiting)
+                place.enter(waiting.case)
+                waiting.place.set_result(place)
+
+    def _room(self, place: Place, waiting: _Waiting) -> bool:
+        case = waiting.case
+        if waiting.key not in place.models:
+            return False
+        if case.suspect:
+            return not place.cases
+        if place.alone or len(place.cases) >= self._most:
+            return False
+        return case.price.cost <= LONG or place.long < self._most // 2
+
+    async def _ended(self, end: asyncio.Future[End], lost: Lost) -> End:
+        """How a worker ended that cannot be reached any more."""
+        try:
+            async with asyncio.timeout(2 * self._health):
+                return await asyncio.shield(end)
+        except TimeoutError:
+            log.error("a worker lives and cannot be reached: %s", lost)
+            raise Internal("internal error; the server's log has the details") from lost
+
+
+def _step(told: Told) -> int | None:
+    """How far progress tells that a request is; None of a result."""
+    if isinstance(told, explain.ExplainProgress):
+        return told.row
+    return told.step if isinstance(told, synthesize.Progress) else None
+
+
+def _judge(case: Case, end: End) -> None:
+    """Whether a request had a part in the end of its worker. Raises `Aborted` for one under which two have ended while
+    it was alone. One that was at work when a worker was killed from outside is taken for innocent the first time."""
+    if case.number not in end.at_work:
+        return
+    alone = end.held == {case.number}
+    if end.crashed:
+        case.crashes += alone
+        case.suspect = True
+    else:
+        case.kills += 1
+        case.crashes += alone and case.suspect
+        case.suspect = case.kills > 1 or case.suspect
+    if case.crashes >= CRASHES:
+        raise Aborted(
+            f"the request has ended the worker that ran it alone, {CRASHES} times ({end.why}); it is not run again",
+            reason="POISONED",
+        )
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    """What worker processes are told: the settings, and a fair share of the processors."""
+    values = settings.model_dump(mode="json", exclude={"config", "print_config"})
+    share = max(1, (os.cpu_count() or 1) // len(settings.owned))
+    threads = settings.threads or (share if len(settings.owned) > 1 else 0)
+    return {"settings": {**values, "workers": None, "threads": threads}}

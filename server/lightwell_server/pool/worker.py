@@ -1,0 +1,173 @@
+"""A worker process: `python -m lightwell_server.pool.worker`, told on standard input by the gateway what it is. It
+serves one device on a Unix socket, and ends when its standard input does: when the gateway is gone."""
+
+from __future__ import annotations
+
+import os
+
+# Read when an accelerator starts: without it its matrix products are not deterministic.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import asyncio
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+from prometheus_client import ProcessCollector, generate_latest
+
+from lightwell.v1 import admin_pb2 as admin
+from lightwell.v1 import estimate_pb2 as estimates
+from lightwell.v1 import explain_pb2 as explain
+from lightwell.v1 import explainer_pb2_grpc
+from lightwell.v1 import synthesize_pb2 as synthesize
+from lightwell_server import logs, metrics
+from lightwell_server.call import Call
+from lightwell_server.case import Case
+from lightwell_server.config import Settings
+from lightwell_server.core import Device
+from lightwell_server.engine.job import Job
+from lightwell_server.errors import Internal, LightwellError
+from lightwell_server.pool.link import NUMBER, OPTIONS
+from lightwell_server.pool.record import Record
+from lightwell_server.statuses import status
+
+log = logging.getLogger(__name__)
+
+FAULT = 70
+"""The exit status of a worker whose device has failed under it."""
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
+    """Answers requests whose images are pixels."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    async def Explain(self, request: explain.ExplainRequest, context: Context) -> explain.ExplainResponse:
+        """One request, one answer."""
+        async with _statuses(context), aclosing(self._device.run(request, _case(context))) as answers:
+            async for told in answers:
+                if isinstance(told, explain.ExplainResponse):
+                    return told
+        raise AssertionError("a request ended without its result")
+
+    async def ExplainStream(
+        self, request: explain.ExplainStreamRequest, context: Context
+    ) -> AsyncIterator[explain.ExplainStreamResponse]:
+        """Progress, then one result."""
+        case = _case(context)
+        case.watched = True
+        async with _statuses(context), aclosing(self._device.run(request.request, case)) as answers:
+            async for told in answers:
+                which = "result" if isinstance(told, explain.ExplainResponse) else "progress"
+                yield explain.ExplainStreamResponse(**{which: told})  # type: ignore[arg-type]
+
+    async def Synthesize(
+        self, request: synthesize.SynthesizeRequest, context: Context
+    ) -> AsyncIterator[synthesize.SynthesizeResponse]:
+        """Progress, then one result."""
+        async with _statuses(context), aclosing(self._device.run(request, _case(context))) as answers:
+            async for told in answers:
+                which = "result" if isinstance(told, synthesize.SynthesizeResult) else "progress"
+                yield synthesize.SynthesizeResponse(**{which: told})  # type: ignore[arg-type]
+
+    async def Estimate(self, request: estimates.EstimateRequest, context: Context) -> estimates.EstimateResponse:
+        """What a request would cost."""
+        async with _statuses(context):
+            return await self._device.estimate(request)
+
+
+class Admin(explainer_pb2_grpc.AdminServiceServicer):
+    """What the gateway asks of its worker."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    async def ListJobs(self, request: admin.ListJobsRequest, context: Context) -> admin.ListJobsResponse:
+        """What each job has used; that this is answered tells the gateway that the worker is well."""
+        used = self._device.attained().items()
+        return admin.ListJobsResponse(jobs=[admin.Job(number=n, device_seconds=seconds) for n, seconds in used])
+
+    async def LoadModel(self, request: admin.LoadModelRequest, context: Context) -> admin.LoadModelResponse:
+        """Loads a version of the repository."""
+        async with _statuses(context):
+            return admin.LoadModelResponse(model=await self._device.load(request.model, request.version))
+
+    async def UnloadModel(self, request: admin.UnloadModelRequest, context: Context) -> admin.UnloadModelResponse:
+        """Lets go of a version."""
+        await self._device.unload(request.model, request.version)
+        return admin.UnloadModelResponse()
+
+    async def GetMetrics(self, request: admin.GetMetricsRequest, context: Context) -> admin.GetMetricsResponse:
+        """The metrics of this process."""
+        return admin.GetMetricsResponse(text=generate_latest(metrics.DEVICE).decode())
+
+
+class _statuses:
+    """Turns what is raised inside into a status with details."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            if not isinstance(error, LightwellError):
+                log.error("a call failed", exc_info=error)
+                error = Internal("internal error; the server's log has the details")
+            await self._context.abort_with_status(rpc_status.to_status(status(error)))
+
+
+def _case(context: Context) -> Case:
+    """A request as the gateway has sent it."""
+    given = dict(context.invocation_metadata() or ())
+    left = context.time_remaining()
+    deadline = float("inf") if left is None else time.monotonic() + left
+    return Case(Call(str(given.get("x-request-id", "")), ""), int(given.get(NUMBER, 0)), deadline=deadline)
+
+
+async def serve(told: dict[str, Any]) -> None:
+    """Serves until the process is ended."""
+    record = Record(Path(told["record"]))
+
+    def watch(jobs: Collection[Job]) -> None:
+        record.write(job.number for job in jobs)
+
+    device = Device(Settings(**told["settings"]), told["device"], watch, failed=lambda: os._exit(FAULT))
+    ProcessCollector(registry=metrics.DEVICE)
+    server = grpc.aio.server(options=OPTIONS)
+    explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(Explainer(device), server)
+    own = Admin(device)  # type: ignore[abstract] # the gateway asks for nothing else
+    explainer_pb2_grpc.add_AdminServiceServicer_to_server(own, server)
+    server.add_insecure_port(f"unix:{told['socket']}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+def _end_with_input() -> None:
+    """The gateway holds the other end for as long as it lives."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main() -> None:
+    """Reads what it is, and serves."""
+    told = json.loads(sys.stdin.buffer.readline())
+    logs.start(told["settings"]["log_level"], worker=told["number"])
+    threading.Thread(target=_end_with_input, name="gateway", daemon=True).start()
+    asyncio.run(serve(told))
+
+
+if __name__ == "__main__":
+    main()

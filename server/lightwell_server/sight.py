@@ -1,0 +1,194 @@
+"""The pictures of a request, on both of its ways: files are decoded and fitted before a device sees them, and drawn and
+encoded behind it. Takes time: run it beside the event loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightwell import heatmap, render
+from lightwell.v1 import explain_pb2 as explain
+from lightwell.v1 import synthesize_pb2 as synthesize
+from lightwell.v1 import types_pb2 as types
+from lightwell.v1.models_pb2 import GetModelResponse, Interpolation
+from lightwell_server import fields, wire
+from lightwell_server.catalog import Request, method_of
+from lightwell_server.errors import InvalidArgument
+from lightwell_server.pictures import MAX_PIXELS, Fit
+
+IMAGES = 64
+"""Images that a request may hold."""
+CROPPED = 0.45
+"""The share of the image that the crop may throw away without a warning."""
+_FLOATS = 12
+"""Bytes of a pixel as three floats."""
+
+
+@dataclass
+class Sight:
+    """One request's pictures. `asked` is the request as it was sent, `request` the same for a device: its images are
+    pixels, the one it is about of the model's size. `size` (height, width) is what the method looks at, `held` the
+    bytes that it takes for as long as it is in progress, `original` the image as it was sent, if it is drawn on."""
+
+    asked: Request
+    request: Any
+    size: tuple[int, int]
+    placement: types.Placement
+    original: wire.Decoded | None = None
+    held: int = 0
+    digests: list[types.ImageDigest] = field(default_factory=list)
+
+    def explanation(self, response: explain.ExplainResponse) -> explain.ExplainResponse:
+        """A device's answer with all that its pictures add."""
+        self._complete(response)
+        response.pictures.extend(self._drawn(response.map))
+        return response
+
+    def synthesis(self, result: synthesize.SynthesizeResult) -> synthesize.SynthesizeResult:
+        """A device's result with all that its pictures add, in the form asked for."""
+        self._complete(result)
+        if not self._pixels:
+            result.png = _png(result.pixels)
+            result.ClearField("pixels")
+            for picture in result.pictures:
+                picture.png = _png(picture.pixels)
+                picture.ClearField("pixels")
+        return result
+
+    def progress(self, progress: synthesize.Progress) -> synthesize.Progress:
+        """A step's message, its picture in the form asked for."""
+        if progress.HasField("preview_pixels") and not self._pixels:
+            progress.preview = _png(progress.preview_pixels)
+            progress.ClearField("preview_pixels")
+        return progress
+
+    @property
+    def _pixels(self) -> bool:
+        return isinstance(self.asked, synthesize.SynthesizeRequest) and self.asked.output.pixels
+
+    def understood(self, resolved: Any) -> None:  # noqa: ANN401 - of the request's own type
+        """Puts back into a resolved request what was taken out of it for a device."""
+        resolved.image.fit = self.asked.image.fit
+        resolved.output.CopyFrom(self.asked.output)
+        if not self.asked.HasField("output"):
+            resolved.ClearField("output")
+
+    def _complete(self, response: Any) -> None:  # noqa: ANN401 - of either kind
+        self.understood(response.resolved)
+        response.provenance.images.extend(self.digests)
+        response.placement.CopyFrom(self.placement)
+        height, width = self.size
+        place = self.placement
+        lost = 1 - height * place.scale_y * width * place.scale_x / (place.height * place.width)
+        if lost > CROPPED:
+            response.warnings.add(
+                code=types.WARNING_CODE_CROPPED,
+                message=f"The model saw {1 - lost:.0%} of the image; the rest was cut off by the crop to a square.",
+            )
+
+    def _drawn(self, message: types.Heatmap) -> Iterator[types.Picture]:
+        kinds = self.asked.output.pictures if isinstance(self.asked, explain.ExplainRequest) else ()
+        if not kinds or not message.HasField("values"):
+            return
+        values = heatmap.enlarged(wire.to_tensor(message.values, "map.values").float().numpy(), message)
+        for kind in dict.fromkeys(kinds):
+            if kind == explain.PICTURE_KIND_MAP:
+                yield types.Picture(name="map", png=wire.png(render.picture(values, message)))
+            elif kind == explain.PICTURE_KIND_OVERLAY and self.original is not None:
+                drawn = render.overlay(self.original.picture(), values, message, self.placement)
+                yield types.Picture(name="overlay", png=wire.png(drawn))
+
+
+def _png(pixels: types.Tensor) -> bytes:
+    return wire.png(wire.to_pixels(pixels))
+
+
+def look(request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS) -> Sight:
+    """Decodes the images of a request and fits the one it is about to a model. Raises InvalidArgument saying what to
+    change."""
+    method = method_of(request)
+    _check_output(request)
+    inner: Any = type(request)()
+    inner.CopyFrom(request)
+    inner.model, inner.version = model.summary.name, model.summary.version
+    if isinstance(inner, synthesize.SynthesizeRequest):
+        inner.output.pixels = True
+    else:
+        inner.output.ClearField("pictures")
+    images = _images(inner, method.name)
+    digests = [types.ImageDigest(field=path, sha256=wire.digest(image)) for path, image in images]
+    original, *others = _decoded(images, max_pixels)
+    for (_, image), pixels in zip(images[1:], others, strict=True):
+        image.CopyFrom(pixels.message())
+    seen, placement = original, wire.placed(original.size)
+    if not method.whole:
+        seen, placement = _fitted(original, request.image.fit, model)
+    inner.image.CopyFrom(seen.message())
+    if method.whole:
+        inner.image.fit = request.image.fit
+    drawn = isinstance(request, explain.ExplainRequest) and request.output.pictures
+    return Sight(
+        asked=request,
+        request=inner,
+        size=seen.size,
+        placement=placement,
+        original=original if drawn else None,
+        held=_FLOATS * sum(math.prod(pixels.size) for pixels in (seen, *others)),
+        digests=digests,
+    )
+
+
+def _images(request: Any, method: str) -> list[tuple[str, types.Image]]:  # noqa: ANN401 - of either kind
+    """The image that a request is about and those among its parameters, with where they stand."""
+    found = [("image", request.image)]
+
+    def note(image: types.Image, path: str) -> None:
+        found.append((path, image))
+
+    fields.parameters(getattr(request, method), method, note)
+    if len(found) > IMAGES:
+        raise InvalidArgument.at(method, f"has {len(found) - 1:,} images; send at most {IMAGES - 1}")
+    return found
+
+
+def _decoded(images: Sequence[tuple[str, types.Image]], max_pixels: int) -> list[wire.Decoded]:
+    decoded = []
+    for path, image in images:
+        decoded.append(wire.decode(image, path, max_pixels))
+        max_pixels -= math.prod(decoded[-1].size)
+    return decoded
+
+
+def _check_output(request: Request) -> None:
+    """Raises InvalidArgument where the form of the answer is none."""
+    output = request.output
+    if not 0 <= output.predictions <= 1000:
+        raise InvalidArgument.at("output.predictions", f"{output.predictions} is not within 0 to 1000")
+    if output.dtype not in (types.DATA_TYPE_UNSPECIFIED, types.DATA_TYPE_FLOAT32, types.DATA_TYPE_FLOAT16):
+        raise InvalidArgument.at("output.dtype", "results come as FLOAT32 or FLOAT16")
+    if isinstance(output, synthesize.SynthesizeOutput):
+        if not 0 <= output.previews <= 1000:
+            raise InvalidArgument.at("output.previews", f"{output.previews} is not within 0 to 1000")
+        return
+    for i, kind in enumerate(output.pictures):
+        if kind not in explain.PictureKind.values() or kind == explain.PICTURE_KIND_UNSPECIFIED:
+            raise InvalidArgument.at(f"output.pictures[{i}]", f"{kind} is no PictureKind")
+
+
+def _fitted(
+    original: wire.Decoded, fit: types.Fit.ValueType, model: GetModelResponse
+) -> tuple[wire.Decoded, types.Placement]:
+    card = model.card
+    if fit != types.FIT_EXACT:
+        return original.fitted(fit_of(model))
+    original.check_size((card.height, card.width), model.any_size)
+    return original, wire.placed(original.size)
+
+
+def fit_of(model: GetModelResponse) -> Fit:
+    """How a model's card fits images."""
+    card = model.card
+    names = {number: name.removeprefix("INTERPOLATION_").lower() for name, number in Interpolation.items()}
+    return Fit((card.height, card.width), card.resize, names[card.interpolation], card.antialias)  # type: ignore[arg-type]

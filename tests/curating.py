@@ -1,0 +1,28 @@
+"""A repository's models as a server has them, without a server."""
+
+import asyncio
+
+from lightwell_server.config import Settings
+from lightwell_server.core import Device
+from lightwell_server.curator import Curator
+from lightwell_server.library import Library
+
+
+def curated(repository, **settings):
+    """The library once all of a repository is decided, and the names of the models in the order in which they were."""
+
+    async def load():
+        library, decided = Library(repository), []
+
+        async def told(name):
+            decided.append(name)
+
+        device = Device(Settings(repository=repository, **settings), "cpu")
+        curator = Curator(repository, library, device, told)
+        curator.expect()
+        before = library.listed()
+        await curator.load_all()
+        await device.stop()
+        return library, decided, before
+
+    return asyncio.run(load())
