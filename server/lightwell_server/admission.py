@@ -109,12 +109,11 @@ class Admission:
         return sum(case.left for case in self.cases) / max(1, self._workers())
 
     @contextmanager
-    def admitted(self, call: Call, request: Request, entry: Entry, deadline: float) -> Iterator[Case]:
+    def admitted(self, call: Call, version: str, deadline: float, price: Price) -> Iterator[Case]:
         """Lets a request in for as long as it takes. Raises `DeadlineExceeded` and `Overloaded`, before anything was
         done for it."""
-        price = self.prices.price(request, entry)
         self._check(price, deadline - time.monotonic())
-        case = Case(call, next(self._numbers), entry.version, deadline, price=price)
+        case = Case(call, next(self._numbers), version, deadline, price=price)
         self._cases[case.number] = case
         self._backlog.enter(case)
         try:

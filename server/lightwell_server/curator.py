@@ -38,6 +38,7 @@ class Curator:
         self._stamps: dict[Key, Hashable] = {}
         self._loaded: dict[Key, Hashable] = {}
         self._away: set[Key] = set()
+        self._asked: set[Key] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
 
@@ -56,6 +57,8 @@ class Curator:
         before = self._stamps
         while True:
             await asyncio.sleep(EVERY)
+            if not self._repository.is_dir():
+                continue  # a disk that is away for a moment takes no model with it
             seen = await asyncio.to_thread(_stamps, self._repository)
             steady = {key: stamp for key, stamp in seen.items() if before.get(key) == stamp}
             before = seen
@@ -77,36 +80,34 @@ class Curator:
                     resource_name=f"{name}@{version}",
                 )
             key = (name, version or versions[-1])
-            self._away.discard(key)
             await self._load(key)
             entry = self._library.entry(*key)
             if not entry.ready:
                 raise Refused(f"model {entry.id} was refused: {entry.reason}")
-            await self._follow(kept=key)
+            self._away.discard(key)
+            self._asked.add(key)
+            await self._follow()
             return entry.described
 
     async def unload(self, name: str, version: str) -> None:
         """Has a version take no further requests; it goes when its last one is over. Raises NotFound."""
         entry = self._library.get(name, version)
         self._away.add((entry.name, entry.version))
+        self._asked.discard((entry.name, entry.version))
         self._retire(entry)
         await self._told(entry.name)
 
-    def stop(self) -> None:
-        """Ends what is under way."""
-        for task in self._tasks:
-            task.cancel()
-
-    async def _follow(self, kept: Key | None = None) -> None:
+    async def _follow(self) -> None:
         """Loads what is wanted and not there, lets go of what is there and not wanted."""
         self._list()
         while missing := [key for key in self._wanted() if self._loaded.get(key) != self._stamps[key]]:
             await asyncio.gather(*(self._load(key) for key in missing))
-        wanted = {*self._wanted(), *([kept] if kept else [])}
+        wanted = set(self._wanted())
         for entry in self._library.all():
             key = (entry.name, entry.version)
             if key not in self._stamps:
                 self._loaded.pop(key, None)
+                self._asked.discard(key)
                 self._retire(entry, forget=True)
                 await self._told(entry.name)
             elif entry.ready and key not in wanted:
@@ -123,16 +124,15 @@ class Curator:
 
     def _wanted(self) -> list[Key]:
         """The versions that shall answer, small files first: of each model from the newest downwards to the first that
-        is not refused, and what aliases name."""
+        is not refused, what aliases name, and what administrators asked for and not away."""
         wanted: list[Key] = []
         for name in {name for name, _ in self._stamps}:
             aliases = set(self._library.aliases.get(name, {}).values())
             found = False
             for version in sorted((v for n, v in self._stamps if n == name), key=natural, reverse=True):
                 key = (name, version)
-                if key in self._away:
-                    continue
-                if self._every_version or not found or version in aliases:
+                named = self._every_version or version in aliases or key in self._asked
+                if key not in self._away and (named or not found):
                     wanted.append(key)
                 found = found or not self._refused(key)
         return sorted(wanted, key=lambda key: _size(self._stamps[key]))

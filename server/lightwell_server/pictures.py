@@ -23,6 +23,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 Pillow has loaded all that it has."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, read from its header."""
+HEADER = 65_536
+"""Bytes of a file in which its size is looked for, where a look must not take long."""
 MAX_SCANS = 100
 """Of a JPEG: each takes the time of all pixels, however few bytes it has. Usual files have about ten."""
 
@@ -93,9 +95,9 @@ def rows(pixels: Pixels) -> Tensor:
 
 
 def header_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width by a file's header, as its pixels lie in it; None if it is no image."""
+    """Height and width by a file's header, as its pixels lie in it; None if its beginning does not tell."""
     try:
-        with Pil.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with Pil.open(io.BytesIO(data[:HEADER]), formats=FORMATS) as picture:
             return picture.height, picture.width
     except Exception:  # whatever a decoder raises: who decodes it will tell
         return None

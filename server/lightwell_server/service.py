@@ -15,7 +15,7 @@ from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, models_p
 from lightwell_server import metrics
 from lightwell_server.admission import Admission
 from lightwell_server.call import Call, current
-from lightwell_server.case import Case
+from lightwell_server.case import Case, Price
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.core import Core, Told
 from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, Overloaded
@@ -24,6 +24,8 @@ from lightwell_server.sight import Sight, look
 from lightwell_server.threads import beside
 
 T = TypeVar("T")
+STALLED = 5.0
+"""Seconds after its deadline that a stream may still take to be read."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -74,13 +76,19 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         if kind is None:
             raise InvalidArgument.at("request", "set one of explain, synthesize")
         asked: Request = getattr(request, kind)
-        with self._named(asked).used() as entry:
+        call, entry, deadline = current.get(), self._named(asked), self._deadline(context)
+        with entry.used(), self._admission.admitted(call, entry.version, deadline, Price(seconds=0.0)):
             sight = await self._beside("decode", look, asked, entry.described, self._max_pixels)
             response = await self._core.estimate(estimate_pb2.EstimateRequest(**{kind: sight.request}))
         resolved = response.WhichOneof("resolved")
         if resolved is not None:
             sight.understood(getattr(response, resolved))
         return response
+
+    def _deadline(self, context: Context) -> float:
+        """A moment of the monotonic clock."""
+        left = context.time_remaining()
+        return time.monotonic() + min(self._max_seconds if left is None else left, self._max_seconds)
 
     def _named(self, request: Request) -> Entry:
         """The version that a request is for; the call is told what it is about."""
@@ -92,17 +100,17 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
 
     async def _answered(self, request: Request, context: Context, watched: bool = False) -> AsyncGenerator[Told, None]:
         """A request's progress and result, as its caller gets them."""
-        left = context.time_remaining()
-        deadline = time.monotonic() + min(self._max_seconds if left is None else left, self._max_seconds)
-        call, entry = current.get(), self._named(request)
-        with entry.used(), self._admission.admitted(call, request, entry, deadline) as case:
+        call, entry, deadline = current.get(), self._named(request), self._deadline(context)
+        price = self._admission.prices.price(request, entry)
+        with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as case:
             case.watched, case.task = watched, asyncio.current_task()
             try:
-                async with aclosing(self._run(request, entry, case)) as answers:
-                    while True:
-                        async with asyncio.timeout_at(_moment(deadline)):
-                            told = await anext(answers)
-                        yield told
+                with _cut_off(_moment(deadline + STALLED)):
+                    async with aclosing(self._run(request, entry, case)) as answers:
+                        while True:
+                            async with asyncio.timeout_at(_moment(deadline)):
+                                told = await anext(answers)
+                            yield told
             except StopAsyncIteration:
                 return
             except TimeoutError:
@@ -159,6 +167,19 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         finally:
             for moment in call.moments[began:]:
                 metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
+
+
+@contextmanager
+def _cut_off(moment: float) -> Iterator[None]:
+    """Cancels what is done inside at a moment of the event loop's clock: a reader that stalls would keep it waiting for
+    ever, outside of all that has a limit of its own."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    cut = loop.call_at(moment, task.cancel)
+    try:
+        yield
+    finally:
+        cut.cancel()
 
 
 def _moment(deadline: float) -> float:

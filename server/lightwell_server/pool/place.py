@@ -68,7 +68,8 @@ class Place:
         self.number, self.device = number, device
         self._told, self._folder, self._desired, self._changed = told, folder, desired, changed
         self._health, self._longest_step = patience
-        self._record = Record(folder / f"{number}.record")
+        self._written = folder / f"{number}.record"
+        self._record = Record(self._written)
         self.link: Link | None = None
         self.models: set[Key] = set()
         self.cases: dict[int, Case] = {}
@@ -141,7 +142,7 @@ class Place:
 
     async def load(self, key: Key) -> models.GetModelResponse:
         """Has its worker load a version. Raises `Lost` and `Refused`."""
-        link = self.link
+        link, end = self.link, self.end
         if link is None:
             raise Lost("there is no worker now")
         if self._strikes.get(key, 0) >= STRIKES:
@@ -151,7 +152,7 @@ class Place:
             try:
                 described = await link.load(*key)
             except Lost:
-                await self.end  # it looks at what was being loaded
+                await asyncio.shield(end)  # it looks at what was being loaded
                 raise
             finally:
                 self._loading.discard(key)
@@ -168,25 +169,17 @@ class Place:
 
     async def _life(self, socket: Path) -> End:
         """One worker, from its start to its end."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies temporary files up may have taken it away
+        self._record = Record(self._written)
         self._record.clear()
         self.end, self._answered, self._began = asyncio.Future(), False, time.monotonic()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            MODULE,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=sys.stderr.fileno(),
-            start_new_session=True,
-        )
-        self.pid, self.state = process.pid, admin.WORKER_STATE_STARTING
-        assert process.stdin is not None
-        told = {**self._told, "number": self.number, "device": self.device, "socket": str(socket)}
-        process.stdin.write(
-            json.dumps({**told, "record": str(self._folder / f"{self.number}.record")}).encode() + b"\n"
-        )
+        killed, why = _killed(), ""
+        try:
+            process = await self._started(socket)
+        except OSError as error:
+            return self._ended(0, f"it could not be started: {error}", memory=False)
         link, exited = Link(socket), asyncio.create_task(process.wait())
         minding = asyncio.create_task(self._mind(link))
-        killed = _killed()
         try:
             await asyncio.wait([exited, minding], return_when=asyncio.FIRST_COMPLETED)
             why = "" if exited.done() else minding.result()
@@ -200,6 +193,21 @@ class Place:
         await link.close()
         socket.unlink(missing_ok=True)
         return end
+
+    async def _started(self, socket: Path) -> asyncio.subprocess.Process:
+        """A process that has been told what it is. It ends when this one does, which holds its standard input."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", MODULE),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=sys.stderr.fileno(),
+            start_new_session=True,  # a terminal's interrupt is for the gateway, which lets its workers finish
+        )
+        assert process.stdin is not None
+        told = {"number": self.number, "device": self.device, "socket": str(socket), "record": str(self._written)}
+        process.stdin.write(json.dumps(self._told | told).encode() + b"\n")
+        self.pid, self.state = process.pid, admin.WORKER_STATE_STARTING
+        return process
 
     def _ended(self, code: int, why: str, memory: bool) -> End:
         """Takes note of how a worker ended, and tells those who wait for it. `memory`: the system has killed something
@@ -234,10 +242,14 @@ class Place:
             filling.cancel()
 
     async def _fill(self) -> None:
-        """Loads what a new worker shall have; what it cannot load, others could not either."""
+        """Loads what a new worker shall have. What it refuses is missing here; what ends it, others will load."""
         for key in list(self._desired()):
-            with contextlib.suppress(Refused):
+            try:
                 await self.load(key)
+            except Refused:
+                continue
+            except Lost:
+                return
         self.state = admin.WORKER_STATE_READY
         self._changed()
 

@@ -8,6 +8,7 @@ import bisect
 import contextlib
 import functools
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -31,7 +32,7 @@ from lightwell_server.catalog import Request
 from lightwell_server.config import Settings
 from lightwell_server.core import Told
 from lightwell_server.engine.scheduler import AGEING
-from lightwell_server.errors import Aborted, Internal
+from lightwell_server.errors import Aborted, Internal, Unavailable
 from lightwell_server.pool.link import Lost
 from lightwell_server.pool.place import LONG, End, Key, Place
 
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 5.0
 """Seconds that a scrape waits for a worker."""
+GONE = 30.0
+"""Seconds without a worker from which on requests do not wait for one."""
 CRASHES = 2
 """Workers that may end under one request alone."""
 
@@ -64,6 +67,7 @@ class Pool:
         self._desired: dict[Key, None] = {}
         self._line: list[_Waiting] = []
         self._changed = asyncio.Event()
+        self._answering = time.monotonic()
         self._loop = asyncio.get_running_loop()
         patience = settings.worker_health_seconds, settings.max_seconds
         self._places = [
@@ -103,6 +107,8 @@ class Pool:
         LightwellError."""
         way = Way()
         while True:
+            if time.monotonic() - self._answering > GONE:
+                raise Unavailable("no worker answers; the log says why", reason="NO_WORKER", retry_seconds=GONE)
             place = await self._seated(case, (request.model, request.version))
             end, link, answered, began = place.end, place.link, False, time.monotonic()
             try:
@@ -170,7 +176,7 @@ class Pool:
 
     def scraped(self) -> Mapping[str, str]:
         """The metrics of the workers that answer, by number; asked from another thread than the loop's."""
-        return asyncio.run_coroutine_threadsafe(self._scraped(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._scraped(), self._loop).result(2 * PATIENCE)
 
     async def _scraped(self) -> Mapping[str, str]:
         links = {str(place.number): place.link for place in self._places if place.link is not None}
@@ -201,6 +207,10 @@ class Pool:
     def _seat(self) -> None:
         """Calls up those for whom there is room, in order."""
         self._changed.set()
+        if self.workers:
+            self._answering = math.inf
+        elif self._answering == math.inf:
+            self._answering = time.monotonic()
         for waiting in list(self._line):
             if not any(place.models and len(place.cases) < self._most for place in self._places):
                 return
@@ -261,6 +271,6 @@ def _judge(case: Case, end: End) -> None:
 def _told(settings: Settings) -> dict[str, Any]:
     """What worker processes are told: the settings, and a fair share of the processors."""
     values = settings.model_dump(mode="json", exclude={"config", "print_config"})
-    share = max(1, (os.cpu_count() or 1) // len(settings.owned))
+    share = max(1, len(os.sched_getaffinity(0)) // len(settings.owned))
     threads = settings.threads or (share if len(settings.owned) > 1 else 0)
     return {"settings": {**values, "workers": None, "threads": threads}}

@@ -1,0 +1,219 @@
+"""Models that come and go while a server runs: what is loaded follows the repository, and nobody asks in vain."""
+
+import asyncio
+import shutil
+from contextlib import asynccontextmanager
+
+import pytest
+
+from lightwell_server import curator as curators
+from lightwell_server import watched
+from lightwell_server.config import Settings
+from lightwell_server.core import Device
+from lightwell_server.curator import Curator
+from lightwell_server.errors import NotFound, Refused, Unavailable
+from lightwell_server.library import Library, State
+from tests.nets import Residual, export, seeded
+
+SIDE = 16
+
+
+def add(repository, version, seed=0, classes=5, name="net"):
+    """A version, moved into place as a whole."""
+    parts = repository.parent / f"parts-{name}-{version}"
+    parts.mkdir()
+    export(seeded(Residual, classes, seed=seed), "scripted", parts).rename(parts / "model.pt")
+    (parts / "card.toml").write_text(f"[input]\nsize = [{SIDE}, {SIDE}]\n")
+    target = repository / name / version
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    parts.rename(target)
+    return target
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(curators, "EVERY", 0.05)
+    monkeypatch.setattr(watched, "EVERY", 0.0)
+    add(tmp_path / "repository", "1")
+    return tmp_path / "repository"
+
+
+@asynccontextmanager
+async def kept(repository, every_version=False):
+    """A library that is kept in step with a repository."""
+
+    async def told(name):
+        pass
+
+    library, device = Library(repository), Device(Settings(repository=repository), "cpu")
+    curator = Curator(repository, library, device, told, every_version)
+    curator.expect()
+    await curator.load_all()
+    watching = asyncio.create_task(curator.watch())
+    try:
+        yield library, curator, device
+        assert not watching.done()
+    finally:
+        watching.cancel()
+        await device.stop()
+
+
+async def until(condition, patience=20.0):
+    async with asyncio.timeout(patience):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def test_a_new_version_takes_over_and_the_old_one_goes_when_its_last_request_is_over(repository):
+    async def story():
+        async with kept(repository) as (library, _, device):
+            old = library.get("net")
+            with old.used():
+                add(repository, "2", seed=1)
+                await until(lambda: library.get("net").version == "2")
+                assert library.get("net").described.summary.digest != old.described.summary.digest
+                await asyncio.sleep(0.3)
+                assert ("net", "1") in device._models, "a request is at work with it"
+                with pytest.raises(NotFound, match="net@1 is not loaded"):
+                    library.get("net", "1")
+            await until(lambda: ("net", "1") not in device._models)
+            assert [entry.state for entry in library.all()] == [State.MODEL_STATE_UNLOADED, State.MODEL_STATE_READY]
+
+    asyncio.run(story())
+
+
+def test_a_new_version_that_is_refused_never_serves_and_the_old_one_stays(repository):
+    async def story():
+        async with kept(repository) as (library, _, _):
+            bad = add(repository, "2")
+            (bad / "model.pt").write_bytes(b"no model")
+            await until(lambda: library.all()[-1].state == State.MODEL_STATE_REFUSED)
+            assert library.get("net").version == "1"
+            with pytest.raises(Refused, match="net@2 was refused"):
+                library.get("net", "2")
+            add(repository, "2", seed=2)  # its files are mended
+            await until(lambda: library.get("net").version == "2")
+
+    asyncio.run(story())
+
+
+def test_a_server_that_starts_beside_a_refused_version_serves_the_one_before(repository):
+    async def story():
+        bad = add(repository, "10")
+        (bad / "model.pt").write_bytes(b"no model")
+        add(repository, "9", seed=2)
+        async with kept(repository) as (library, _, device):
+            assert library.get("net").version == "9" and set(device._models) == {("net", "9")}
+
+    asyncio.run(story())
+
+
+def test_all_versions_are_kept_where_that_is_wanted(repository):
+    async def story():
+        add(repository, "2", seed=1)
+        async with kept(repository, every_version=True) as (library, _, _):
+            assert library.get("net", "1").version == "1" and library.get("net").version == "2"
+
+    asyncio.run(story())
+
+
+def test_aliases_keep_versions_and_move_in_one_line(repository):
+    async def story():
+        add(repository, "2", seed=1)
+        add(repository, "3", seed=2)
+        aliases = repository / "aliases.toml"
+        aliases.write_text('[net]\nstable = "1"\n')
+        async with kept(repository) as (library, _, device):
+            assert library.get("net@stable").version == "1" == library.get("net", "stable").version
+            assert library.get("net").version == "3" and set(device._models) == {("net", "1"), ("net", "3")}
+            aliases.write_text('[net]\nstable = "2"\ncanary = "3"\n')
+            await until(lambda: ("net", "2") in device._models and ("net", "1") not in device._models)
+            assert library.get("net@stable").version == "2" and library.get("net@canary").version == "3"
+            aliases.write_text("[net]\nstable = 1\n")  # no text: the aliases before stay in force
+            await asyncio.sleep(0.3)
+            assert library.get("net@stable").version == "2"
+            aliases.write_text('[net]\nstable = "7"\n')
+            with pytest.raises(NotFound, match="no version '7', which 'stable' stands for; it has 1, 2, 3"):
+                library.get("net@stable")
+
+    asyncio.run(story())
+
+
+def test_wrong_aliases_are_told_when_a_server_starts(repository):
+    (repository / "aliases.toml").write_text("[net]\nstable = 1\n")
+    with pytest.raises(ValueError, match=r"net\.stable: .*write versions in quotes"):
+        Library(repository)
+
+
+def test_administrators_load_and_unload(repository):
+    async def story():
+        add(repository, "2", seed=1)
+        async with kept(repository) as (library, curator, device):
+            assert (await curator.load("net", "1")).summary.version == "1"
+            await asyncio.sleep(0.2)
+            assert library.get("net", "1").ready and library.get("net").version == "2"
+            await curator.unload("net", "2")
+            await until(lambda: ("net", "2") not in device._models)
+            assert library.get("net").version == "1", "what was asked for stays"
+            await curator.unload("net", "1")
+            with pytest.raises(NotFound, match="have an administrator load it"):
+                library.get("net")
+            await asyncio.sleep(0.2)
+            assert not device._models, "nothing comes back by itself"
+            assert (await curator.load("net", "")).summary.version == "2"
+            for name, version in (("net", "5"), ("other", "")):
+                with pytest.raises(NotFound, match="the repository has no"):
+                    await curator.load(name, version)
+
+    asyncio.run(story())
+
+
+def test_files_that_change_in_place_are_loaded_anew(repository):
+    async def story():
+        async with kept(repository) as (library, _, _):
+            before = library.get("net").described.summary.digest
+            parts = repository.parent / "other"
+            parts.mkdir()
+            export(seeded(Residual, seed=5), "scripted", parts).replace(repository / "net" / "1" / "model.pt")
+            await until(lambda: library.get("net").described.summary.digest != before)
+            (repository / "net" / "1" / "model.pt").write_bytes(b"no model")
+            await asyncio.sleep(0.5)
+            assert library.get("net").ready, "what was loaded still answers"
+
+    asyncio.run(story())
+
+
+def test_a_version_that_is_removed_goes_and_a_disk_that_is_away_takes_nothing_along(repository):
+    async def story():
+        add(repository, "1", name="other")
+        async with kept(repository) as (library, _, device):
+            repository.rename(repository.parent / "away")
+            await asyncio.sleep(0.3)
+            assert library.get("net").ready and library.get("other").ready
+            (repository.parent / "away").rename(repository)
+            shutil.rmtree(repository / "net")
+            await until(lambda: set(device._models) == {("other", "1")})
+            assert library.get().name == "other"
+            with pytest.raises(NotFound, match="there is no model 'net'"):
+                library.get("net")
+
+    asyncio.run(story())
+
+
+def test_what_is_still_being_loaded_says_so(repository):
+    library = Library(repository)
+    library.entry("net", "1")
+    with pytest.raises(Unavailable, match="still being loaded"):
+        library.get("net")
+
+
+def test_models_that_are_loaded_have_answered_once(repository):
+    add(repository, "1", name="other")
+
+    async def story():
+        async with kept(repository) as (_, _, device):
+            assert len(device._worker._scheduler._experience) == 2, "a step for each of the two models"
+
+    asyncio.run(story())
