@@ -11,6 +11,7 @@ A method's parameters are its message (`GradCam(layer="layer4")`); what is unset
 from lightwell.aio import AsyncClient, AsyncStream
 from lightwell.client import Client, Stream
 from lightwell.errors import (
+    AbortedError,
     CancelledCallError,
     DeadlineError,
     ForbiddenError,
@@ -28,6 +29,7 @@ from lightwell.v1.synthesize_pb2 import LayerWeight, Pgd, Style, StyleTransfer
 from lightwell.v1.types_pb2 import Channel, Color, Contrast, Image, Neuron, Target
 
 __all__ = [
+    "AbortedError",
     "AsyncClient",
     "AsyncStream",
     "CancelledCallError",

@@ -40,7 +40,7 @@ from lightwell.requests import (
 )
 from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
 from lightwell.retrying import Event
-from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
+from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
 
 T = TypeVar("T")
@@ -95,6 +95,7 @@ class AsyncClient:
         self._channel = self._connection.open_async(address)
         self._explainer: Any = explainer_pb2_grpc.ExplainerServiceStub(self._channel)
         self._models: Any = explainer_pb2_grpc.ModelServiceStub(self._channel)
+        self._admin: Any = explainer_pb2_grpc.AdminServiceStub(self._channel)
 
     @overload
     async def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
@@ -158,6 +159,28 @@ class AsyncClient:
         """One version: its card, its layers, and which methods apply."""
         request = models_pb2.GetModelRequest(model=name, version=version)
         return await self._asked(self._models.GetModel, request)
+
+    async def status(self) -> admin_pb2.GetStatusResponse:
+        """How the server, its workers and its models are; as `Client.status`."""
+        return await self._asked(self._admin.GetStatus, admin_pb2.GetStatusRequest())
+
+    async def jobs(self) -> list[admin_pb2.Job]:
+        """The requests that have been admitted and are not over; as `Client.jobs`."""
+        return list((await self._asked(self._admin.ListJobs, admin_pb2.ListJobsRequest())).jobs)
+
+    async def stop_job(self, number: int) -> None:
+        """Stops a job by its number; as `Client.stop_job`."""
+        await self._asked(self._admin.StopJob, admin_pb2.StopJobRequest(number=number))
+
+    async def load_model(self, name: str, version: str = "") -> models_pb2.GetModelResponse:
+        """Loads a version of the repository; as `Client.load_model`."""
+        request = admin_pb2.LoadModelRequest(model=name, version=version)
+        answer: admin_pb2.LoadModelResponse = await self._asked(self._admin.LoadModel, request)
+        return answer.model
+
+    async def unload_model(self, name: str, version: str) -> None:
+        """Lets go of a version; as `Client.unload_model`."""
+        await self._asked(self._admin.UnloadModel, admin_pb2.UnloadModelRequest(model=name, version=version))
 
     async def close(self) -> None:
         """Closes the connection; calls in progress are cancelled."""

@@ -121,7 +121,13 @@ def _service_config(retries: int) -> dict[str, Any]:
 
 
 def _unary() -> list[dict[str, str]]:
-    """The calls with a single answer. Streams are left out: the clients ask for them again themselves, and attempts of
-    both kinds would multiply."""
+    """The calls with a single answer that may be asked again. Streams are left out: the clients ask for them again
+    themselves, and attempts of both kinds would multiply. So is `StopJob`: a server that has started anew, or the next
+    address of the name, may have another job of that number."""
     services = explainer_pb2.DESCRIPTOR.services_by_name.values()
-    return [{"service": s.full_name, "method": m.name} for s in services for m in s.methods if not m.server_streaming]
+    return [
+        {"service": service.full_name, "method": method.name}
+        for service in services
+        for method in service.methods
+        if not method.server_streaming and method.name != "StopJob"
+    ]

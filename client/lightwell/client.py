@@ -30,7 +30,7 @@ from lightwell.requests import (
 )
 from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
 from lightwell.retrying import Event
-from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
+from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
 
 T = TypeVar("T")
@@ -96,6 +96,7 @@ class Client:
         self._channel = self._connection.open(address)
         self._explainer = explainer_pb2_grpc.ExplainerServiceStub(self._channel)
         self._models = explainer_pb2_grpc.ModelServiceStub(self._channel)
+        self._admin = explainer_pb2_grpc.AdminServiceStub(self._channel)
 
     @overload
     def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
@@ -159,6 +160,29 @@ class Client:
     def model(self, name: str = "", version: str = "") -> models_pb2.GetModelResponse:
         """One version: its card, its layers, and which methods apply."""
         return self._asked(self._models.GetModel, models_pb2.GetModelRequest(model=name, version=version))
+
+    def status(self) -> admin_pb2.GetStatusResponse:
+        """How the server, its workers and its models are. This and all below need the right to administer."""
+        return self._asked(self._admin.GetStatus, admin_pb2.GetStatusRequest())
+
+    def jobs(self) -> list[admin_pb2.Job]:
+        """The requests that have been admitted and are not over, in the order in which they were."""
+        return list(self._asked(self._admin.ListJobs, admin_pb2.ListJobsRequest()).jobs)
+
+    def stop_job(self, number: int) -> None:
+        """Stops a job by its number among `jobs()`; its caller gets `AbortedError`. Raises `NotFoundError` for one that
+        is over. Not asked again where the server is lost: another server's job may have the number."""
+        self._asked(self._admin.StopJob, admin_pb2.StopJobRequest(number=number))
+
+    def load_model(self, name: str, version: str = "") -> models_pb2.GetModelResponse:
+        """Loads a version of the repository (unset: the newest) beside those that answer, and returns when it answers.
+        Raises `LightwellError` if it cannot be loaded; the others answer on."""
+        request = admin_pb2.LoadModelRequest(model=name, version=version)
+        return self._asked(self._admin.LoadModel, request).model
+
+    def unload_model(self, name: str, version: str) -> None:
+        """Lets go of a version: it takes no further requests, and those that it has are finished."""
+        self._asked(self._admin.UnloadModel, admin_pb2.UnloadModelRequest(model=name, version=version))
 
     def close(self) -> None:
         """Closes the connection; calls in progress are cancelled."""

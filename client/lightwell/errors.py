@@ -62,6 +62,11 @@ class ForbiddenError(LightwellError):
     """The token is known, but has not the right to this call."""
 
 
+class AbortedError(LightwellError):
+    """The server gave the request up, and it should not be sent again: an operator stopped it (reason STOPPED), or it
+    twice ended the worker that ran it alone (reason POISONED)."""
+
+
 class CancelledCallError(LightwellError):
     """The call was cancelled: by `cancel()`, by closing the client, or by the server."""
 
@@ -75,6 +80,7 @@ _KINDS: dict[grpc.StatusCode, type[LightwellError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
+    grpc.StatusCode.ABORTED: AbortedError,
     grpc.StatusCode.CANCELLED: CancelledCallError,
 }
 

@@ -67,6 +67,11 @@ def to_picture(message: types.Image) -> Pil.Image:
         return ImageOps.exif_transpose(Pil.open(io.BytesIO(message.encoded))).convert("RGB")
     array = to_array(message.tensor)
     array = array if array.dtype == np.uint8 else (np.clip(array, 0, 1) * 255).round().astype(np.uint8)
+    return from_pixels(array)
+
+
+def from_pixels(array: NDArray[np.uint8]) -> Pil.Image:
+    """The picture of 8-bit pixels [3, H, W]."""
     return Pil.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 

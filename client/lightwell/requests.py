@@ -50,11 +50,13 @@ class ExplainOptions(Options, total=False):
 
 class SynthesizeOptions(Options, total=False):
     """And what a synthesis may: the `image` that it starts from; `previews`, how many pictures of the way;
-    `image_tensor`, the result as floats too."""
+    `image_tensor`, the result as floats too; `pixels`, all pictures as they are and not as PNG, which spares the server
+    the time of encoding them."""
 
     image: ImageLike | None
     previews: int
     image_tensor: bool
+    pixels: bool
 
 
 _KNOWN = ExplainOptions.__annotations__.keys() | SynthesizeOptions.__annotations__.keys()
@@ -99,6 +101,7 @@ def synthesize_request(method: Message, **options: Unpack[SynthesizeOptions]) ->
     request = _request(synthesize_pb2.SynthesizeRequest(), method, options.get("image"), options)
     request.output.previews = options.get("previews", 0)
     request.output.image_tensor = options.get("image_tensor", False)
+    request.output.pixels = options.get("pixels", False)
     return request
 
 

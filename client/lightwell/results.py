@@ -112,7 +112,9 @@ class Progress:
         if isinstance(message, explain_pb2.ExplainProgress):
             return cls(message.row, message.rows)
         objective = message.objective if message.HasField("objective") else None
-        return cls(message.step, message.steps, objective, _opened(message.preview) if message.preview else None)
+        due = message.preview or message.HasField("preview_pixels")
+        image = _opened(message.preview, message.preview_pixels) if due else None
+        return cls(message.step, message.steps, objective, image)
 
 
 @dataclass(eq=False)
@@ -124,7 +126,7 @@ class Synthesis(_Shared):
     @cached_property
     def image(self) -> Pil.Image:
         """The synthesised image."""
-        return _opened(self.message.png)
+        return _opened(self.message.png, self.message.pixels)
 
     @property
     def succeeded(self) -> bool | None:
@@ -134,7 +136,7 @@ class Synthesis(_Shared):
     @cached_property
     def pictures(self) -> dict[str, Pil.Image]:
         """The method's other pictures by name."""
-        return {item.name: _opened(item.png) for item in self.message.pictures}
+        return {item.name: _opened(item.png, item.pixels) for item in self.message.pictures}
 
     @property
     def before(self) -> list[types.Prediction]:
@@ -147,14 +149,14 @@ class Synthesis(_Shared):
         return list(self.message.predictions_after)
 
     def save(self, path: str | Path) -> None:
-        """Writes the image. As PNG it is, byte for byte, what the verdict speaks of."""
+        """Writes the image. As PNG it is, pixel for pixel, what the verdict speaks of."""
         if Path(path).suffix.lower() == ".png":
-            Path(path).write_bytes(self.message.png)
+            Path(path).write_bytes(self._repr_png_())
         else:
             self.image.save(path)
 
     def _repr_png_(self) -> bytes:
-        return self.message.png
+        return self.message.png or images.png(self.image)
 
     def __repr__(self) -> str:
         method = self.message.resolved.WhichOneof("method")
@@ -223,5 +225,6 @@ def named(target: types.ExplainedTarget) -> str:
     return f"{kind} {getattr(inner, kind).layer}:{getattr(inner, kind).channel}" if kind else "no target"
 
 
-def _opened(data: bytes) -> Pil.Image:
-    return Pil.open(io.BytesIO(data))
+def _opened(png: bytes, pixels: types.Tensor) -> Pil.Image:
+    """A picture in the form that it came in: a file, or where there is none its pixels."""
+    return Pil.open(io.BytesIO(png)) if png else images.from_pixels(images.to_array(pixels))
