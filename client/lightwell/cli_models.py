@@ -1,4 +1,4 @@
-"""`lightwell models list | show | add | check`."""
+"""`lightwell models list | show | add | check`; `load` and `unload` are in `cli_admin`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from lightwell import tell
 from lightwell.asking import Server, asking
 from lightwell.options import model_names
 from lightwell.parameters import Usage
 from lightwell.serving import missing
-from lightwell.terminal import Json, say, sentences
+from lightwell.terminal import Json, say, sentences, table
 from lightwell.v1 import models_pb2
 
 if TYPE_CHECKING:  # the SDK runs without the server
     from lightwell_server.bring.inspection import Inspection
 
-app = typer.Typer(help="Lists, shows, adds and checks models.", no_args_is_help=True)
+app = typer.Typer(help="Lists, shows, adds, checks, loads and unloads models.", no_args_is_help=True)
 
 Kind = StrEnum("Kind", ["classifier", "stylizer", "generator"])
 Channels = StrEnum("Channels", {"GREY": "1", "RGB": "3"})
@@ -197,7 +195,7 @@ def _inspected(found: Inspection) -> None:
     for note in found.notes:
         say(f"  note     {note}")
     say("")
-    _table(("method", ""), ((method.method, method.reason or "applies") for method in found.methods))
+    say(table(("method", ""), ((method.method, method.reason or "applies") for method in found.methods)))
 
 
 def _shown(model: models_pb2.GetModelResponse) -> None:
@@ -212,24 +210,15 @@ def _shown(model: models_pb2.GetModelResponse) -> None:
     for note in model.notes:
         say(f"  note: {note}")
     say("")
-    _table(("layer", "type", "shape", "cost"), (_layer(layer) for layer in model.layers))
+    say(table(("layer", "type", "shape", "cost"), (_layer(layer) for layer in model.layers)))
     say("")
-    _table(
-        ("method", ""),
-        ((m.method, (", ".join(m.default_layers) or "applies") if m.applies else m.reason) for m in model.methods),
-    )
+    methods = ((m.method, (", ".join(m.default_layers) or "applies") if m.applies else m.reason) for m in model.methods)
+    say(table(("method", ""), methods))
 
 
 def _layer(layer: models_pb2.Layer) -> tuple[str, ...]:
     aliases = f" ({', '.join(layer.aliases)})" if layer.aliases else ""
     return layer.name + aliases, layer.type, _shape(layer.shape), f"{layer.share:.1%}"
-
-
-def _table(head: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
-    table = Table(*head, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 def _shape(sides: Iterable[int]) -> str:

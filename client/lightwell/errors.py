@@ -125,4 +125,6 @@ def from_rpc(error: Any, request_id: str) -> LightwellError:  # noqa: ANN401 - g
     violations = tuple((violation.field, violation.description) for violation in bad.field_violations)
     seconds = retry.retry_delay.ToMilliseconds() / 1000 if retry.HasField("retry_delay") else None
     message = error.details() or error.code().name
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # gRPC's own words say nothing of the server
+        message = "the server does not know this call; it may be of an older version"
     return error_for(error.code(), message, info.reason, violations, seconds, request_id)

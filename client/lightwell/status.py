@@ -1,44 +1,59 @@
-"""Whether a server is there, and how it is, by the standard health service."""
+"""Whether a server is there, and how it is: by the standard health service, and as far as the caller may know it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lightwell.channel import Connection, new_request_id
-from lightwell.errors import ForbiddenError, NotFoundError, UnauthenticatedError, UnavailableError, translated
-from lightwell.v1 import explainer_pb2, explainer_pb2_grpc, models_pb2
+from lightwell.errors import LightwellError, NotFoundError, translated
+from lightwell.v1 import admin_pb2, explainer_pb2, explainer_pb2_grpc, models_pb2
+
+_UNTOLD = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
 
 
-def status(address: str, connection: Connection) -> dict[str, Any]:
-    """The server's health by service and by model, and its models' versions; of a server that is not there, why. Health
-    needs no token: without one that the server knows, `models` is None, and `reason` says why."""
-    services = [service.full_name for service in explainer_pb2.DESCRIPTOR.services_by_name.values()]
-    told: dict[str, Any] = {"server": address, "reachable": True}
+@dataclass(frozen=True)
+class Status:
+    """What a server tells. `services` and `health`, of the models by name, are in the health service's own words:
+    serving, not_serving or unknown. `models` and `own`, the server's account of itself, are None where the caller is
+    not told them; `reason` says why."""
+
+    address: str
+    services: dict[str, str]
+    models: list[models_pb2.ModelSummary] | None
+    health: dict[str, str]
+    own: admin_pb2.GetStatusResponse | None
+    reason: str
+
+
+def status(address: str, channel: grpc.Channel, connection: Connection) -> Status:
+    """How the server is. Health needs no token, the models the right to explain, its own account that to administer.
+    Raises `LightwellError` if it does not answer."""
+    names = [service.full_name for service in explainer_pb2.DESCRIPTOR.services_by_name.values()]
+    services = {name: _health(channel, name, connection) for name in names}
+    admin, models = explainer_pb2_grpc.AdminServiceStub(channel), explainer_pb2_grpc.ModelServiceStub(channel)
+    own, reason = _told(admin.GetStatus, admin_pb2.GetStatusRequest(), connection)
+    listed = own or _told(models.ListModels, models_pb2.ListModelsRequest(), connection)[0]
+    found = None if listed is None else list(listed.models)
+    health = {name: _health(channel, name, connection) for name in dict.fromkeys(model.name for model in found or ())}
+    return Status(address, services, found, health, own, reason)
+
+
+def _told(ask: Callable[..., Any], request: Message, connection: Connection) -> tuple[Any, str]:
+    """The answer; None and why, if the caller has no right to it or the server does not know the question."""
+    request_id = new_request_id()
     try:
-        with connection.open(address) as channel:
-            told["services"] = {name: _health(channel, name, connection) for name in services}
-            told["models"] = _models(channel, connection)
-    except UnavailableError as error:
-        return {"server": address, "reachable": False, "reason": error.message}
-    except (UnauthenticatedError, ForbiddenError) as error:
-        return {**told, "models": None, "reason": error.message}
-    return told
-
-
-def _models(channel: grpc.Channel, connection: Connection) -> dict[str, Any]:
-    stub, request_id = explainer_pb2_grpc.ModelServiceStub(channel), new_request_id()
-    with translated(request_id):
-        listed = stub.ListModels(models_pb2.ListModelsRequest(), **connection.call(request_id)).models
-    return {
-        name: {
-            "health": _health(channel, name, connection),
-            "versions": [model.version for model in listed if model.name == name],
-        }
-        for name in dict.fromkeys(model.name for model in listed)
-    }
+        with translated(request_id):
+            return ask(request, **connection.call(request_id)), ""
+    except LightwellError as error:
+        if error.code not in _UNTOLD:
+            raise
+        return None, error.message
 
 
 def _health(channel: grpc.Channel, service: str, connection: Connection) -> str:

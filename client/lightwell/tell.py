@@ -97,6 +97,8 @@ def _both(result: Explanation | Synthesis, image: str | None, file: Path | None)
 
 
 def _values(field: FieldDescriptor, value: Any) -> Any:  # noqa: ANN401 - of the field's type
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {key: _value(field.message_type.fields_by_name["value"], item) for key, item in value.items()}
     return [_value(field, item) for item in value] if field.is_repeated else _value(field, value)
 
 

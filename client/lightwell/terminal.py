@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -83,12 +86,36 @@ def remark(message: str) -> None:
     Console(stderr=True).print(f"lightwell: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
-def say(what: Text | str | dict[str, Any]) -> None:
-    """Prints one line for people, or for scripts."""
+def say(what: RenderableType | dict[str, Any]) -> None:
+    """Prints a line or a table for people, or a line for scripts."""
     if isinstance(what, dict):
         typer.echo(json.dumps(what, ensure_ascii=False, allow_nan=False))
     else:
         Console().print(what, markup=False, highlight=False, soft_wrap=True)
+
+
+def live(look: Callable[[], RenderableType | dict[str, Any]], every: float, in_place: bool) -> None:
+    """Prints what `look` gives anew every so many seconds, until Ctrl-C: one below the other, or on a terminal, if that
+    is wanted, in its place."""
+    console = Console(markup=False, highlight=False)
+    screen = Live(console=console, auto_refresh=False) if in_place and console.is_terminal else nullcontext()
+    with suppress(KeyboardInterrupt), screen as place:
+        while True:
+            seen = look()
+            if place is None or isinstance(seen, dict):
+                say(seen)
+            else:
+                place.update(seen, refresh=True)
+            time.sleep(every)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str | Text]]) -> Table:
+    """A table of words; what is too long for its column goes on below."""
+    columns = (Column(name, overflow="fold") for name in head)
+    made = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return made
 
 
 def watched() -> bool:

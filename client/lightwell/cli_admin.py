@@ -1,0 +1,118 @@
+"""`lightwell status | jobs | jobs stop | models load | models unload`: what an operator sees and does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import grpc
+import typer
+from rich.console import RenderableType
+
+from lightwell import tell_admin
+from lightwell.asking import Server, asking
+from lightwell.channel import Connection
+from lightwell.errors import DeadlineError, UnavailableError
+from lightwell.options import model_names
+from lightwell.parameters import Usage
+from lightwell.status import status as status_of
+from lightwell.tell import counted, plain
+from lightwell.terminal import Json, failed, live, say, sentences
+
+PATIENCE = 5.0
+"""Seconds that `status` gives each call, if no others are named."""
+
+jobs = typer.Typer(help="Lists the requests that are admitted and not over, and stops them.")
+
+Name = Annotated[str, typer.Argument(help="The model's name.", autocompletion=model_names)]
+
+
+@asking
+def status(
+    server: Server,
+    follow: Annotated[bool, typer.Option("--live", help="Show it anew until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often, with --live.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Whether the server is there, and how its services, workers, queue and models are."""
+    with sentences():
+        settings = server.settings()
+        connection = Connection(**{**settings, "timeout": settings["timeout"] or PATIENCE})
+        with connection.open(server.address) as channel:
+            if follow:
+                live(lambda: _seen(server.address, channel, connection, as_json)[0], every, in_place=not as_json)
+                return
+            shown, reached = _seen(server.address, channel, connection, as_json)
+        if not reached and not as_json:
+            raise failed(str(shown))
+        say(shown)
+    if not reached:
+        raise typer.Exit(1)
+
+
+@jobs.callback(invoke_without_command=True)
+@asking
+def list_jobs(server: Server, context: typer.Context, as_json: Json = False) -> None:
+    """Lists the requests that are admitted and not over, and stops them."""
+    with sentences():
+        if context.invoked_subcommand:
+            _nothing_given(context)
+            return
+    with server.client() as client:
+        found = client.jobs()
+        if as_json:
+            for job in found:
+                say(plain(job))
+        else:
+            say(tell_admin.jobs_table(found) if found else "no jobs")
+
+
+@jobs.command()
+@asking
+def stop(server: Server, number: Annotated[int, typer.Argument(help="The job's number.")]) -> None:
+    """Stops a job: its caller is told so, and it costs no further step."""
+    with server.client() as client:
+        client.stop_job(number)
+        say(f"job {number} is stopped")
+
+
+@asking
+def load(
+    server: Server,
+    name: Name,
+    version: Annotated[str, typer.Argument(help="Its version; the newest of the repository if left out.")] = "",
+) -> None:
+    """Loads a version beside those that answer; the server's repository has it already."""
+    with server.client() as client:
+        model = client.load_model(name, version)
+        say(f"{model.summary.name} version {model.summary.version} answers: {counted(len(model.layers), 'layer')}")
+        for note in model.notes:
+            say(f"  {note}")
+
+
+@asking
+def unload(server: Server, name: Name, version: Annotated[str, typer.Argument(help="Its version.")]) -> None:
+    """Lets go of a version, when its last request is over."""
+    with server.client() as client:
+        client.unload_model(name, version)
+        say(f"{name} version {version} takes no further requests")
+
+
+def _seen(
+    address: str, channel: grpc.Channel, connection: Connection, as_json: bool
+) -> tuple[RenderableType | dict[str, Any], bool]:
+    """What is shown of the server, and whether it was reached."""
+    try:
+        told = status_of(address, channel, connection)
+    except (UnavailableError, DeadlineError) as error:
+        unreached = {"server": address, "reachable": False, "reason": error.message}
+        return unreached if as_json else f"{address} does not answer: {error.message}", False
+    return tell_admin.status(told) if as_json else tell_admin.status_shown(told), True
+
+
+def _nothing_given(context: typer.Context) -> None:
+    """Raises `Usage` for options before the name of a command, which would not reach it."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            command = f"{context.command_path} {context.invoked_subcommand}"
+            raise Usage(f"write the options behind `{command}`")
