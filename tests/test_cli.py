@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 from lightwell import cli_models, parameters
-from lightwell.cli import app
 from lightwell.v1.explain_pb2 import Occlusion, Saliency
 from lightwell.v1.synthesize_pb2 import Norm, StyleTransfer
 from lightwell.v1.types_pb2 import Channel
+from tests.commands import run, sentence, told
 from tests.guarded import TOKEN, guarded
 from tests.nets import Linear, export, seeded
 from tests.serving import bundled, served
@@ -47,29 +46,7 @@ def photo(tmp_path):
 @pytest.fixture
 def lightwell(server):
     """Runs a command against the server; gives exit code, standard output and standard error."""
-
-    def run(*words, address=server.address):
-        result = CliRunner().invoke(
-            app, [str(word) for word in words], env={"LIGHTWELL_SERVER": address, "COLUMNS": "200"}
-        )
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result.exit_code, result.stdout, result.stderr
-
-    return run
-
-
-def told(outcome):
-    """The JSON objects that a command printed."""
-    code, out, error = outcome
-    assert code == 0, error
-    return [json.loads(line) for line in out.splitlines()]
-
-
-def sentence(outcome, code):
-    """The one sentence on standard error of a command that failed with that code."""
-    assert (outcome[0], outcome[1]) == (code, "")
-    assert outcome[2].startswith("lightwell: ") and outcome[2].count("\n") == 1
-    return outcome[2]
+    return lambda *words, address=server.address: run(address, *words)
 
 
 def test_explain_writes_an_overlay_for_each_image_and_says_so(lightwell, photo, tmp_path):
@@ -388,7 +365,8 @@ def test_status_tells_the_health_of_services_and_models(lightwell):
     [told_of] = told(lightwell("status", "--json"))
     assert told_of["reachable"] is True and set(told_of["services"].values()) == {"serving"}
     assert told_of["models"] == {"shapes": {"health": "serving", "versions": ["1"]}}
-    assert "model shapes  serving" in lightwell("status")[1] and "holds 1 model\n" in lightwell("status")[1]
+    out = lightwell("status")[1]
+    assert "holds 1 model\n" in out and re.search(r"^shapes +1 +ready +serving", out, re.MULTILINE)
     code, out, _ = lightwell("status", "--json", address="127.0.0.1:1")
     assert code == 1 and json.loads(out)["reachable"] is False
     assert "does not answer" in sentence(lightwell("status", address="127.0.0.1:1"), 1)

@@ -31,7 +31,7 @@ from lightwell import (
 )
 from lightwell.images import to_message
 from lightwell.retrying import TOKENS, Budget, Course
-from lightwell.v1 import explain_pb2, explainer_pb2_grpc
+from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc
 from lightwell.v1 import synthesize_pb2 as synthesize
 from tests.serving import bundled, served
 from tests.test_service import free_port
@@ -41,7 +41,7 @@ STAR = SAMPLES / "star.png"
 PNG = STAR.read_bytes()
 
 
-class Failing(explainer_pb2_grpc.ExplainerServiceServicer):
+class Failing(explainer_pb2_grpc.ExplainerServiceServicer, explainer_pb2_grpc.AdminServiceServicer):
     """Answers each attempt as the next of `attempts` says: how many steps it gets to before the connection is declared
     lost, or None for one that comes to its end. The last holds for all further ones."""
 
@@ -71,6 +71,16 @@ class Failing(explainer_pb2_grpc.ExplainerServiceServicer):
             self._lose(context)
         return explain_pb2.ExplainResponse()
 
+    def LoadModel(self, request, context):
+        if self._begin(request, context) is not None:
+            self._lose(context)
+        return admin_pb2.LoadModelResponse()
+
+    def StopJob(self, request, context):
+        if self._begin(request, context) is not None:
+            self._lose(context)
+        return admin_pb2.StopJobResponse()
+
     def Synthesize(self, request, context):
         reached = self._begin(request, context)
         for step in range(1, 1 + (10 if reached is None else reached)):
@@ -85,6 +95,7 @@ class Failing(explainer_pb2_grpc.ExplainerServiceServicer):
 def listening(service):
     server = grpc.server(ThreadPoolExecutor(8))
     explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(service, server)
+    explainer_pb2_grpc.add_AdminServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -233,10 +244,23 @@ def test_a_single_answer_is_asked_for_as_often(explain, retries, failures, attem
     assert len({headers["x-request-id"] for headers in service.metadata}) == 1
 
 
+def test_what_an_operator_asks_is_asked_again_but_for_stopping_a_job():
+    """The next server may have another job of that number."""
+    service = Failing(0, None)
+    with listening(service) as address, Client(address) as client:
+        client.load_model("shapes", "1")
+    assert len(service.times) == 2
+    service = Failing(0, None)
+    with listening(service) as address, Client(address) as client, pytest.raises(UnavailableError):
+        client.stop_job(7)
+    assert len(service.times) == 1
+
+
 def test_a_call_that_fails_otherwise_is_not_asked_again():
     with listening(Failing(None)) as address, Client(address) as client, pytest.raises(LightwellError) as caught:
         client.explain_stream(STAR, GradCam()).result()  # this server has no such call
     assert caught.value.code is grpc.StatusCode.UNIMPLEMENTED and caught.value.request_id
+    assert "older version" in caught.value.message
 
 
 def test_arguments_that_make_no_sense_are_told():
