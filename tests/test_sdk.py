@@ -1,7 +1,8 @@
 """The clients against a real server: explanations of several targets and with progress, estimates, many images,
-credentials, and what a type checker makes of them."""
+pictures as pixels, administration, credentials, and what a type checker makes of them."""
 
 import asyncio
+import io
 import os
 import shutil
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pil
 
 import lightwell
 from lightwell import (
+    AbortedError,
     AsyncClient,
     CancelledCallError,
     Client,
@@ -32,6 +35,7 @@ from lightwell import (
     UnavailableError,
 )
 from lightwell.images import to_message
+from lightwell.v1 import admin_pb2
 from tests.guarded import LOOKER, TOKEN, guarded
 from tests.nets import Linear, export, seeded
 from tests.serving import bundled, served
@@ -280,6 +284,68 @@ def test_a_bar_is_shown_to_a_person(server, function):
     assert any("explaining" in line and "100%" in line for line in lines)
 
 
+def test_pictures_as_pixels_are_those_of_the_files(client, tmp_path):
+    options = {"image": STAR, "model": "shapes", "previews": 3, "reproducible": True}
+    method = Pgd(steps=3, stop_early=False)
+    files = client.synthesize(method, **options)
+    pixels = client.synthesize(method, pixels=True, **options)
+    shown = [[np.asarray(one.image) for one in stream if one.image is not None] for stream in (files, pixels)]
+    assert len(shown[0]) == 3 and np.array_equal(*shown)
+    made, bare = files.result(), pixels.result()
+    assert made.message.png and not bare.message.png
+    assert np.array_equal(made.image, bare.image) and bare.image.size == (96, 96)
+    assert list(made.pictures) == list(bare.pictures) == ["difference", "difference_x10"]
+    assert all(np.array_equal(picture, bare.pictures[name]) for name, picture in made.pictures.items())
+    bare.save(tmp_path / "bare.png")
+    assert np.array_equal(Pil.open(tmp_path / "bare.png"), made.image)
+    assert np.array_equal(Pil.open(io.BytesIO(bare._repr_png_())), made.image)
+
+
+@pytest.fixture(params=["Client", "AsyncClient"])
+def operate(request, server, client):
+    """Runs a call of either client, named with its arguments."""
+    if request.param == "Client":
+        return lambda name, *words: getattr(client, name)(*words)
+    return lambda name, *words: in_loop(server.address, lambda client: getattr(client, name)(*words))
+
+
+def test_an_operator_sees_the_server(operate, client):
+    own = operate("status")
+    assert own.server_version and own.up_seconds > 0 and not own.stopping and own.running == own.waiting == 0
+    assert [worker.state for worker in own.workers] == [admin_pb2.WORKER_STATE_READY]
+    assert list(own.models) == client.models() and {model.name for model in own.models} == {"shapes", "flat"}
+    assert operate("jobs") == []
+
+
+def test_an_operator_stops_a_job(operate, client):
+    style = StyleTransfer(styles=[Style(image=to_message(HEART))], size=64, steps=10_000)
+    stream = client.synthesize(style, image=STAR, model="shapes")
+    progress = iter(stream)
+    next(progress)
+    [job] = operate("jobs")
+    assert (job.method, job.state, job.attempts) == ("style_transfer", admin_pb2.JOB_STATE_RUNNING, 1)
+    assert operate("stop_job", job.number) is None
+    with pytest.raises(AbortedError) as caught:
+        list(progress)
+    assert caught.value.reason == "STOPPED" and caught.value.request_id == job.request_id
+    with pytest.raises(NotFoundError):
+        operate("stop_job", job.number)
+
+
+def test_an_operator_lets_go_of_a_model_and_loads_it(operate, client):
+    image = np.zeros((16, 16, 3), np.uint8)
+    assert operate("unload_model", "flat", "1") is None
+    with pytest.raises(NotFoundError):
+        client.explain(image, Saliency(), model="flat")
+    loaded = operate("load_model", "flat")
+    assert (loaded.summary.name, loaded.summary.version, loaded.card.height) == ("flat", "1", 16)
+    assert client.explain(image, Saliency(), model="flat").map.shape == (16, 16)
+    with pytest.raises(NotFoundError):
+        operate("load_model", "flat", "2")
+    with pytest.raises(NotFoundError):
+        operate("unload_model", "nothing", "1")
+
+
 def test_each_call_has_a_name_of_its_own(client):
     names = []
     for _ in range(2):
@@ -351,7 +417,10 @@ def waiting() -> None:
         cost: Estimate = c.estimate(Pgd(), "cat.jpg", model="resnet50")
         seconds: float | None = cost.device_seconds
         maps: list[Explanation] = list(c.explain_all(["a.jpg", "b.jpg"], GradCam(), concurrency=4, progress=True))
-        print(one.map.shape, many, steps, dense.overlay().size, made.succeeded, seconds, maps)
+        up: float = c.status().up_seconds
+        numbers: list[int] = [job.number for job in c.jobs()]
+        layers: int = len(c.load_model("resnet50").layers)
+        print(one.map.shape, many, steps, dense.overlay().size, made.succeeded, seconds, maps, up, numbers, layers)
 
 
 async def awaited() -> None:

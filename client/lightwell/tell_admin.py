@@ -15,7 +15,14 @@ from lightwell.tell import counted, plain
 from lightwell.terminal import table
 from lightwell.v1 import admin_pb2, models_pb2
 
-_STYLES = {"ready": "green", "starting": "yellow", "loading": "yellow", "ended": "red", "refused": "red"}
+_STYLES = {
+    "ready": "green",
+    "starting": "yellow",
+    "loading": "yellow",
+    "ended": "red",
+    "refused": "red",
+    "unloaded": "dim",
+}
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -82,11 +89,11 @@ def _worker(worker: admin_pb2.WorkerStatus) -> tuple[str | Text, ...]:
         _state(plain(worker)["state"]),
         str(worker.pid or ""),
         worker.device,
-        _span(worker.up_seconds) if worker.pid else "",
+        _span(worker.up_seconds),
         str(worker.restarts),
         str(worker.jobs),
         _span(worker.predicted_seconds),
-        _span(worker.step_seconds) if worker.step_seconds else "",
+        _span(worker.step_seconds),
     )
 
 
@@ -116,7 +123,7 @@ def _job(job: admin_pb2.Job) -> tuple[str | Text, ...]:
         f"worker {job.worker}" if job.HasField("worker") else plain(job)["state"],
         _span(job.seconds),
         _span(job.device_seconds),
-        _span(job.predicted_seconds) if job.HasField("predicted_seconds") else "",
+        _span(job.predicted_seconds),
         f"{job.method} of {job.model}@{job.version}{step}\n{job.request_id}{caller}{attempt}",
     )
 
@@ -126,11 +133,11 @@ def _state(word: str) -> Text:
 
 
 def _span(seconds: float) -> str:
-    """A time with two units at most: 12ms, 3.2s, 42s, 3m20s, 2h5m, 4d7h."""
-    if 0 < seconds < 1:
-        return f"{seconds * 1000:.0f}ms"
-    if 1 <= seconds < 10:
-        return f"{seconds:.1f}s"
+    """A time with two units at most: 12ms, 3.2s, 42s, 3m20s, 2h5m, 4d7h; empty for 0, which is none or not known."""
+    if not seconds:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f}s" if seconds >= 1 else f"{seconds * 1000:.0f}ms"
     whole = round(seconds)
     for (unit, size), (smaller, part) in pairwise(_UNITS):
         if whole >= size:
