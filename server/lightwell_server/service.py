@@ -79,7 +79,11 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         call, entry, deadline = current.get(), self._named(asked), self._deadline(context)
         with entry.used(), self._admission.admitted(call, entry.version, deadline, Price(seconds=0.0)):
             sight = await self._beside("decode", look, asked, entry.described, self._max_pixels)
-            response = await self._core.estimate(estimate_pb2.EstimateRequest(**{kind: sight.request}))
+            try:
+                async with asyncio.timeout_at(_moment(deadline)):
+                    response = await self._core.estimate(estimate_pb2.EstimateRequest(**{kind: sight.request}))
+            except TimeoutError:
+                raise _late() from None
         resolved = response.WhichOneof("resolved")
         if resolved is not None:
             sight.understood(getattr(response, resolved))

@@ -186,7 +186,7 @@ class Pool:
     async def _seated(self, case: Case, key: Key) -> Place:
         """Waits in line for a worker."""
         began = time.monotonic()
-        rank = not case.suspect, case.price.cost + AGEING * began
+        rank = not case.suspect, case.price.cost + AGEING * case.began
         waiting = _Waiting(rank, case.number, case, key, self._loop.create_future())
         bisect.insort(self._line, waiting)
         self._seat()
@@ -195,8 +195,9 @@ class Pool:
         except asyncio.CancelledError:
             if waiting in self._line:
                 self._line.remove(waiting)
-            elif waiting.place.done() and not waiting.place.cancelled():  # it was called up at the same moment
+            else:  # it was called up at the same moment
                 waiting.place.result().leave(case, answered=False)
+                self._seat()
             raise
         finally:
             now = time.monotonic()
@@ -215,7 +216,7 @@ class Pool:
             if not any(place.models and len(place.cases) < self._most for place in self._places):
                 return
             able = [place for place in self._places if self._room(place, waiting)]
-            if able:
+            if able and not waiting.place.done():  # one that is given up is taken out of the line a moment later
                 place = min(able, key=lambda place: place.backlog)
                 self._line.remove(waiting)
                 place.enter(waiting.case)
@@ -227,9 +228,15 @@ class Pool:
             return False
         if case.suspect:
             return not place.cases
-        if place.alone or len(place.cases) >= self._most:
+        if place.alone or len(place.cases) >= self._most or not (place.cases or self._free(place)):
             return False
         return case.price.cost <= LONG or place.long < self._most // 2
+
+    def _free(self, place: Place) -> bool:
+        """Whether an empty place is open to all: not while a suspect waits that could have it, or can once it has
+        loaded its models."""
+        suspects = (waiting for waiting in self._line if waiting.case.suspect)
+        return not any(waiting.key in place.models or not place.ready for waiting in suspects)
 
     async def _ended(self, end: asyncio.Future[End], lost: Lost) -> End:
         """How a worker ended that cannot be reached any more."""

@@ -1,5 +1,4 @@
-"""A worker process: `python -m lightwell_server.pool.worker`, told on standard input by the gateway what it is. It
-serves one device on a Unix socket, and ends when its standard input does: when the gateway is gone."""
+"""A worker process: it serves one device on a Unix socket, and ends when the gateway does."""
 
 from __future__ import annotations
 
@@ -9,8 +8,8 @@ import os
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import asyncio
-import json
 import logging
+import multiprocessing
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import torch
 from grpc_status import rpc_status
 from prometheus_client import ProcessCollector, generate_latest
 
@@ -38,6 +38,10 @@ from lightwell_server.errors import Internal, LightwellError
 from lightwell_server.pool.link import NUMBER, OPTIONS
 from lightwell_server.pool.record import Record
 from lightwell_server.statuses import status
+
+# Its first call imports a compiler, which takes seconds: once where workers are forked from, not at each one's first
+# step.
+torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
 
 log = logging.getLogger(__name__)
 
@@ -155,19 +159,17 @@ async def serve(told: dict[str, Any]) -> None:
     await server.wait_for_termination()
 
 
-def _end_with_input() -> None:
-    """The gateway holds the other end for as long as it lives."""
-    sys.stdin.buffer.read()
+def _end_with_gateway() -> None:
+    gateway = multiprocessing.parent_process()
+    assert gateway is not None
+    gateway.join()
     os._exit(0)
 
 
-def main() -> None:
-    """Reads what it is, and serves."""
-    told = json.loads(sys.stdin.buffer.readline())
+def main(told: dict[str, Any]) -> None:
+    """Serves, as it is told: the settings, the worker's number, its device, its socket, and the file of its record."""
+    os.setsid()  # a terminal's interrupt is for the gateway, which lets its workers finish
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the gateway's own words alone go to its output
     logs.start(told["settings"]["log_level"], worker=told["number"])
-    threading.Thread(target=_end_with_input, name="gateway", daemon=True).start()
+    threading.Thread(target=_end_with_gateway, name="gateway", daemon=True).start()
     asyncio.run(serve(told))
-
-
-if __name__ == "__main__":
-    main()
