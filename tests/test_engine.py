@@ -35,6 +35,13 @@ def captioned(tmp_path_factory):
     return graph.to("cpu", torch.float64)
 
 
+class Nothing:
+    """A model for devices that never look at it."""
+
+
+NOTHING = Nothing()
+
+
 @pytest.fixture
 def worker():
     worker = Worker(answer)
@@ -163,7 +170,7 @@ def test_jobs_share_steps():
         return answers(parts)
 
     worker = Worker(slow)
-    crowd = [submit(worker, gradients(image(), 4), None)[1] for _ in range(8)]
+    crowd = [submit(worker, gradients(image(), 4), NOTHING)[1] for _ in range(8)]
     gate.set()
     for events in crowd:
         result(events)
@@ -221,11 +228,11 @@ def test_out_of_memory_halves_the_chunk_and_is_remembered():
         return (yield Ask(Rows(40, lambda index: torch.zeros(len(index), 3, 4, 4)), first)).score
 
     worker = Worker(small_device, max_rows=16)
-    assert run(worker, method(), None).shape == (40,)
+    assert run(worker, method(), NOTHING).shape == (40,)
     too_large = sum(rows > 3 for rows in seen)
     assert 1 <= too_large <= 3
     seen.clear()
-    assert run(worker, method(), None).shape == (40,)
+    assert run(worker, method(), NOTHING).shape == (40,)
     worker.stop()
     assert max(seen) <= 3
 
@@ -236,7 +243,7 @@ def test_one_row_that_does_not_fit_fails_with_its_own_reason():
 
     worker = Worker(no_memory)
     with pytest.raises(OutOfMemory):
-        run(worker, gradients(image()), None)
+        run(worker, gradients(image()), NOTHING)
     worker.stop()
 
 

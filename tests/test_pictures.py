@@ -291,8 +291,8 @@ def test_a_progressive_jpeg_is_the_same_picture():
 def test_jpegs_are_fitted_to_the_bit_as_torchvision_does(subsampling):
     data = file(of(waves(301, 399)), "JPEG", quality=90, subsampling=subsampling)
     theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
-    rows, _ = wire.decode(types.Image(encoded=data), "image").fitted(Fit((224, 224), 256))
-    assert torch.equal(rows[0], theirs(Pil.open(io.BytesIO(data))))
+    part, _ = wire.decode(types.Image(encoded=data), "image").fitted(Fit((224, 224), 256))
+    assert torch.equal(part.whole()[0], theirs(Pil.open(io.BytesIO(data))))
 
 
 INK = (40, 90, 200, 60)

@@ -68,8 +68,10 @@ def test_help_tells_every_setting():
         (["--config", "missing.toml"], "there is no file missing.toml"),
         (["--tokens", "missing.toml"], "missing.toml"),
         (["--tls-certificate", "a.pem", "--tls-key", "b.pem"], "No such file"),
-        (["--device", "cuda:99"], "--device"),
-        (["--device", "toaster"], "--device"),
+        (["--devices", "cuda:99"], "--devices"),
+        (["--devices", "toaster"], "--devices"),
+        (["--devices", "cuda:0,cuda:1", "--workers", "3"], "a worker owns one device"),
+        (["--devices", "cuda:0,cuda:1", "--workers", "0"], "one process uses one device"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -130,7 +130,7 @@ def test_each_call_has_a_log_line(told):
     assert [line["request_id"] for line in (first, second, third)] == told[3]
     assert first["method"] == "saliency" and first["model"] == "shapes"
     assert first["code"] == "OK" and first["rpc"] == "Explain" and first["caller"].startswith("ipv4:127.0.0.1")
-    parts = [first[f"{name}_seconds"] for name in ("decode", "queue", "step", "encode")]
+    parts = [first[f"{name}_seconds"] for name in ("decode", "wait", "queue", "step", "encode")]
     assert all(part >= 0 for part in parts) and sum(parts) <= first["seconds"]
     assert (third["code"], third["reason"]) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
 
@@ -151,7 +151,7 @@ def test_traces_arrive_with_their_parts(told):
     assert root.parent_span_id.hex() == "b7ad6b7169203331"
     parts = [span for span in kept.spans if span.parent_span_id == root.span_id]
     assert [span.name for span in sorted(parts, key=lambda span: span.start_time_unix_nano)] == [
-        "decode", "queue", "step", "encode",
+        "decode", "wait", "queue", "step", "encode",
     ]  # fmt: skip
     assert all(root.start_time_unix_nano <= span.start_time_unix_nano for span in parts)
     assert all(span.end_time_unix_nano <= root.end_time_unix_nano for span in parts)
@@ -177,7 +177,7 @@ def test_labels_stay_bounded(told):
     labels = {
         label for f in text_string_to_metric_families(told[2]) for s in f.samples for label in s.labels
     }  # fmt: skip
-    assert labels <= {"method", "model", "code", "device", "le", "state", "why", "what", "cache", "result"}
+    assert labels <= {"method", "model", "code", "device", "le", "state", "why", "what", "cache", "result", "worker"}
     assert "order-66" not in told[2]
 
 

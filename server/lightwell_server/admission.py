@@ -55,16 +55,17 @@ class Figures:
 
 
 class Prices:
-    """What requests cost, by experience."""
+    """What requests cost, by experience. More than `max_steps` have no price: they are refused for their number."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_steps: int) -> None:
+        self._max_steps = max_steps
         self._kinds: OrderedDict[int, Figures] = OrderedDict()
 
     def price(self, request: Request, entry: Entry) -> Price:
         """What a request is expected to cost; takes no look at its pixels."""
         alike, steps = kind(request, entry)
         known = self._kinds.get(alike)
-        if known is None:
+        if known is None or steps > self._max_steps:
             return Price(alike, steps)
         times = max(1, steps)
         least = known.least * times if known.count >= ENOUGH else 0.0
@@ -87,14 +88,14 @@ class Prices:
 
 class Admission:
     """The requests that are in, and the door. `workers()` is how many devices answer now; `most` requests may be in,
-    and none that `queue` device seconds would be before."""
+    and none that `queue` device seconds would be before; `max_steps` may be asked for."""
 
-    def __init__(self, workers: Callable[[], int], most: int, queue: float) -> None:
+    def __init__(self, workers: Callable[[], int], most: int, queue: float, max_steps: int) -> None:
         self._workers, self._most, self._queue = workers, most, queue
         self._cases: dict[int, Case] = {}
         self._numbers = itertools.count(1)
         self._backlog = Backlog(most)
-        self.prices = Prices()
+        self.prices = Prices(max_steps)
         metrics.jobs.set_function(lambda: len(self._cases))
         metrics.predicted_queue.set_function(lambda: self.seconds)
 

@@ -39,8 +39,8 @@ Picture = Annotated[Tensor, InstanceOf(), "whole"]
 
 
 def _known_layer(name: str, info: ValidationInfo[dict[str, Any]]) -> str:
-    facts: Facts = info.context["facts"]
-    if facts.layer(name) is None:
+    facts: Facts | None = info.context["facts"]
+    if facts is not None and facts.layer(name) is None:
         names = [layer.name for layer in facts.layers]
         raise ValueError(f"the model has no layer {name!r}; {nearest(name, names)}")
     return name

@@ -4,7 +4,7 @@ in one place."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import torch
 from annotated_types import Len
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from lightwell.v1 import explain_pb2, synthesize_pb2
@@ -47,6 +48,13 @@ class Method:
         """The parameters that depend on the model, if none are given."""
         return self._defaults(facts, {})
 
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raises InvalidArgument for parameters that are bad whatever the model."""
+        try:
+            self.checked.model_validate(given, context={"facts": None})
+        except ValidationError as error:
+            self._refuse([e for e in error.errors() if e["type"] != "missing"])
+
     def parameters(self, facts: Facts, given: Mapping[str, Any], model: str) -> dict[str, Any]:
         """All parameters, the given ones checked and the others filled in. Raises NotApplicable, or InvalidArgument
         with one violation for each bad parameter."""
@@ -56,11 +64,15 @@ class Method:
         try:
             checked = self.checked.model_validate({**self._defaults(facts, given), **given}, context={"facts": facts})
         except ValidationError as error:
-            violations = _violations(self.name, error)
-            raise InvalidArgument(
-                "; ".join(f"{path}: {text}" for path, text in violations), violations=violations
-            ) from None
+            self._refuse(error.errors())
         return {name: getattr(checked, name) for name in type(checked).model_fields}
+
+    def _refuse(self, errors: Sequence[ErrorDetails]) -> None:
+        """Tells of each bad field what is wrong with it. That a whole is bad says nothing where one of its parts is."""
+        found = [(_path(self.name, e["loc"]), e["msg"].removeprefix("Value error, ")) for e in errors]
+        wrong = [(p, text) for p, text in found if not any(other != p and other.startswith(p) for other, _ in found)]
+        if wrong:
+            raise InvalidArgument("; ".join(f"{path}: {text}" for path, text in wrong), violations=wrong) from None
 
     def start(
         self, image: Tensor | None, target: Target, facts: Facts, seed: int, parameters: Mapping[str, Any]
@@ -68,12 +80,6 @@ class Method:
         """The method's generator for one request."""
         rng = torch.Generator().manual_seed(seed % 2**63)
         return self.function(image, target, facts, rng, **parameters)  # type: ignore[no-any-return]
-
-
-def _violations(method: str, error: ValidationError) -> list[tuple[str, str]]:
-    """Each bad field with what is wrong with it. That a whole is bad says nothing where one of its parts is."""
-    found = [(_path(method, e["loc"]), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
-    return [(p, text) for p, text in found if not any(other != p and other.startswith(p) for other, _ in found)]
 
 
 def _path(method: str, location: tuple[int | str, ...]) -> str:

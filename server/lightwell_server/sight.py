@@ -8,18 +8,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lightwell import heatmap, render
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
 from lightwell.v1.models_pb2 import GetModelResponse, Interpolation
 from lightwell_server import fields, wire
-from lightwell_server.catalog import Request, method_of
-from lightwell_server.errors import InvalidArgument
+from lightwell_server.catalog import Method, Request, method_of
+from lightwell_server.errors import InvalidArgument, NotApplicable
 from lightwell_server.pictures import MAX_PIXELS, Fit
 
-IMAGES = 64
-"""Images that a request may hold."""
 CROPPED = 0.45
 """The share of the image that the crop may throw away without a warning."""
 _FLOATS = 12
@@ -117,7 +118,8 @@ def look(request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS
         inner.output.pixels = True
     else:
         inner.output.ClearField("pictures")
-    images = _images(inner, method.name)
+    _check_support(method.name, model)
+    images = _images(inner, method)
     digests = [types.ImageDigest(field=path, sha256=wire.digest(image)) for path, image in images]
     original, *others = _decoded(images, max_pixels)
     for (_, image), pixels in zip(images[1:], others, strict=True):
@@ -140,16 +142,24 @@ def look(request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS
     )
 
 
-def _images(request: Any, method: str) -> list[tuple[str, types.Image]]:  # noqa: ANN401 - of either kind
-    """The image that a request is about and those among its parameters, with where they stand."""
+def _check_support(method: str, model: GetModelResponse) -> None:
+    """Raises NotApplicable if a method cannot be asked of a model."""
+    for support in model.methods:
+        if support.method == method and not support.applies:
+            name = f"{model.summary.name}@{model.summary.version}"
+            raise NotApplicable(f"{method} does not apply to {name}: {support.reason}", subject=f"{name}/{method}")
+
+
+def _images(request: Any, method: Method) -> list[tuple[str, types.Image]]:  # noqa: ANN401 - of either kind
+    """The image that a request is about and those among its parameters, with where they stand. Raises InvalidArgument
+    for what is wrong with the other parameters: decoding is what costs."""
     found = [("image", request.image)]
 
-    def note(image: types.Image, path: str) -> None:
+    def note(image: types.Image, path: str) -> Tensor:
         found.append((path, image))
+        return torch.empty(0)
 
-    fields.parameters(getattr(request, method), method, note)
-    if len(found) > IMAGES:
-        raise InvalidArgument.at(method, f"has {len(found) - 1:,} images; send at most {IMAGES - 1}")
+    method.check(fields.parameters(getattr(request, method.name), method.name, note))
     return found
 
 

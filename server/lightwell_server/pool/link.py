@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import models_pb2 as models
+from lightwell_server.call import Moment
 from lightwell_server.case import Case
 from lightwell_server.catalog import Request
 from lightwell_server.core import Told
@@ -24,6 +26,8 @@ from lightwell_server.statuses import error_of
 
 NUMBER = "x-lightwell-number"
 """The header with a case's number."""
+MOMENTS = "x-lightwell-moments"
+"""The trailer with the moments of a case in its worker; all processes of a machine share the clock."""
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),  # pixels take more than the files that callers may send
     ("grpc.max_send_message_length", -1),
@@ -60,12 +64,18 @@ class Link:
         }
         with _translated():
             if isinstance(request, explain.ExplainRequest) and not case.watched:
-                yield await self._explainer.Explain(request, **arguments)
+                single = self._explainer.Explain(request, **arguments)
+                response = await single
+                case.call.moments += _unpacked(await single.trailing_metadata())
+                yield response
                 return
             call = self._stream(request, arguments)
             try:
-                async for response in call:
-                    yield getattr(response, response.WhichOneof("event"))
+                async for event in call:
+                    which = event.WhichOneof("event")
+                    if which == "result":  # the last one: what follows is where the time went
+                        case.call.moments += _unpacked(await call.trailing_metadata())
+                    yield getattr(event, which)
             finally:
                 call.cancel()
 
@@ -99,6 +109,15 @@ class Link:
         """The worker's metrics as text."""
         with _translated():
             return (await self._admin.GetMetrics(admin.GetMetricsRequest(), timeout=patience)).text
+
+
+def packed(moments: Sequence[Moment]) -> str:
+    """Moments as a header's text."""
+    return json.dumps([[m.name, m.began, m.ended, dict(m.attributes)] for m in moments], separators=(",", ":"))
+
+
+def _unpacked(trailer: Any) -> list[Moment]:  # noqa: ANN401 - grpc's metadata
+    return [Moment(*moment) for moment in json.loads(dict(trailer or ()).get(MOMENTS, "[]"))]
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class Pool:
             if time.monotonic() - self._answering > GONE:
                 raise Unavailable("no worker answers; the log says why", reason="NO_WORKER", retry_seconds=GONE)
             place = await self._seated(case, (request.model, request.version))
-            end, link, answered, began = place.end, place.link, False, time.monotonic()
+            end, link, answered = place.end, place.link, False
             try:
                 if link is None:
                     raise Lost("it ended at the same moment")
@@ -123,7 +123,6 @@ class Pool:
             except Lost as lost:
                 _judge(case, await self._ended(end, lost))
             finally:
-                case.call.moments.append(Moment("worker", began, time.monotonic()))
                 place.leave(case, answered)
                 self._seat()
             metrics.repeated.labels(case.call.method).inc()

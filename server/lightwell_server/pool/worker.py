@@ -35,7 +35,7 @@ from lightwell_server.config import Settings
 from lightwell_server.core import Device
 from lightwell_server.engine.job import Job
 from lightwell_server.errors import Internal, LightwellError
-from lightwell_server.pool.link import NUMBER, OPTIONS
+from lightwell_server.pool.link import MOMENTS, NUMBER, OPTIONS, packed
 from lightwell_server.pool.record import Record
 from lightwell_server.statuses import status
 
@@ -58,7 +58,8 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
 
     async def Explain(self, request: explain.ExplainRequest, context: Context) -> explain.ExplainResponse:
         """One request, one answer."""
-        async with _statuses(context), aclosing(self._device.run(request, _case(context))) as answers:
+        case = _case(context)
+        async with _statuses(context, case), aclosing(self._device.run(request, case)) as answers:
             async for told in answers:
                 if isinstance(told, explain.ExplainResponse):
                     return told
@@ -70,7 +71,7 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
         """Progress, then one result."""
         case = _case(context)
         case.watched = True
-        async with _statuses(context), aclosing(self._device.run(request.request, case)) as answers:
+        async with _statuses(context, case), aclosing(self._device.run(request.request, case)) as answers:
             async for told in answers:
                 which = "result" if isinstance(told, explain.ExplainResponse) else "progress"
                 yield explain.ExplainStreamResponse(**{which: told})  # type: ignore[arg-type]
@@ -79,7 +80,8 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
         self, request: synthesize.SynthesizeRequest, context: Context
     ) -> AsyncIterator[synthesize.SynthesizeResponse]:
         """Progress, then one result."""
-        async with _statuses(context), aclosing(self._device.run(request, _case(context))) as answers:
+        case = _case(context)
+        async with _statuses(context, case), aclosing(self._device.run(request, case)) as answers:
             async for told in answers:
                 which = "result" if isinstance(told, synthesize.SynthesizeResult) else "progress"
                 yield synthesize.SynthesizeResponse(**{which: told})  # type: ignore[arg-type]
@@ -117,15 +119,17 @@ class Admin(explainer_pb2_grpc.AdminServiceServicer):
 
 
 class _statuses:
-    """Turns what is raised inside into a status with details."""
+    """Turns what is raised inside into a status with details, and sends along where a case's time went."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, case: Case | None = None) -> None:
+        self._context, self._case = context, case
 
     async def __aenter__(self) -> None:
         return None
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._case is not None:
+            self._context.set_trailing_metadata(((MOMENTS, packed(self._case.call.moments)),))
         if isinstance(error, Exception):
             if not isinstance(error, LightwellError):
                 log.error("a call failed", exc_info=error)
