@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -41,11 +42,14 @@ class Model:
 
 
 def files(repository: Path) -> dict[tuple[str, str], Path]:
-    """The model file of every version in a repository, by model and version."""
+    """The model file of every version in a repository, by model and version. Directories may come and go meanwhile."""
     found: dict[tuple[str, str], Path] = {}
-    for directory in repository.glob("*/*"):
-        if any((directory / file).exists() for file in FILES):
-            found[directory.parent.name, directory.name] = _file(directory)
+    for model in repository.glob("*"):
+        with contextlib.suppress(OSError):  # no directory, or none any more
+            for directory in model.iterdir():
+                there = [directory / file for file in FILES if (directory / file).exists()]
+                if there:
+                    found[model.name, directory.name] = there[0]
     return found
 
 
