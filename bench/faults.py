@@ -1,0 +1,60 @@
+"""That nothing is lost, whatever happens: `python -m bench.faults [--proof NAME] [--seconds S]`.
+
+Servers with worker processes answer the bundled model under load while something goes wrong. Each proof counts the
+requests that were sent, answered, begun more than once, refused for a reason that belongs to the proof, and lost. The
+proofs:
+
+- kill: a random worker is killed every 5 seconds; all answers are those of an undisturbed server.
+- stop: a worker is stopped and does not answer any more; it is replaced, and what it had is answered elsewhere.
+- takeover: a server is told to stop while another one takes over; no call of the SDK fails.
+- poison: a request that ends each worker that runs it is refused, and all others are answered.
+- swap: other versions of the model come and go; each answer is the one of the version that it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import warnings
+
+from bench._proof import Proof
+from bench._table import Goal, print_goals, report, table
+
+PROOFS = {
+    "kill": "bench._fault_kill",
+    "stop": "bench._fault_stop",
+    "takeover": "bench._fault_takeover",
+    "poison": "bench._fault_poison",
+    "swap": "bench._fault_swap",
+}
+"""The module of each proof; its `prove(seconds)` loads for so many seconds."""
+SECONDS = 60.0
+HEAD = ("proof", "sent", "answered", "retried", "refused", "lost")
+
+
+def options() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m bench.faults", description="That nothing is lost.")
+    parser.add_argument("--proof", choices=PROOFS, action="append", help="one proof alone; may be repeated")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long each proof loads the server")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Proves and prints; returns 1 if a goal is missed."""
+    given = options()
+    warnings.simplefilter("ignore")
+    goals: list[Goal] = []
+    with report("Faults: the bundled model"):
+        for name in given.proof or PROOFS:
+            proof: Proof = importlib.import_module(PROOFS[name]).prove(given.seconds)
+            print(table(HEAD, [(proof.name, *proof.counts.line())]))
+            print("".join(f"  {note}\n" for note in proof.notes), flush=True)
+            goals += proof.goals
+    print_goals(goals)
+    return int(not all(goal.met for goal in goals))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
