@@ -205,21 +205,26 @@ class Pool:
             case.call.moments.append(Moment("wait", began, now))
 
     def _seat(self) -> None:
-        """Calls up those for whom there is room, in order."""
+        """Calls up those for whom there is room, in order. A suspect that finds none has a worker kept free for it:
+        those behind it would keep all of them busy."""
         self._changed.set()
         if self.workers:
             self._answering = math.inf
         elif self._answering == math.inf:
             self._answering = time.monotonic()
+        kept: Place | None = None
         for waiting in list(self._line):
             if not any(place.models and len(place.cases) < self._most for place in self._places):
                 return
-            able = [place for place in self._places if self._room(place, waiting)]
+            able = [place for place in self._places if place is not kept and self._room(place, waiting)]
             if able and not waiting.place.done():  # one that is given up is taken out of the line a moment later
                 place = min(able, key=lambda place: place.backlog)
                 self._line.remove(waiting)
                 place.enter(waiting.case)
                 waiting.place.set_result(place)
+            elif waiting.case.suspect and kept is None:
+                has = [place for place in self._places if waiting.key in place.models]
+                kept = min(has, key=lambda place: (not place.alone, place.backlog), default=None)
 
     def _room(self, place: Place, waiting: _Waiting) -> bool:
         case = waiting.case
@@ -227,15 +232,9 @@ class Pool:
             return False
         if case.suspect:
             return not place.cases
-        if place.alone or len(place.cases) >= self._most or not (place.cases or self._free(place)):
+        if place.alone or len(place.cases) >= self._most:
             return False
         return case.price.cost <= LONG or place.long < self._most // 2
-
-    def _free(self, place: Place) -> bool:
-        """Whether an empty place is open to all: not while a suspect waits that could have it, or can once it has
-        loaded its models."""
-        suspects = (waiting for waiting in self._line if waiting.case.suspect)
-        return not any(waiting.key in place.models or not place.ready for waiting in suspects)
 
     async def _ended(self, end: asyncio.Future[End], lost: Lost) -> End:
         """How a worker ended that cannot be reached any more."""
