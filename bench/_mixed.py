@@ -1,0 +1,184 @@
+"""A mixed load whose answers are known: each is compared with that of an undisturbed server."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import Message
+
+from bench._proof import Counts
+from lightwell import AsyncClient, GradCam, LightwellError, Occlusion, Pgd, Saliency, Style, StyleTransfer
+from lightwell.demo import SAMPLES
+from lightwell.images import to_message
+from lightwell.results import Explanation, Synthesis
+
+PICTURES = ("arrow", "crescent", "flower", "heart", "leaf", "star")
+NEAR = 2e-2
+"""Of two float32 gradients the largest distance that is rounding, relative to their length."""
+LIKE = 1e-2
+"""By how much the last objectives of two iterated methods may differ, as a share."""
+PATIENCE = 60.0
+"""Seconds after which a call is given up."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came: the result, and of a stream the last objective, and how often its progress went back."""
+
+    result: Explanation | Synthesis
+    objective: float | None = None
+    back: int = 0
+
+    @property
+    def attempts(self) -> int:
+        """How often the server began it."""
+        return self.result.provenance.attempts
+
+    def differs(self, other: Answer, exactly: bool) -> str:
+        """In what it is not the same as another one, in words; empty if it is."""
+        mine, theirs = self.result, other.result
+        if isinstance(mine, Explanation) and isinstance(theirs, Explanation):
+            if exactly:
+                return "" if mine.values.tobytes() == theirs.values.tobytes() else "not the same bits"
+            away = np.linalg.norm(mine.values - theirs.values) / max(float(np.linalg.norm(theirs.values)), 1e-12)
+            return "" if away <= NEAR else f"{away:.1e} away"
+        assert isinstance(mine, Synthesis)
+        assert isinstance(theirs, Synthesis)
+        if exactly:
+            return "" if mine.message.png == theirs.message.png else "not the same bits"
+        if mine.succeeded != theirs.succeeded:
+            return "another verdict"
+        if self.objective is None or other.objective is None:
+            return "no objective"
+        near = math.isclose(self.objective, other.objective, rel_tol=LIKE)
+        return "" if near else f"objective {self.objective:.4g} instead of {other.objective:.4g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A request that may be asked again and again."""
+
+    name: str
+    method: Message
+    image: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    streamed: bool = False
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether its answer is the same to the bit."""
+        return bool(self.options.get("reproducible"))
+
+    async def ask(self, client: AsyncClient) -> Answer:
+        """Asks it. Raises LightwellError."""
+        if isinstance(self.method, Pgd | StyleTransfer):
+            stream: Any = client.synthesize(self.method, image=self.image, **self.options)
+        elif self.streamed:
+            stream = client.explain_stream(self.image, self.method, **self.options)
+        else:
+            return Answer(await client.explain(self.image, self.method, **self.options))
+        told = [progress async for progress in stream]
+        back = sum(later.step <= earlier.step for earlier, later in itertools.pairwise(told))
+        return Answer(await stream.result(), told[-1].objective if told else None, back)
+
+
+def questions() -> list[Question]:
+    """All methods, unary and streamed, some of them reproducible, of up to 2 seconds of a processor."""
+    style = Style(image=to_message(SAMPLES / "painting.png"))
+    asked = []
+    for name in PICTURES:
+        image = SAMPLES / f"{name}.png"
+        bits = {"seed": 7, "reproducible": True}
+        asked += [
+            Question("saliency", Saliency(), image),
+            Question("saliency to the bit", Saliency(), image, bits),
+            Question("grad_cam", GradCam(), image),
+            Question("occlusion", Occlusion(stride=8), image),
+            Question("occlusion streamed", Occlusion(stride=2), image, streamed=True),
+            Question("occlusion to the bit", Occlusion(stride=4), image, bits, streamed=True),
+            Question("pgd", Pgd(steps=40, stop_early=False), image, {"seed": 7}),
+            Question("pgd to the bit", Pgd(steps=20, stop_early=False), image, bits),
+            Question("style_transfer", StyleTransfer(styles=[style], size=96, steps=12), image, {"seed": 7}),
+            Question("style_transfer to the bit", StyleTransfer(styles=[style], size=96, steps=6), image, bits),
+        ]
+    return asked
+
+
+@dataclass
+class Load:
+    """Asks questions in turn, `in_flight` at a time. `known` are the answers; what failed is `failures`, an answer that
+    is not the known one `wrong`, each a sentence; `seconds` is how long each answer took."""
+
+    client: AsyncClient
+    known: Mapping[Question, Answer]
+    in_flight: int = 8
+    sent: int = 0
+    answered: int = 0
+    retried: int = 0
+    back: int = 0
+    failures: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @classmethod
+    async def undisturbed(cls, client: AsyncClient, asked: Iterable[Question], in_flight: int = 8) -> Load:
+        """A load whose answers are known by asking each question once, with nothing beside it."""
+        return cls(client, {question: await question.ask(client) for question in asked}, in_flight)
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the requests."""
+        return Counts(self.sent, self.answered, self.retried, 0, self.sent - self.answered)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Asks for as long as it is open, and waits for what was asked."""
+        going, turns = asyncio.Event(), itertools.cycle(self.known)
+        going.set()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self.in_flight):
+                tasks.create_task(self._keep_asking(turns, going))
+            try:
+                yield
+            finally:
+                going.clear()
+
+    async def _keep_asking(self, turns: Iterable[Question], going: asyncio.Event) -> None:
+        for question in turns:
+            if not going.is_set():
+                return
+            await self.ask(question)
+
+    async def ask(self, question: Question) -> None:
+        """Asks one question, and takes note of what comes."""
+        loop = asyncio.get_running_loop()
+        self.sent, began = self.sent + 1, loop.time()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                answer = await question.ask(self.client)
+        except (LightwellError, TimeoutError) as error:
+            self.failures.append(f"{question.name}: {error!r}")
+            return
+        self.seconds.append(loop.time() - began)
+        self.answered += 1
+        self.retried += answer.attempts > 1
+        self.back += answer.back
+        if differs := answer.differs(self.known[question], question.reproducible):
+            self.wrong.append(f"{question.name}: {differs}")
+
+    def notes(self) -> list[str]:
+        """How long answers took, and the first of what went wrong."""
+        longest = f"{max(self.seconds, default=0):.1f}"
+        return [f"the longest answer took {longest} s", *_some("failed", self.failures), *_some("wrong", self.wrong)]
+
+
+def _some(what: str, sentences: Sequence[str]) -> list[str]:
+    return [f"{what}: {sentence}" for sentence in sentences[:3]]
