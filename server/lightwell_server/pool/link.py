@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -122,8 +123,14 @@ def _unpacked(trailer: Any) -> list[Moment]:  # noqa: ANN401 - grpc's metadata
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    task = asyncio.current_task()
     try:
         yield
+    except asyncio.CancelledError:
+        if task is not None and task.cancelling():
+            raise
+        # Nobody has cancelled this task: the connection was closed under the call.
+        raise Lost("the connection was closed") from None
     except grpc.aio.AioRpcError as error:
         status = rpc_status.from_call(error)
         told = None if status is None else error_of(status)
