@@ -6,27 +6,28 @@ import asyncio
 import random
 import signal
 
-from bench._mixed import Load, questions
+from bench._mixed import Load, questions, undisturbed
 from bench._operator import Operator, all_ready, operator, send
 from bench._proof import Proof, none
 from bench._table import Goal
 from lightwell import AsyncClient
 from lightwell.serving import bundled, served
 
+FLAGS = ("--workers", "2", "--threads", "1")
 EVERY = 5.0
 """Seconds between two kills."""
 
 
 def prove(seconds: float) -> Proof:
     """Kills for so many seconds; the SDK repeats nothing."""
-    with served(bundled(), "--workers", "2", "--threads", "1") as server:
+    with served(bundled(), *FLAGS) as server:
         return asyncio.run(_prove(server.address, seconds))
 
 
 async def _prove(address: str, seconds: float) -> Proof:
     async with AsyncClient(address, retries=0) as client, operator(address) as watching:
         await watching.until(all_ready)
-        load = await Load.undisturbed(client, questions())
+        load = Load(client, await undisturbed(client, questions()))
         async with load.running():
             killed = await _kill(watching, seconds, min(EVERY, seconds / 2))
     goals = [

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import cycle, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ class Answer:
     back: int = 0
 
     @property
-    def attempts(self) -> int:
-        """How often the server began it."""
-        return self.result.provenance.attempts
+    def digest(self) -> str:
+        """Of the model that gave it."""
+        return self.result.provenance.digest
 
     def differs(self, other: Answer, exactly: bool) -> str:
         """In what it is not the same as another one, in words; empty if it is."""
@@ -86,7 +86,7 @@ class Question:
         else:
             return Answer(await client.explain(self.image, self.method, **self.options))
         told = [progress async for progress in stream]
-        back = sum(later.step <= earlier.step for earlier, later in itertools.pairwise(told))
+        back = sum(later.step <= earlier.step for earlier, later in pairwise(told))
         return Answer(await stream.result(), told[-1].objective if told else None, back)
 
 
@@ -112,13 +112,23 @@ def questions() -> list[Question]:
     return asked
 
 
+async def undisturbed(client: AsyncClient, asked: Iterable[Question]) -> Known:
+    """What a server answers with nothing beside it."""
+    answers = [(question, await question.ask(client)) for question in asked]
+    return {(question, answer.digest): answer for question, answer in answers}
+
+
+Known = Mapping[tuple[Question, str], Answer]
+"""The answer to each question, by the digest of the model that gives it."""
+
+
 @dataclass
 class Load:
-    """Asks questions in turn, `in_flight` at a time. `known` are the answers; what failed is `failures`, an answer that
-    is not the known one `wrong`, each a sentence; `seconds` is how long each answer took."""
+    """Asks questions in turn, `in_flight` at a time. What failed is told in `failures`, an answer that is not the known
+    one in `wrong`, each in a sentence; `seconds` is how long each answer took."""
 
     client: AsyncClient
-    known: Mapping[Question, Answer]
+    known: Known
     in_flight: int = 8
     sent: int = 0
     answered: int = 0
@@ -128,11 +138,6 @@ class Load:
     wrong: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    @classmethod
-    async def undisturbed(cls, client: AsyncClient, asked: Iterable[Question], in_flight: int = 8) -> Load:
-        """A load whose answers are known by asking each question once, with nothing beside it."""
-        return cls(client, {question: await question.ask(client) for question in asked}, in_flight)
-
     @property
     def counts(self) -> Counts:
         """What became of the requests."""
@@ -141,20 +146,24 @@ class Load:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Asks for as long as it is open, and waits for what was asked."""
-        going, turns = asyncio.Event(), itertools.cycle(self.known)
+        going, asked = asyncio.Event(), dict.fromkeys(question for question, _ in self.known)
         going.set()
+        asking = asyncio.create_task(self.ask_all(takewhile(lambda _: going.is_set(), cycle(asked))))
+        try:
+            yield
+        finally:
+            going.clear()
+            await asking
+
+    async def ask_all(self, asked: Iterable[Question]) -> None:
+        """Asks so many at a time until all are answered."""
+        turns = iter(asked)
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self.in_flight):
-                tasks.create_task(self._keep_asking(turns, going))
-            try:
-                yield
-            finally:
-                going.clear()
+                tasks.create_task(self._ask_in_turn(turns))
 
-    async def _keep_asking(self, turns: Iterable[Question], going: asyncio.Event) -> None:
+    async def _ask_in_turn(self, turns: Iterator[Question]) -> None:
         for question in turns:
-            if not going.is_set():
-                return
             await self.ask(question)
 
     async def ask(self, question: Question) -> None:
@@ -169,9 +178,10 @@ class Load:
             return
         self.seconds.append(loop.time() - began)
         self.answered += 1
-        self.retried += answer.attempts > 1
+        self.retried += answer.result.provenance.attempts > 1
         self.back += answer.back
-        if differs := answer.differs(self.known[question], question.reproducible):
+        known = self.known.get((question, answer.digest))
+        if differs := "an unknown model" if known is None else answer.differs(known, question.reproducible):
             self.wrong.append(f"{question.name}: {differs}")
 
     def notes(self) -> list[str]:
