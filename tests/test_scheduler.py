@@ -108,6 +108,19 @@ def test_the_gone_and_the_late_are_dropped_before_they_cost_a_step():
     assert {id(one) for one in take.dropped} == {id(gone), id(late)}
 
 
+def test_who_cannot_be_answered_in_time_any_more_costs_no_step():
+    scheduler = taught(rate=0.05)
+    for _ in range(4):  # from now on its figures are relied on
+        scheduler.add(ticket("teacher"), 0.0)
+        run(scheduler, 0.0, 0.05)
+    hopeless, chunked, good = ticket("1", deadline=3.04), ticket("2", rows=3, deadline=3.14), ticket("3", deadline=3.06)
+    for one in (hopeless, chunked, good):
+        scheduler.add(one, 1.0)
+    take = scheduler.take(3.0)
+    assert [part.ticket for part in take.slices] == [good]
+    assert {id(one) for one in take.dropped} == {id(hopeless), id(chunked)}
+
+
 def test_out_of_memory_halves_the_chunk_and_is_remembered_for_the_key():
     scheduler = taught(rate=1e-6, max_rows=16)
     scheduler.add(ticket(rows=40), 1.0)

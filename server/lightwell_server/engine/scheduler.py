@@ -66,7 +66,7 @@ class Slice:
 
 @dataclass(slots=True)
 class Take:
-    """One step for the device (no slices: nothing is waiting), and the tickets whose callers are gone or late."""
+    """One step for the device (no slices: nothing is waiting), and the tickets whose callers are gone or too late."""
 
     slices: list[Slice] = field(default_factory=list)
     dropped: list[Ticket] = field(default_factory=list)
@@ -222,6 +222,10 @@ class Scheduler:
         known = self._experience.get(key)
         return known.least if known is not None and known.steps >= ENOUGH else 0.0
 
+    def hopeless(self, ticket: Ticket, now: float) -> bool:
+        """Whether a ticket's rows cannot be answered in time, even at the least that such rows have ever cost."""
+        return now + self.bare_seconds(ticket.key) * ticket.left >= ticket.job.deadline
+
     def limit(self, key: Hashable) -> int:
         """The most rows of a step: one at first, then what fits into the seconds and into memory."""
         rate = self.seconds(key)
@@ -229,10 +233,11 @@ class Scheduler:
         return max(1, min(rows, self.max_rows, self._most_rows.get(key, self.max_rows)))
 
     def _pop(self, line: Line, now: float, take: Take) -> Ticket | None:
-        """The first ticket that is still in line; the gone and the late go to `take.dropped`."""
+        """The first ticket that is still in line; those of the gone, and those that are too late for what they ask, go
+        to `take.dropped`."""
         while (ticket := line.first()) is not None:
             self.leave(ticket)
-            if not ticket.job.gone and ticket.job.deadline > now:
+            if not (ticket.job.gone or self.hopeless(ticket, now)):
                 return ticket
             take.dropped.append(ticket)
         return None

@@ -258,7 +258,7 @@ class Worker:
         self._late(_owner(ticket))
 
     def _late(self, job: Job) -> None:
-        """Ends a job whose caller is late, or gone."""
+        """Ends a job whose caller is too late, or gone."""
         if not (job.over or job.gone):
             self._spare(job)
         self._over(job, Failed(_late()))
@@ -274,7 +274,8 @@ class Worker:
 
     def _spare(self, job: Job) -> None:
         """Counts a job that is dropped, and what it had still planned for the device."""
-        metrics.dropped.labels("late" if job.deadline <= time.monotonic() + DUE else "gone").inc()
+        gone = job.gone and job.deadline > time.monotonic() + DUE
+        metrics.dropped.labels("gone" if gone else "late").inc()
         if job.done:
             saved = job.attained * (1 - job.done) / job.done
         else:
@@ -310,7 +311,7 @@ def _count(take: Take, seconds: float) -> None:
 
 
 def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the deadline passed before the request was finished")
+    return DeadlineExceeded("the request could not be finished before its deadline")
 
 
 def _told(error: BaseException, job: Job) -> LightwellError:
