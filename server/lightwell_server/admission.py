@@ -31,6 +31,9 @@ KEPT = 15
 """Figures of a kind of request that are remembered."""
 KINDS = 4096
 """Kinds of requests that are remembered."""
+PACE = 0.8
+"""Device seconds that are taken to be done in a second of waiting: what lies between steps takes time, too, and what is
+predicted may cost more."""
 ENOUGH = 4
 """Figures of a kind from which on a request may be refused for the least that it has cost."""
 
@@ -43,6 +46,11 @@ class Figures:
     whole: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     least: float = math.inf
     count: int = 0
+
+    @property
+    def median(self) -> float:
+        """What such requests have cost lately, for each step."""
+        return statistics.median(self.whole)
 
     def learn(self, whole: float, least: float) -> None:
         """Takes a figure in. The first is forgotten with the second: it paid for all that is done but once."""
@@ -69,7 +77,12 @@ class Prices:
             return Price(alike, steps)
         times = max(1, steps)
         least = known.least * times if known.count >= ENOUGH else 0.0
-        return Price(alike, steps, statistics.median(known.whole) * times, least)
+        return Price(alike, steps, known.median * times, least)
+
+    def cost(self, price: Price) -> float:
+        """What a request of that price is taken to need, as is known by now."""
+        known = self._kinds.get(price.kind)
+        return price.cost if known is None else known.median * max(1, price.steps)
 
     def learn(self, case: Case, seconds: float) -> None:
         """Takes in what a request has cost. One that stopped early would have cost more, as its steps say."""
@@ -116,7 +129,7 @@ class Admission:
         self._check(price, deadline - time.monotonic())
         case = Case(call, next(self._numbers), version, deadline, price=price)
         self._cases[case.number] = case
-        self._backlog.enter(case)
+        self._backlog.note(case, waits=False)
         try:
             yield case
         finally:
@@ -124,10 +137,12 @@ class Admission:
             self._backlog.leave(case)
 
     def attained(self, seconds: Mapping[int, float]) -> None:
-        """Takes note of the device seconds that requests have used so far, by number."""
+        """Takes note of the device seconds that requests have used so far, by number, and of what they are taken to
+        need by now."""
         for case in self.cases:
             case.attained = seconds.get(case.number, case.attained)
-            self._backlog.enter(case)
+            case.cost = self.prices.cost(case.price)
+            self._backlog.note(case, waits=case.worker is None)
 
     def _check(self, price: Price, left: float) -> None:
         if len(self._cases) >= self._most:
@@ -138,7 +153,7 @@ class Admission:
                 f" {left:.2g}; give it more time or ask for less",
                 reason="DEADLINE_TOO_SHORT",
             )
-        before = self._backlog.before(price) / max(1, self._workers())
+        before = self._backlog.before(price) / max(1, self._workers()) / PACE
         late = before + (price.seconds or 0.0) - left
         if before and late > 0:
             raise Overloaded(
@@ -161,15 +176,16 @@ class Backlog:
         self._free = list(range(most))
         self._places: dict[int, int] = {}
         self._cost, self._left, self._attained = np.zeros(most), np.zeros(most), np.zeros(most)
-        self._running = np.zeros(most, bool)
+        self._waits = np.zeros(most, bool)
 
-    def enter(self, case: Case) -> None:
-        """Notes a request, or what has become of it."""
+    def note(self, case: Case, waits: bool) -> None:
+        """Notes a request, or what has become of it, and whether it `waits` for a worker: who has just come may find
+        one at once."""
         place = self._places.get(case.number)
         if place is None:
             place = self._places[case.number] = self._free.pop()
-        self._cost[place], self._left[place], self._attained[place] = case.price.cost, case.left, case.attained
-        self._running[place] = case.worker is not None
+        self._cost[place], self._left[place], self._attained[place] = case.cost, case.left, case.attained
+        self._waits[place] = waits
 
     def leave(self, case: Case) -> None:
         """Forgets a request."""
@@ -181,7 +197,7 @@ class Backlog:
         """Device seconds that others will use before a request of that price has used what it needs. Those that wait
         for a worker and cost more will wait behind it."""
         ahead = np.minimum(self._left, np.maximum(price.cost - self._attained, 0))
-        return float(ahead[self._running | (self._cost <= price.cost)].sum())
+        return float(ahead[~self._waits | (self._cost <= price.cost)].sum())
 
 
 def kind(request: Request, entry: Entry) -> tuple[int, int]:

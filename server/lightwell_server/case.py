@@ -33,8 +33,9 @@ class Price:
 
 @dataclass(eq=False)
 class Case:
-    """`call` is who asks what, `deadline` a moment of the monotonic clock, `watched` whether progress is wanted. Of its
-    way so far: `attained` device seconds and steps, as far as is known; how often it was begun (`attempts`), where it
+    """`call` is who asks what, `deadline` a moment of the monotonic clock, `watched` whether progress is wanted, `cost`
+    the device seconds that it is taken to need by now, which at first are its price's. Of its way so far: `attained`
+    device seconds and steps, as far as is known; how often it was begun (`attempts`), where it
     is (`worker`), and how long it waited for one (`waited`). A `suspect` was at work when its worker ended, and is run
     with nothing beside it; `crashes` counts the workers that ended under it alone, `kills` those that were killed from
     outside. `task` answers it; `stopped` if an operator ended it."""
@@ -45,6 +46,7 @@ class Case:
     deadline: float = math.inf
     watched: bool = False
     price: Price = field(default_factory=Price)
+    cost: float = field(init=False)
     began: float = field(default_factory=time.monotonic)
     attained: float = 0.0
     step: int = 0
@@ -58,7 +60,10 @@ class Case:
     task: asyncio.Task[Any] | None = None
     stopped: bool = False
 
+    def __post_init__(self) -> None:
+        self.cost = self.price.cost
+
     @property
     def left(self) -> float:
         """Device seconds that it is taken to need still."""
-        return max(0.0, self.price.cost - self.attained)
+        return max(0.0, self.cost - self.attained)
