@@ -1,0 +1,39 @@
+"""What the processes of a server hold and use, by Linux's account."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench._endurance import Usage
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A server's gateway and its workers, by their process ids."""
+
+    gateway: int
+
+    @property
+    def workers(self) -> list[int]:
+        """Those that live now."""
+        children = Path(f"/proc/{self.gateway}/task").glob("*/children")
+        return [int(pid) for file in children for pid in file.read_text().split()]
+
+    def usage(self) -> Usage:
+        """What all of them hold together."""
+        each = [Usage.of(pid) for pid in (self.gateway, *self.workers)]
+        return Usage(sum(u.megabytes for u in each), sum(u.files for u in each), sum(u.threads for u in each))
+
+    def seconds(self) -> tuple[float, float]:
+        """Processor seconds of the gateway, and of its workers."""
+        return processor_seconds(self.gateway), sum(map(processor_seconds, self.workers))
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor seconds that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
