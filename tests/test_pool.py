@@ -1,6 +1,9 @@
 """Worker processes behind a gateway: the same answers as from one process, and what operators see and do."""
 
 import io
+import os
+import shutil
+import signal
 import threading
 import time
 import urllib.request
@@ -259,3 +262,17 @@ def test_models_are_loaded_and_unloaded_by_call(pool, operator):
     operator.LoadModel(admin.LoadModelRequest(model="shapes"))
     with Client(pool[0]) as client:
         assert client.explain(STAR, Saliency()).target.label == "star"
+
+
+def test_a_new_worker_loads_a_version_once_and_says_so_if_it_cannot(tmp_path):
+    repository = shutil.copytree(bundled(), tmp_path / "repository")
+    with served(repository, "--workers", "1", *FLAGS) as server, Client(server.address, retries=0) as client:
+        operator = stubs(server.address)[1]
+        text = operator.GetMetrics(admin.GetMetricsRequest()).text
+        assert 'lightwell_model_loads_total{state="ready",worker="0"} 1.0' in text
+        (repository / "shapes" / "1" / "model.pt").write_bytes(b"no archive")
+        client.explain(STAR, Saliency())  # what was loaded before stays
+        os.kill(operator.GetStatus(admin.GetStatusRequest()).workers[0].pid, signal.SIGKILL)
+        with pytest.raises(LightwellError, match="no worker could load shapes@1") as caught:
+            client.explain(STAR, Saliency())
+        assert caught.value.reason == "NO_WORKER"

@@ -92,6 +92,12 @@ class Pool:
         """Whether one answers with every model that can load."""
         return any(place.ready for place in self._places)
 
+    @property
+    def _listening(self) -> bool:
+        """Whether there are workers, and all of them can be told what to load."""
+        living = [place for place in self._places if place.pid]
+        return bool(living) and all(place.link for place in living)
+
     async def supervise(self) -> None:
         """Keeps the workers alive until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -144,6 +150,9 @@ class Pool:
     async def load(self, name: str, version: str) -> models.GetModelResponse:
         """Has all workers load a version; returns when those that live have. Raises `Refused` if none could."""
         key, had = (name, version), (name, version) in self._desired
+        while not self._listening:  # who listens later loads it of its own accord, and would load it twice
+            self._changed.clear()
+            await self._changed.wait()
         self._desired[key] = None
         while True:
             self._changed.clear()
@@ -214,6 +223,9 @@ class Pool:
             self._answering = time.monotonic()
         kept: Place | None = None
         for waiting in list(self._line):
+            if all(place.ready and waiting.key not in place.models for place in self._places):
+                self._give_up(waiting)
+                continue
             if not any(place.models and len(place.cases) < self._most for place in self._places):
                 return
             able = [place for place in self._places if place is not kept and self._room(place, waiting)]
@@ -225,6 +237,13 @@ class Pool:
             elif waiting.case.suspect and kept is None:
                 has = [place for place in self._places if waiting.key in place.models]
                 kept = min(has, key=lambda place: (not place.alone, place.backlog), default=None)
+
+    def _give_up(self, waiting: _Waiting) -> None:
+        """Tells a request in line that no worker has its model, nor will: each has tried when it was started."""
+        self._line.remove(waiting)
+        name, version = waiting.key
+        sentence = f"no worker could load {name}@{version} when it was started; the log says why"
+        waiting.place.set_exception(Unavailable(sentence, reason="NO_WORKER", retry_seconds=GONE))
 
     def _room(self, place: Place, waiting: _Waiting) -> bool:
         case = waiting.case
