@@ -150,7 +150,9 @@ class Curator:
         try:
             described = await self._core.load(*key)
         except LightwellError as error:
-            if not entry.ready:
+            if entry.ready:
+                log.error("model %s has changed and is refused, what was loaded stays: %s", entry.id, error.message)
+            else:
                 entry.state, entry.reason = State.MODEL_STATE_REFUSED, error.message
         else:
             entry.state, entry.described = State.MODEL_STATE_READY, described

@@ -154,12 +154,12 @@ class Place:
 
     async def load(self, key: Key) -> models.GetModelResponse:
         """Has its worker load a version. Raises `Lost` and `Refused`."""
-        link, end = self.link, self.end
-        if link is None:
-            raise Lost("there is no worker now")
-        if self._strikes.get(key, 0) >= STRIKES:
-            raise Refused("it has ended the worker that loaded it, again and again")
         async with self._one_by_one if self._strikes else contextlib.nullcontext():
+            link, end = self.link, self.end  # who waited for another load may find another worker, or none
+            if link is None:
+                raise Lost("there is no worker now")
+            if self._strikes.get(key, 0) >= STRIKES:
+                raise Refused("it has ended the worker that loaded it, again and again")
             self._loading.add(key)
             try:
                 described = await link.load(*key)
@@ -226,6 +226,7 @@ class Place:
         if not outside and self._loading:
             for key in self._loading:
                 self._strikes[key] = self._strikes.get(key, 0) + (len(self._loading) == 1)
+                log.error("worker %d has ended while it loaded %s@%s", self.number, *key)
         self.models, self.pid, self.state, self.attained = set(), 0, admin.WORKER_STATE_ENDED, {}
         self._record.clear()
         self.end.set_result(end)

@@ -203,7 +203,7 @@ class Pool:
         except asyncio.CancelledError:
             if waiting in self._line:
                 self._line.remove(waiting)
-            else:  # it was called up at the same moment
+            elif waiting.place.exception() is None:  # it was called up at the same moment
                 waiting.place.result().leave(case, answered=False)
                 self._seat()
             raise
@@ -223,13 +223,15 @@ class Pool:
             self._answering = time.monotonic()
         kept: Place | None = None
         for waiting in list(self._line):
+            if waiting.place.done():  # one that is cancelled is taken out of the line a moment later
+                continue
             if all(place.ready and waiting.key not in place.models for place in self._places):
                 self._give_up(waiting)
                 continue
             if not any(place.models and len(place.cases) < self._most for place in self._places):
                 return
             able = [place for place in self._places if place is not kept and self._room(place, waiting)]
-            if able and not waiting.place.done():  # one that is given up is taken out of the line a moment later
+            if able:
                 place = min(able, key=lambda place: place.backlog)
                 self._line.remove(waiting)
                 place.enter(waiting.case)
