@@ -25,7 +25,18 @@ LOOK = 4.0
 EARLY = 10.0
 """Seconds after which the memory is looked at for the first time."""
 ONE = ("--workers", "1", "--threads", "1")
-WIDE = ("--workers", "0", "--threads", "1", "--max-jobs", "100000", "--max-queue-seconds", "1e6", "--grace-seconds", "1")
+WIDE = (
+    "--workers",
+    "0",
+    "--threads",
+    "1",
+    "--max-jobs",
+    "100000",
+    "--max-queue-seconds",
+    "1e6",
+    "--grace-seconds",
+    "1",
+)
 """A server that refuses nothing: requests of one kind are answered in the order in which they came."""
 UNBOUNDED = ("--max-memory-bytes", str(2**40))
 

@@ -8,7 +8,9 @@ import importlib
 import itertools
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -43,6 +45,9 @@ FORKS = multiprocessing.get_context("forkserver")
 """Workers are forked from a process that has imported all that they need: they start in a fraction of the time, and
 share the memory of that."""
 FORKS.set_forkserver_preload([MODULE])
+FORKING = threading.Lock()
+UNTOLD = 255
+"""The exit status of a process whose forker has ended."""
 Key = tuple[str, str]
 
 
@@ -188,7 +193,7 @@ class Place:
         killed, why = _killed(), ""
         try:
             process = await self._started(socket)
-        except OSError as error:
+        except (OSError, EOFError) as error:
             return self._ended(0, f"it could not be started: {error}", memory=False)
         link, exited = Link(socket), asyncio.create_task(_exited(process))
         minding = asyncio.create_task(self._mind(link))
@@ -210,7 +215,7 @@ class Place:
         """A process that has been told what it is."""
         told = {"number": self.number, "device": self.device, "socket": str(socket), "record": str(self._written)}
         process = FORKS.Process(target=run, args=(MODULE, self._told | told), name=f"worker-{self.number}", daemon=True)
-        await asyncio.to_thread(process.start)
+        await asyncio.to_thread(_one_by_one, process.start)
         self.pid, self.state = process.pid or 0, admin.WORKER_STATE_STARTING
         return process
 
@@ -221,7 +226,7 @@ class Place:
         outside = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) and not (why or memory)
         if not why:
             want = " for want of memory" if memory and -code == signal.SIGKILL else ""
-            why = f"signal {signal.Signals(-code).name}{want}" if code < 0 else f"exit status {code}"
+            why = f"signal {_name(-code)}{want}" if code < 0 else f"exit status {code}"
         end = End(why, not outside, frozenset(self.cases), at_work & frozenset(self.cases))
         if not outside and self._loading:
             for key in self._loading:
@@ -276,15 +281,30 @@ class Place:
 
 
 async def _exited(process: BaseProcess) -> int:
-    """Waits for a process's end; returns its exit status, below zero the signal that ended it."""
+    """Waits for a process's end; returns its exit status, below zero the signal that ended it. One whose forker has
+    ended is ended, too: nobody would tell of its end any more."""
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(process.sentinel, over.set)
     try:
         await over.wait()
     finally:
         loop.remove_reader(process.sentinel)
-    await asyncio.to_thread(process.join)
-    return process.exitcode or 0
+    await asyncio.to_thread(_one_by_one, process.join)
+    if process.exitcode != UNTOLD:
+        return process.exitcode or 0
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid or 0, signal.SIGKILL)
+    return -signal.SIGKILL
+
+
+def _one_by_one(call: Callable[[], object]) -> None:
+    """Starts or joins a process: each of both looks at all that there are, and must not find another at it."""
+    with FORKING:
+        call()
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name if number in {*signal.Signals} else str(number)
 
 
 def _killed() -> int:
