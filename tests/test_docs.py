@@ -1,0 +1,109 @@
+"""What the documentation names exists: metrics, flags, reasons, links."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+from typer.main import get_command
+
+from lightwell import cli
+from lightwell_server import errors, metrics
+from lightwell_server.config import Settings
+
+ROOT = Path(__file__).parents[1]
+SERVER = ROOT / "server" / "lightwell_server"
+SERVICE = ROOT / "docs" / "service.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+INSIDE = {"BAD_CARD", "CHECK_FAILED"}
+"""Reasons for which a file is refused: callers are told MODEL_REFUSED and the sentence."""
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def described() -> list[MetricWrapperBase]:
+    return [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+
+
+def exposed(metric: MetricWrapperBase) -> set[str]:
+    """The names under which Prometheus knows a metric."""
+    (family,) = metric.describe()
+    return {shown(metric)} | {family.name + suffix for suffix in SUFFIXES[family.type]}
+
+
+def shown(metric: MetricWrapperBase) -> str:
+    """The name under which the page of reference has it."""
+    (family,) = metric.describe()
+    return family.name + ("_total" if family.type == "counter" else "")
+
+
+@each_page
+def test_metrics_that_are_named_exist(page):
+    named = set(re.findall(r"lightwell_[a-z_]+[a-z]", page.read_text()))
+    known = {name for metric in described() for name in exposed(metric)} | {"lightwell_server"}
+    assert named <= known
+
+
+def test_every_metric_has_its_line_and_its_labels():
+    rows = re.findall(r"^\| (`lightwell_.*?) \| (\w+) \|(.*?)\|$", SERVICE.read_text(), re.MULTILINE)
+    found = {name: (kind, labels) for names, kind, labels in rows for name in re.findall(r"`(\w+)`", names)}
+    assert set(found) == {shown(metric) for metric in described()}
+    for metric in described():
+        kind, labels = found[shown(metric)]
+        assert kind == metric._type
+        for label in metric._labelnames:
+            assert re.search(rf"\b{label}\b", labels), f"{shown(metric)} has the label {label}"
+
+
+def flags() -> set[str]:
+    """All that a command of ours takes."""
+    found = {f"--{name.replace('_', '-')}" for name in Settings.model_fields} | {"--help"}
+    commands = [get_command(cli.app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        found |= {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return found
+
+
+@each_page
+def test_flags_that_are_named_exist(page):
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", page.read_text())) <= flags()
+
+
+def reasons() -> set[str]:
+    """All reasons that the server's source gives to its errors: by name, or by the default of what is raised."""
+    kinds = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
+    found = set()
+    for path in SERVER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            given = [word.value for word in node.keywords if word.arg == "reason"]
+            named = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+            kind = kinds.get(named.id) if isinstance(named, ast.Name) else None
+            if kind is not None and issubclass(kind, errors.LightwellError) and len(node.args) < 2:
+                found |= {ast.literal_eval(given[0])} if given else {kind("").reason}
+    return found
+
+
+def test_reasons_are_those_of_the_source():
+    rows = re.findall(r"^\| [A-Z_]+ \| ([A-Z_, ]+) \|", SERVICE.read_text(), re.MULTILINE)
+    assert {reason for row in rows for reason in row.split(", ")} == reasons() - INSIDE
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+@each_page
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            name, _, anchor = target.partition("#")
+            other = (page.parent / name).resolve() if name else page
+            assert other.exists(), target
+            assert not anchor or anchor in anchors(other), target
