@@ -217,3 +217,16 @@ def test_models_that_are_loaded_have_answered_once(repository):
             assert len(device._worker._scheduler._experience) == 2, "a step for each of the two models"
 
     asyncio.run(story())
+
+
+def test_a_version_that_goes_before_its_successor_is_there_answers_until_then(repository):
+    async def story():
+        async with kept(repository) as (library, _, _):
+            before = library.get("net")
+            add(repository, "2", seed=2)
+            shutil.rmtree(repository / "net" / "1")
+            while (now := library.get("net")) is before:
+                await asyncio.sleep(0)
+            assert now.version == "2"
+
+    asyncio.run(story())

@@ -64,7 +64,9 @@ class Curator:
             before = seen
             async with self._changing:
                 self._away -= {key for key, stamp in steady.items() if self._stamps.get(key) != stamp}
-                self._stamps = {key: self._stamps[key] for key in self._stamps.keys() & seen.keys()} | steady
+                coming = {name for name, _ in seen.keys() - self._stamps.keys() - steady.keys()}
+                kept = {key for key in self._stamps if key in seen or key[0] in coming}  # until its successor is there
+                self._stamps = {key: self._stamps[key] for key in kept} | steady
                 await self._follow()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
