@@ -43,11 +43,11 @@ def bundled() -> Path:
 
 @contextmanager
 def served(
-    repository: Path, *options: str, patience: float = 120.0, port: int = 0, module: str = "lightwell_server"
+    repository: Path, *options: str, patience: float = 120.0, module: str = "lightwell_server"
 ) -> Iterator[Server]:
-    """A server on a local port (0: a free one), stopped by SIGTERM at the end; `module` is what runs. Raises OSError
-    with its last words if it does not start within `patience` seconds."""
-    command = [sys.executable, "-m", module, "--repository", str(repository), "--address", f"127.0.0.1:{port}"]
+    """A server on a free local port, stopped by SIGTERM at the end; `module` is what runs. Raises OSError with its last
+    words if it does not start within `patience` seconds."""
+    command = [sys.executable, "-m", module, "--repository", str(repository), "--address", "127.0.0.1:0"]
     with tempfile.TemporaryFile("w+") as log:
         command += ["--metrics-port", "0", *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603 - our own module
