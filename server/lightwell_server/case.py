@@ -12,6 +12,8 @@ from lightwell_server.call import Call
 
 GUESS = 0.1
 """Device seconds that a request is taken to need where nothing like it has run before."""
+LONG = 1.0
+"""Device seconds from which on a request is long."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Price:
     def cost(self) -> float:
         """Device seconds that the request is taken to need."""
         return GUESS if self.seconds is None else self.seconds
+
+    @property
+    def long(self) -> bool:
+        """Whether the request may hold its place for long; what is not known may."""
+        return self.seconds is None or self.seconds > LONG
 
 
 @dataclass(eq=False)

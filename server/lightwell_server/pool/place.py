@@ -32,9 +32,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
 """Seconds before a worker is started anew if its predecessor has answered nothing, and at most; doubled each time."""
 START = 120.0
 """Seconds in which a worker must listen, and answer while it lifts a model, which may hold its interpreter."""
-LONG = 1.0
-"""Device seconds from which on a request is long: of what a worker has at work, half may be long at most, so that
-there is always room for the short ones that overtake them."""
 LOOKED = 0.5
 """Seconds between two looks at a worker."""
 STRIKES = 2
@@ -135,14 +132,14 @@ class Place:
     def enter(self, case: Case) -> None:
         """Gives it a case."""
         self.cases[case.number] = case
-        self.long += case.price.cost > LONG
+        self.long += case.price.long
         case.worker = self.number
         case.attempts += 1
 
     def leave(self, case: Case, answered: bool) -> None:
         """Takes a case from it."""
         del self.cases[case.number]
-        self.long -= case.price.cost > LONG
+        self.long -= case.price.long
         case.worker = None
         self._answered = self._answered or answered
 

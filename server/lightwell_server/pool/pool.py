@@ -34,7 +34,7 @@ from lightwell_server.core import Told
 from lightwell_server.engine.scheduler import AGEING
 from lightwell_server.errors import Aborted, Internal, Unavailable
 from lightwell_server.pool.link import Lost
-from lightwell_server.pool.place import LONG, End, Key, Place
+from lightwell_server.pool.place import End, Key, Place
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +255,8 @@ class Pool:
             return not place.cases
         if place.alone or len(place.cases) >= self._most:
             return False
-        return case.price.cost <= LONG or place.long < self._most // 2
+        # Of what a worker has at work, half may be long: there is always room for the short ones that overtake them.
+        return not case.price.long or place.long < self._most // 2
 
     async def _ended(self, end: asyncio.Future[End], lost: Lost) -> End:
         """How a worker ended that cannot be reached any more."""
