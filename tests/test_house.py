@@ -106,6 +106,7 @@ ARROWS = {
         "exposition",
         "interceptors",
         "library",
+        "limits",
         "logs",
         "pool",
         "service",

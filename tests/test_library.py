@@ -134,9 +134,29 @@ def test_aliases_keep_versions_and_move_in_one_line(repository):
             aliases.write_text("[net]\nstable = 1\n")  # no text: the aliases before stay in force
             await asyncio.sleep(0.3)
             assert library.get("net@stable").version == "2"
-            aliases.write_text('[net]\nstable = "7"\n')
-            with pytest.raises(NotFound, match="no version '7', which 'stable' stands for; it has 1, 2, 3"):
-                library.get("net@stable")
+            aliases.write_text('[net]\nstable = "7"\nnext = "7"\n')  # there is none
+            await until(lambda: "next" in library.aliases["net"])
+            assert library.get("net@stable").version == "2", "it means what it meant while that answers"
+            with pytest.raises(NotFound, match="no version '7', which 'next' stands for; it has 1, 2, 3"):
+                library.get("net@next")
+
+    asyncio.run(story())
+
+
+def test_an_alias_that_moves_answers_all_the_time(repository):
+    async def story():
+        for version in "23":
+            add(repository, version, seed=int(version))
+        aliases = repository / "aliases.toml"
+        aliases.write_text('[net]\nstable = "1"\n')
+        async with kept(repository) as (library, _, _):
+            aliases.write_text('[net]\nstable = "2"\n')
+            seen = set()
+            async with asyncio.timeout(20):
+                while "2" not in seen:
+                    seen.add(library.get("net@stable").version)
+                    await asyncio.sleep(0.005)
+            assert seen == {"1", "2"}
 
     asyncio.run(story())
 

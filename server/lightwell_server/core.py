@@ -95,7 +95,7 @@ class Device:
     ) -> None:
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self._settings, self._device, self._limits = settings, device, limits(settings, device)
+        self._settings, self._device, self._limits = settings, device, _limits(settings, device)
         self._models: dict[tuple[str, str], Model] = {}
         self._began = time.monotonic()
         self._loading = asyncio.Semaphore(LOADERS)
@@ -255,7 +255,7 @@ def _inputs(model: Model) -> dict[str, torch.Tensor]:
     }
 
 
-def limits(settings: Settings, device: str) -> Limits:
+def _limits(settings: Settings, device: str) -> Limits:
     """The limits of a device step."""
     return Limits(
         steps=settings.max_request_steps,

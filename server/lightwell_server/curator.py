@@ -104,6 +104,7 @@ class Curator:
         self._list()
         while missing := [key for key in self._wanted() if self._loaded.get(key) != self._stamps[key]]:
             await asyncio.gather(*(self._load(key) for key in missing))
+        self._library.adopt()
         wanted = set(self._wanted())
         for entry in self._library.all():
             key = (entry.name, entry.version)
@@ -129,7 +130,7 @@ class Curator:
         is not refused, what aliases name, and what administrators asked for and not away."""
         wanted: list[Key] = []
         for name in {name for name, _ in self._stamps}:
-            aliases = set(self._library.aliases.get(name, {}).values())
+            aliases = self._library.named(name)
             found = False
             for version in sorted((v for n, v in self._stamps if n == name), key=natural, reverse=True):
                 key = (name, version)

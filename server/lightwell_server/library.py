@@ -64,17 +64,32 @@ class Entry:
 
 
 class Library:
-    """Every version of every model."""
+    """Every version of every model. `aliases` are other names for versions, by model."""
 
     def __init__(self, repository: Path) -> None:
         self._models: dict[str, dict[str, Entry]] = {}
         path = repository / ALIASES
         self._aliases = Watched("aliases", [path], lambda: _aliases(path))
+        self.aliases = self._aliases.get()
 
-    @property
-    def aliases(self) -> Aliases:
-        """Other names for versions, by model."""
-        return self._aliases.get()
+    def named(self, name: str) -> set[str]:
+        """The versions of a model that aliases mean, or shall mean."""
+        return {*self.aliases.get(name, {}).values(), *self._aliases.get().get(name, {}).values()}
+
+    def adopt(self) -> None:
+        """Has aliases mean what their file says. One whose new version does not answer keeps its old one while that
+        does."""
+
+        def meant(name: str, alias: str, version: str) -> str:
+            old = self.aliases.get(name, {}).get(alias, version)
+            return old if self._answers(name, old) and not self._answers(name, version) else version
+
+        wanted = self._aliases.get().items()
+        self.aliases = {n: {alias: meant(n, alias, v) for alias, v in found.items()} for n, found in wanted}
+
+    def _answers(self, name: str, version: str) -> bool:
+        entry = self._models.get(name, {}).get(version)
+        return entry is not None and entry.ready
 
     def entry(self, name: str, version: str) -> Entry:
         """A version's entry, made if there is none."""

@@ -19,10 +19,11 @@ from lightwell_server.admin import AdminService
 from lightwell_server.admission import Admission
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
-from lightwell_server.core import Core, Device, limits
+from lightwell_server.core import Core, Device
 from lightwell_server.curator import Curator
 from lightwell_server.interceptors import Boundary, Observer
 from lightwell_server.library import Library
+from lightwell_server.limits import Limits
 from lightwell_server.pool.pool import Pool
 from lightwell_server.service import ExplainerService, ModelService
 from lightwell_server.tls import credentials
@@ -64,7 +65,8 @@ class Serving:
 
     def _add_services(self) -> None:
         settings, server = self._settings, self._server
-        memory = limits(settings, "cpu").bytes  # pictures in progress are this machine's, whatever computes
+        own = settings.device_names == ["cpu"]  # else the limit is an accelerator's, and pictures are this machine's
+        memory = Limits(memory=settings.max_memory_bytes if own else 0).bytes
         explainer = ExplainerService(
             self._library, self._core, self._admission, settings.max_seconds, settings.max_pixels, memory // 4
         )

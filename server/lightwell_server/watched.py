@@ -25,6 +25,7 @@ class Watched(Generic[T]):
         self._what, self._files, self._read = what, files, read
         self._lock = threading.Lock()
         self._stamps, self._looked = self._seen(), time.monotonic()
+        self._failed = self._stamps
         self._value = read()
 
     def get(self) -> T:
@@ -42,8 +43,10 @@ class Watched(Generic[T]):
         try:
             self._value = self._read()
         except Exception as error:  # files are replaced one after the other: the next look may find them whole
-            log.error("%s cannot be read again, the old ones stay: %s", self._what, error)
-            metrics.reloads.labels(self._what, "failed").inc()
+            if stamps != self._failed:
+                log.error("%s cannot be read again, the old ones stay: %s", self._what, error)
+                metrics.reloads.labels(self._what, "failed").inc()
+            self._failed = stamps
         else:
             self._stamps = stamps
             log.info("%s were read again", self._what)

@@ -86,9 +86,13 @@ def load_file(
     dtype: torch.dtype = torch.float32,
 ) -> Model:
     """Lifts one file as a model. Raises `Refused`."""
+    before = path.stat()
     graph = lift(path, card.sample())
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    after = path.stat()
+    if (before.st_mtime_ns, before.st_size, before.st_ino) != (after.st_mtime_ns, after.st_size, after.st_ino):
+        raise Refused("its file has changed while it was read; move files into place when they are whole")
     graph.name(card.names)
     facts = facts_of(graph.to(device, card.numbers(dtype)), card)
     if labels and facts.classes and len(labels) != facts.classes:

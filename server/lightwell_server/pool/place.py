@@ -65,9 +65,10 @@ class End:
 
 
 class Place:
-    """`told` is what a process is told of itself, `desired()` what it shall have loaded, `changed()` is called when
-    there may be more room. While there is a worker, `link` leads to it and `models` is what it has loaded; `cases` are
-    those that it has at work, so many of them `long`."""
+    """`told` is what a process is told of itself, `desired` what it shall have loaded, `strikes` counts the workers
+    that ended over the loading of a model, `changed()` is called when there may be more room. While there is a worker,
+    `link` leads to it and `models` is what it has loaded; `cases` are those that it has at work, so many of them
+    `long`."""
 
     def __init__(
         self,
@@ -76,11 +77,13 @@ class Place:
         told: dict[str, Any],
         folder: Path,
         patience: tuple[float, float],
-        desired: Callable[[], Collection[Key]],
+        desired: Collection[Key],
+        strikes: dict[Key, int],
         changed: Callable[[], object],
     ) -> None:
         self.number, self.device = number, device
-        self._told, self._folder, self._desired, self._changed = told, folder, desired, changed
+        self._told, self._folder, self._changed = told, folder, changed
+        self._desired, self._strikes = desired, strikes
         self._health, self._longest_step = patience
         self._written = folder / f"{number}.record"
         self._record = Record(self._written)
@@ -94,7 +97,6 @@ class Place:
         self.end: asyncio.Future[End] = asyncio.Future()
         self._answered = False
         self._loading: set[Key] = set()
-        self._strikes: dict[Key, int] = {}
         self._one_by_one = asyncio.Lock()
 
     @property
@@ -170,6 +172,7 @@ class Place:
                 raise
             finally:
                 self._loading.discard(key)
+        self._strikes.pop(key, None)
         self.models.add(key)
         self._changed()
         return described
@@ -251,7 +254,7 @@ class Place:
 
     async def _fill(self) -> None:
         """Loads what a new worker shall have. What it refuses is missing here; what ends it, others will load."""
-        for key in list(self._desired()):
+        for key in list(self._desired):
             try:
                 await self.load(key)
             except Refused:

@@ -70,8 +70,9 @@ class Pool:
         self._answering = time.monotonic()
         self._loop = asyncio.get_running_loop()
         patience = settings.worker_health_seconds, settings.max_seconds
+        self._strikes: dict[Key, int] = {}
         self._places = [
-            Place(number, device, _told(settings), self._folder, patience, lambda: self._desired, self._seat)
+            Place(number, device, _told(settings), self._folder, patience, self._desired, self._strikes, self._seat)
             for number, device in enumerate(settings.owned)
         ]
         metrics.waiting_jobs.set_function(lambda: len(self._line))
@@ -148,25 +149,26 @@ class Pool:
             await self._changed.wait()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
-        """Has all workers load a version; returns when those that live have. Raises `Refused` if none could."""
-        key, had = (name, version), (name, version) in self._desired
+        """Has one worker load a version, and the others when that has gone well: a model may end who loads it. Raises
+        `Refused`."""
+        key = (name, version)
         while not self._listening:  # who listens later loads it of its own accord, and would load it twice
             self._changed.clear()
             await self._changed.wait()
+        self._strikes.pop(key, None)
+        first, described = await self._first(key)
         self._desired[key] = None
+        others = (place.load(key) for place in self._places if place is not first)
+        await asyncio.gather(*others, return_exceptions=True)  # who cannot is not asked; the log has the reason
+        return described
+
+    async def _first(self, key: Key) -> tuple[Place, models.GetModelResponse]:
+        """Has the worker that has least to do load a version."""
         while True:
             self._changed.clear()
-            tries = [place.load(key) for place in self._places if place.link is not None]
-            found = await asyncio.gather(*tries, return_exceptions=True)
-            described = [told for told in found if isinstance(told, models.GetModelResponse)]
-            if described:
-                return described[0]
-            for error in found:
-                if not isinstance(error, Lost):
-                    if not had:
-                        self._desired.pop(key, None)
-                    assert isinstance(error, BaseException)
-                    raise error
+            for place in sorted(self._places, key=lambda place: place.backlog):
+                with contextlib.suppress(Lost):
+                    return place, await place.load(key)
             await self._changed.wait()
 
     async def unload(self, name: str, version: str) -> None:

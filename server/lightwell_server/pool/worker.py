@@ -10,6 +10,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import asyncio
 import logging
 import multiprocessing
+import signal
 import sys
 import threading
 import time
@@ -173,6 +174,7 @@ def _end_with_gateway() -> None:
 def main(told: dict[str, Any]) -> None:
     """Serves, as it is told: the settings, the worker's number, its device, its socket, and the file of its record."""
     os.setsid()  # a terminal's interrupt is for the gateway, which lets its workers finish
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # one that is meant for this process ends it, and is no crash
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the gateway's own words alone go to its output
     logs.start(told["settings"]["log_level"], worker=told["number"])
     threading.Thread(target=_end_with_gateway, name="gateway", daemon=True).start()
