@@ -38,7 +38,7 @@ WIDE = (
     "1",
 )
 """A server that refuses nothing: requests of one kind are answered in the order in which they came."""
-UNBOUNDED = ("--max-memory-bytes", str(2**40))
+UNBOUNDED = ("--max-memory-bytes", str(2**40), "--grace-seconds", "1")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""What requests are taken to cost, and who is let in; without a server, the clock, or a request that is run."""
+
+import time
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from lightwell import GradCam, Neuron, Occlusion, Pgd, Saliency, Style, StyleTransfer
+from lightwell.images import to_message
+from lightwell.requests import explain_request, synthesize_request
+from lightwell_server.admission import ENOUGH, KEPT, Admission, Backlog, Prices, kind
+from lightwell_server.call import Call
+from lightwell_server.case import GUESS, Case, Price
+from lightwell_server.errors import DeadlineExceeded, Overloaded
+from lightwell_server.library import Entry
+
+ENTRY = Entry("net", "1")
+NOISE = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+HOUR = 3600.0
+
+
+def asked(method, image=NOISE, **options):
+    build = synthesize_request if isinstance(method, Pgd | StyleTransfer) else explain_request
+    return build(method, image=image, **options) if build is synthesize_request else build(image, method, **options)
+
+
+def priced(prices, method):
+    return Case(Call("id", "rpc", method="any"), price=prices.price(asked(method), ENTRY))
+
+
+def taught(prices, method, *seconds, step=0, steps=0):
+    """Prices that have seen such a request cost so many seconds, each time after `step` of `steps`."""
+    for cost in seconds:
+        case = priced(prices, method)
+        case.step, case.steps = step, steps
+        prices.learn(case, cost)
+    return prices
+
+
+def test_what_was_never_run_has_no_price_and_may_be_long():
+    price = Prices().price(asked(Saliency()), ENTRY)
+    assert price.seconds is None and price.least == 0 and price.cost == GUESS and price.long
+
+
+def test_the_first_figure_is_forgotten_with_the_second():
+    prices = taught(Prices(), Saliency(), 9.0)
+    assert prices.price(asked(Saliency()), ENTRY).seconds == 9.0
+    assert taught(prices, Saliency(), 0.5).price(asked(Saliency()), ENTRY).seconds == 0.5
+
+
+def test_a_price_is_the_median_of_the_last_figures():
+    prices = taught(Prices(), Saliency(), 9.0, 0.1, 0.2, 7.0)
+    assert prices.price(asked(Saliency()), ENTRY).seconds == 0.2
+    assert taught(prices, Saliency(), *[0.4] * KEPT).price(asked(Saliency()), ENTRY).seconds == 0.4
+
+
+def test_the_least_is_told_once_enough_are_known():
+    prices = taught(Prices(), Saliency(), 9.0, *[0.3] * (ENOUGH - 2))
+    assert prices.price(asked(Saliency()), ENTRY).least == 0
+    assert taught(prices, Saliency(), 0.2).price(asked(Saliency()), ENTRY).least == 0.2
+
+
+def test_steps_scale_a_price():
+    prices = taught(Prices(), Pgd(steps=10), *[1.0] * ENOUGH, step=10, steps=10)
+    price = prices.price(asked(Pgd(steps=40)), ENTRY)
+    assert (price.seconds, price.least) == pytest.approx((4.0, 4.0)) and price.long
+    assert prices.price(asked(Pgd()), ENTRY).seconds is None  # which does not say how many it makes
+
+
+def test_who_stops_early_may_cost_all_steps_and_did_not():
+    prices = taught(Prices(), Pgd(steps=10), *[0.4] * ENOUGH, step=2, steps=10)
+    price = prices.price(asked(Pgd(steps=10)), ENTRY)
+    assert (price.seconds, price.least) == pytest.approx((2.0, 0.4))
+
+
+def test_restarts_are_steps_that_are_not_asked_for():
+    twice = Pgd(steps=10, restarts=2)
+    prices = taught(Prices(), twice, 2.0, 2.0, step=20, steps=20)
+    assert prices.price(asked(Pgd(steps=20, restarts=2)), ENTRY).seconds == pytest.approx(4.0)
+    assert prices.price(asked(Pgd(steps=20)), ENTRY).seconds is None
+
+
+PAINTED = StyleTransfer(styles=[Style(image=to_message(NOISE))], steps=5)
+OTHER = NOISE[:, ::-1].copy()
+LARGE = np.zeros((3, 256, 256), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "alike"),
+    [
+        (asked(Saliency()), asked(Saliency(), image=OTHER), True),
+        (asked(Saliency()), asked(Saliency(), image=LARGE), True),  # the card chooses the size
+        (asked(Saliency(), fit="exact"), asked(Saliency(), image=LARGE, fit="exact"), False),
+        (asked(Saliency(), target=3), asked(Saliency(), target=7), True),
+        (asked(Saliency(), target=3), asked(Saliency()), False),
+        (
+            asked(Saliency(), target=Neuron(layer="a", channel=1)),
+            asked(Saliency(), target=Neuron(layer="a", channel=2)),
+            True,
+        ),
+        (
+            asked(Saliency(), target=Neuron(layer="a", channel=1)),
+            asked(Saliency(), target=Neuron(layer="b", channel=1)),
+            False,
+        ),
+        (asked(Saliency(), seed=1), asked(Saliency(), seed=2), True),
+        (asked(Saliency()), asked(Saliency(), reproducible=True), False),
+        (asked(Saliency()), asked(Saliency(), predictions=3), False),
+        (asked(Saliency()), asked(GradCam()), False),
+        (asked(Occlusion(stride=4)), asked(Occlusion(stride=8)), False),
+        (asked(Pgd(steps=4)), asked(Pgd(steps=8)), True),
+        (asked(Pgd(steps=4)), asked(Pgd(steps=4, stop_early=False)), False),
+        (asked(PAINTED), asked(PAINTED, image=OTHER), True),
+        (asked(PAINTED), asked(PAINTED, image=LARGE), False),  # it is taken whole
+    ],
+)
+def test_what_is_alike(one, two, alike):
+    assert (kind(one, ENTRY)[0] == kind(two, ENTRY)[0]) is alike
+
+
+def test_what_is_asked_of_another_model_is_not_alike():
+    assert kind(asked(Saliency()), ENTRY)[0] != kind(asked(Saliency()), Entry("other", "1"))[0]
+
+
+def test_style_pictures_are_not_looked_at():
+    others = StyleTransfer(styles=[Style(image=to_message(OTHER))], steps=5)
+    assert kind(asked(PAINTED), ENTRY) == kind(asked(others), ENTRY)
+
+
+def in_progress(number, cost, attained=0.0):
+    return Case(Call("id", "rpc"), number, price=Price(seconds=cost), attained=attained)
+
+
+def test_what_others_use_before_by_the_least_attained_service():
+    backlog = Backlog(4)
+    assert backlog.before(Price(seconds=1.0)) == 0
+    backlog.note(in_progress(1, 10.0, attained=4.0), waits=False)  # it has used more: whoever needs 1 overtakes it
+    backlog.note(in_progress(2, 0.5, attained=0.25), waits=False)  # it is done before
+    assert backlog.before(Price(seconds=1.0)) == pytest.approx(0.25)
+    assert backlog.before(Price(seconds=5.0)) == pytest.approx(1.0 + 0.25)  # until the first has used 5 as well
+    assert backlog.before(Price(seconds=50.0)) == pytest.approx(6.0 + 0.25)  # all that they need
+
+
+def test_who_waits_for_a_worker_and_costs_more_waits_behind():
+    backlog, waiting = Backlog(4), in_progress(1, 3.0)
+    backlog.note(waiting, waits=True)
+    assert backlog.before(Price(seconds=1.0)) == 0
+    assert backlog.before(Price(seconds=3.0)) == pytest.approx(3.0)
+    backlog.note(waiting, waits=False)  # it has found one
+    assert backlog.before(Price(seconds=1.0)) == pytest.approx(1.0)
+
+
+def test_who_leaves_is_before_nobody_and_gives_its_place_back():
+    backlog = Backlog(1)
+    for number in range(3):
+        case = in_progress(number, 1.0)
+        backlog.note(case, waits=False)
+        assert backlog.before(Price(seconds=1.0)) == pytest.approx(1.0)
+        backlog.leave(case)
+        assert backlog.before(Price(seconds=1.0)) == 0
+
+
+def door(queue=HOUR, most=100, workers=1):
+    """An admission that knows what a saliency map costs: 0.1 seconds."""
+    admission = Admission(lambda: workers, most, queue)
+    taught(admission.prices, Saliency(), *[0.1] * ENOUGH)
+    return admission
+
+
+def enter(inside, admission, left=HOUR):
+    price = admission.prices.price(asked(Saliency()), ENTRY)
+    inside.enter_context(admission.admitted(Call("id", "rpc"), "1", time.monotonic() + left, price))
+
+
+def admitted(admission, left=HOUR):
+    """How many saliency maps are let in until one is refused, and its refusal."""
+    with ExitStack() as inside:
+        for count in range(1000):
+            try:
+                enter(inside, admission, left)
+            except (Overloaded, DeadlineExceeded) as refusal:
+                return count, refusal
+    raise AssertionError("all were let in")
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 5), (2, 9)])
+def test_the_line_is_bounded_in_predicted_seconds(workers, most):
+    count, refusal = admitted(door(queue=0.55, workers=workers))  # a second of waiting does 0.8 seconds of work
+    assert count == most and isinstance(refusal, Overloaded) and refusal.retry_seconds > 0
+
+
+def test_nobody_is_let_in_whose_turn_would_come_too_late():
+    count, refusal = admitted(door(), left=1.05)
+    assert count == 8 and isinstance(refusal, Overloaded) and 0 < refusal.retry_seconds < 1
+    count, refusal = admitted(door(), left=0.05)
+    assert count == 0 and isinstance(refusal, DeadlineExceeded) and refusal.reason == "DEADLINE_TOO_SHORT"
+
+
+def test_there_are_never_more_than_may_be():
+    count, refusal = admitted(door(most=3))
+    assert count == 3 and isinstance(refusal, Overloaded)
+
+
+def test_those_in_are_counted_at_what_they_are_taken_to_need_by_now():
+    admission = door()
+    with ExitStack() as inside:
+        for _ in range(4):
+            enter(inside, admission)
+        assert admission.seconds == pytest.approx(0.4)
+        taught(admission.prices, Saliency(), *[0.5] * KEPT)
+        first = admission.cases[0]
+        admission.attained({first.number: 0.2})
+        assert admission.seconds == pytest.approx(3 * 0.5 + 0.3)
+        assert first.price.seconds == pytest.approx(0.1)  # what was predicted stays what was predicted
+    assert admission.seconds == 0
