@@ -19,9 +19,9 @@ from lightwell.serving import bundled
 CALLS = 20_000
 """In SECONDS, the usual time of a proof."""
 SECONDS = 60.0
-WARM = 600
+WARM = 900
 CALLERS = 3
-SETTLING = 2.0
+SETTLING = 3.0
 """Seconds in which the steps at work when the last caller left may end, and figures settle."""
 WATCHED = 3.0
 """Seconds for which the device is watched then."""

@@ -58,11 +58,11 @@ class Team:
     @property
     def note(self) -> str:
         """Where the processors' time went."""
-        gateway, workers = self.family.seconds()
+        (gateway, workers), callers = self.family.seconds(), processor_seconds(self.callers.pid)
         return (
             f"{self.workers} workers: {statistics.median(self.rates):.1f} maps/s"
             f" ({', '.join(f'{rate:.1f}' for rate in self.rates)}); processor seconds with the start"
-            f" and {self.answered} maps: gateway {gateway:.1f}, workers {workers:.1f}, callers {processor_seconds(self.callers.pid):.1f}"
+            f" and {self.answered} maps: gateway {gateway:.1f}, workers {workers:.1f}, callers {callers:.1f}"
         )
 
 

@@ -9,6 +9,12 @@ proofs:
 - takeover: a server is told to stop while another one takes over; no call of the SDK fails.
 - poison: a request that ends each worker that runs it is refused, and all others are answered.
 - swap: other versions of the model come and go; each answer is the one of the version that it names.
+- overload: ten times the capacity, by a clock; what is let in is answered in time, and the rest refused at once. Beside
+  it a server that refuses nothing.
+- flood: a caller has as many long transfers as it may, and asks for more; another one's maps still come.
+- endings: thousands of calls with random deadlines, cancels and hang-ups; nothing of them stays.
+- scale: two workers beside one, and the bits of their answers.
+- prediction: predicted device seconds beside those that were used.
 """
 
 from __future__ import annotations
@@ -27,6 +33,11 @@ PROOFS = {
     "takeover": "bench._fault_takeover",
     "poison": "bench._fault_poison",
     "swap": "bench._fault_swap",
+    "overload": "bench._fault_overload",
+    "flood": "bench._fault_flood",
+    "endings": "bench._fault_endings",
+    "scale": "bench._fault_scale",
+    "prediction": "bench._fault_prediction",
 }
 """The module of each proof; its `prove(seconds)` loads for so many seconds."""
 SECONDS = 60.0

@@ -1,0 +1,95 @@
+"""More than a server can do: who is refused hears why and when to come back, and nothing is done for who has left."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from bench._ender import end
+from bench._scrape import metered
+from lightwell import Client, GradCam, LightwellError, Occlusion, OverloadedError, Pgd, Saliency
+from lightwell.errors import from_rpc
+from lightwell.requests import synthesize_request
+from lightwell.v1 import explainer_pb2_grpc
+from lightwell.v1 import types_pb2 as types
+from tests.serving import bundled, served_as_is
+from tests.test_service import STAR
+
+FIXED = {"stop_early": False}
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """A server with one worker, which lets few wait."""
+    with served_as_is(bundled(), "--workers", "1", "--threads", "1", "--max-queue-seconds", "0.5") as server:
+        yield server.address
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A server with two workers, and its figures."""
+    with metered(bundled(), "--workers", "2", "--threads", "1") as (server, scrape):
+        yield server.address, scrape
+
+
+def test_who_finds_the_line_full_hears_when_to_come_back(narrow):
+    with Client(narrow, retries=0) as client, ThreadPoolExecutor(40) as threads:
+        client.synthesize(Pgd(steps=50, **FIXED), image=STAR).result()
+
+        def ask(_):
+            try:
+                return client.synthesize(Pgd(steps=400, **FIXED), image=STAR).result()
+            except LightwellError as error:
+                return error
+
+        ends = list(threads.map(ask, range(40)))
+    refused = [told for told in ends if isinstance(told, LightwellError)]
+    assert 0 < len(refused) < len(ends)
+    assert all(isinstance(told, OverloadedError) and told.reason == "QUEUE_FULL" for told in refused)
+    assert all(told.retry_seconds > 0 for told in refused)
+
+
+def test_a_deadline_that_cannot_be_kept_is_told_before_anything_is_decoded(narrow):
+    with Client(narrow) as client:
+        for _ in range(5):  # the server knows now what a step costs
+            client.synthesize(Pgd(steps=2, **FIXED), image=STAR).result()
+    request = synthesize_request(Pgd(steps=9999, **FIXED))
+    request.image.CopyFrom(types.Image(encoded=b"no picture"))
+    with grpc.insecure_channel(narrow) as channel:
+        synthesize = explainer_pb2_grpc.ExplainerServiceStub(channel).Synthesize
+        for timeout, reason in ((2.0, "DEADLINE_TOO_SHORT"), (None, "INVALID_ARGUMENT")):
+            with pytest.raises(grpc.RpcError) as caught:
+                list(synthesize(request, timeout=timeout))
+            assert from_rpc(caught.value, "").reason == reason
+
+
+def test_one_worker_answers_as_two_do(narrow, pair):
+    def answers(address):
+        with Client(address) as client, ThreadPoolExecutor(4) as threads:
+
+            def seen(method):
+                return client.explain(STAR, method, reproducible=True).values.tobytes()
+
+            maps = list(threads.map(seen, [Saliency(), GradCam(), Occlusion(stride=16)] * 4))
+            attack = client.synthesize(Pgd(steps=3), image=STAR, seed=1, reproducible=True).result()
+        assert maps[:3] * 4 == maps
+        return [*maps[:3], attack.message.png]
+
+    assert answers(narrow) == answers(pair[0])
+
+
+def test_nothing_is_left_of_those_who_have_gone_and_nothing_done_for_them(pair):
+    address, scrape = pair
+    ends = asyncio.run(end(address, 500, seed=5))
+    assert ends.total() == 500 and ends["cancels: CANCELLED"] and ends["hangs up: CANCELLED"] and ends["waits: OK"]
+    until = time.monotonic() + 5  # the steps at work are finished
+    while scrape().total("lightwell_jobs") and time.monotonic() < until:
+        time.sleep(0.1)
+    assert scrape().total("lightwell_jobs") == 0
+    time.sleep(0.5)
+    before = scrape()
+    assert before.total("lightwell_steps_total") > 0
+    time.sleep(1)
+    assert scrape().grown(before, "lightwell_steps_total") == 0
