@@ -17,7 +17,7 @@ from lightwell_server.library import Entry
 
 ENTRY = Entry("net", "1")
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
-HOUR = 3600.0
+HOUR, MOST = 3600.0, 10_000
 
 
 def asked(method, image=NOISE, **options):
@@ -39,44 +39,50 @@ def taught(prices, method, *seconds, step=0, steps=0):
 
 
 def test_what_was_never_run_has_no_price_and_may_be_long():
-    price = Prices().price(asked(Saliency()), ENTRY)
+    price = Prices(MOST).price(asked(Saliency()), ENTRY)
     assert price.seconds is None and price.least == 0 and price.cost == GUESS and price.long
 
 
 def test_the_first_figure_is_forgotten_with_the_second():
-    prices = taught(Prices(), Saliency(), 9.0)
+    prices = taught(Prices(MOST), Saliency(), 9.0)
     assert prices.price(asked(Saliency()), ENTRY).seconds == 9.0
     assert taught(prices, Saliency(), 0.5).price(asked(Saliency()), ENTRY).seconds == 0.5
 
 
 def test_a_price_is_the_median_of_the_last_figures():
-    prices = taught(Prices(), Saliency(), 9.0, 0.1, 0.2, 7.0)
+    prices = taught(Prices(MOST), Saliency(), 9.0, 0.1, 0.2, 7.0)
     assert prices.price(asked(Saliency()), ENTRY).seconds == 0.2
     assert taught(prices, Saliency(), *[0.4] * KEPT).price(asked(Saliency()), ENTRY).seconds == 0.4
 
 
 def test_the_least_is_told_once_enough_are_known():
-    prices = taught(Prices(), Saliency(), 9.0, *[0.3] * (ENOUGH - 2))
+    prices = taught(Prices(MOST), Saliency(), 9.0, *[0.3] * (ENOUGH - 2))
     assert prices.price(asked(Saliency()), ENTRY).least == 0
     assert taught(prices, Saliency(), 0.2).price(asked(Saliency()), ENTRY).least == 0.2
 
 
 def test_steps_scale_a_price():
-    prices = taught(Prices(), Pgd(steps=10), *[1.0] * ENOUGH, step=10, steps=10)
+    prices = taught(Prices(MOST), Pgd(steps=10), *[1.0] * ENOUGH, step=10, steps=10)
     price = prices.price(asked(Pgd(steps=40)), ENTRY)
     assert (price.seconds, price.least) == pytest.approx((4.0, 4.0)) and price.long
     assert prices.price(asked(Pgd()), ENTRY).seconds is None  # which does not say how many it makes
 
 
+def test_more_steps_than_may_be_have_no_price():
+    prices = taught(Prices(MOST), Pgd(steps=10), *[1.0] * ENOUGH, step=10, steps=10)
+    assert prices.price(asked(Pgd(steps=MOST)), ENTRY).seconds == pytest.approx(MOST / 10)
+    assert prices.price(asked(Pgd(steps=MOST + 1)), ENTRY).seconds is None
+
+
 def test_who_stops_early_may_cost_all_steps_and_did_not():
-    prices = taught(Prices(), Pgd(steps=10), *[0.4] * ENOUGH, step=2, steps=10)
+    prices = taught(Prices(MOST), Pgd(steps=10), *[0.4] * ENOUGH, step=2, steps=10)
     price = prices.price(asked(Pgd(steps=10)), ENTRY)
     assert (price.seconds, price.least) == pytest.approx((2.0, 0.4))
 
 
 def test_restarts_are_steps_that_are_not_asked_for():
     twice = Pgd(steps=10, restarts=2)
-    prices = taught(Prices(), twice, 2.0, 2.0, step=20, steps=20)
+    prices = taught(Prices(MOST), twice, 2.0, 2.0, step=20, steps=20)
     assert prices.price(asked(Pgd(steps=20, restarts=2)), ENTRY).seconds == pytest.approx(4.0)
     assert prices.price(asked(Pgd(steps=20)), ENTRY).seconds is None
 
@@ -163,7 +169,7 @@ def test_who_leaves_is_before_nobody_and_gives_its_place_back():
 
 def door(queue=HOUR, most=100, workers=1):
     """An admission that knows what a saliency map costs: 0.1 seconds."""
-    admission = Admission(lambda: workers, most, queue)
+    admission = Admission(lambda: workers, most, queue, MOST)
     taught(admission.prices, Saliency(), *[0.1] * ENOUGH)
     return admission
 
