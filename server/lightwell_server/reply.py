@@ -169,6 +169,7 @@ def provenance(question: Question, job: Job) -> types.Provenance:
         device_seconds=job.attained,
         steps=job.device_steps,
         exceptions=job.exceptions,
+        attempts=1,
     )
 
 
