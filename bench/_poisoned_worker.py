@@ -39,8 +39,8 @@ class Deadly:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
 
-def poison() -> None:
-    """Exchanges the method, before the catalog of methods is made."""
+def main(told: dict[str, Any]) -> None:
+    """Exchanges the method, before the catalog of methods is made, and serves."""
     module: Any = importlib.import_module("lightwell_server.methods.saliency")
     real: Callable[..., Any] = module.saliency
 
@@ -50,8 +50,4 @@ def poison() -> None:
         return real(image, Deadly(target, seed) if seed in SEEDS else target, facts, rng, **given)
 
     module.saliency = saliency
-
-
-if __name__ == "__main__":
-    poison()
-    worker.main()
+    worker.main(told)
