@@ -23,10 +23,9 @@ LEAST = 256 * 2**20
 
 @dataclass
 class Limits:
-    """`seconds` in all, `steps` that a method may plan, `rows` that it may ask the model for at
+    """`steps` that a method may plan, `rows` that it may ask the model for at
     once, `memory` in bytes that a device step may have (0: most of what is free when the first request comes)."""
 
-    seconds: float = 600.0
     steps: int = 10_000
     rows: int = 100_000
     memory: int = 0

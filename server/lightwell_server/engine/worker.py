@@ -84,17 +84,13 @@ class Worker:
     def submit(self, job: Job) -> None:
         """Takes a job; it returns at once. Raises `Overloaded` if there are too many, `Unavailable` when stopping."""
         with self._wake:
-            self.expect()
+            if not self._open:
+                raise Unavailable("the server is stopping; ask another one")
+            if len(self._jobs) >= self._max_jobs:
+                raise Overloaded(f"{self._max_jobs} requests are in progress already; try again later")
             self._jobs.add(job)
             self._inbox.append(lambda: self._resume(job, None))
             self._wake.notify()
-
-    def expect(self, others: int = 0) -> None:
-        """Raises what `submit` would, if `others` came before."""
-        if not self._open:
-            raise Unavailable("the server is stopping; ask another one")
-        if len(self._jobs) + others >= self._max_jobs:
-            raise Overloaded(f"{self._max_jobs} requests are in progress already; try again later")
 
     def cancel(self, job: Job) -> None:
         """The caller is gone: no step is begun for the job any more. Safe from any thread and at any time."""
