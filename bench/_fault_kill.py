@@ -27,7 +27,7 @@ def prove(seconds: float) -> Proof:
 async def _prove(address: str, seconds: float) -> Proof:
     async with AsyncClient(address, retries=0) as client, operator(address) as watching:
         await watching.until(all_ready)
-        load = Load(client, await undisturbed(client, questions()))
+        load = Load(client, await undisturbed(client, questions(seconds)))
         async with load.running():
             killed = await _kill(watching, seconds, min(EVERY, seconds / 2))
     goals = [

@@ -22,35 +22,36 @@ DEATHS = 3
 believed to have once more."""
 
 
-def prove(seconds: float, seed: int = ABORT, deaths: int = DEATHS) -> Proof:
-    """Sends a poisonous request in the midst of good ones; its `seed` says how it kills."""
+def prove(seconds: float) -> Proof:
+    """Sends a poisonous request in the midst of good ones."""
     with served(bundled(), *FLAGS, module="bench._poisoned") as server:
-        return asyncio.run(_prove(server.address, max(10, round(GOOD * min(1, seconds / FULL))), seed, deaths))
+        return asyncio.run(_prove(server.address, seconds))
 
 
-async def _prove(address: str, good: int, seed: int, deaths: int) -> Proof:
+async def _prove(address: str, seconds: float) -> Proof:
+    good = max(10, round(GOOD * min(1, seconds / FULL)))
     async with AsyncClient(address, retries=0) as client, operator(address) as watching:
         await watching.until(all_ready)
-        asked = [question for question in questions() if question.name != "occlusion streamed"]
+        asked = [question for question in questions(seconds) if question.name != "occlusion streamed"]
         load = Load(client, await undisturbed(client, asked))
         asking = asyncio.create_task(load.ask_all(islice(cycle(asked), good)))
         while load.answered < good // 3:
             await asyncio.sleep(0.01)
-        end = await _swallow(client, seed)
+        end = await swallow(client, ABORT)
         await asking
         died = sum(worker.restarts for worker in await watching.until(all_ready))
     refused = end == "POISONED"
     counts = Counts(load.sent + 1, load.answered, load.retried, int(refused), load.counts.lost + (not refused))
     goals = [
         Goal("poison: poisonous requests refused as such", int(refused), 1, True, "d"),
-        Goal("poison: workers that it ended", died, deaths, False, "d"),
+        Goal("poison: workers that it ended", died, DEATHS, False, "d"),
         none("poison: requests lost", counts.lost),
         none("poison: answers other than an undisturbed server's", len(load.wrong)),
     ]
     return Proof("poison", counts, goals, [f"the poisonous request was told {end}", *load.notes()])
 
 
-async def _swallow(client: AsyncClient, seed: int) -> str:
+async def swallow(client: AsyncClient, seed: int) -> str:
     """Sends poison; returns the reason that it is told."""
     try:
         await client.explain(SAMPLES / "star.png", Saliency(), seed=seed)

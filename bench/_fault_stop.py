@@ -29,7 +29,7 @@ async def _prove(address: str, seconds: float) -> Proof:
     loop = asyncio.get_running_loop()
     async with AsyncClient(address, retries=0) as client, operator(address) as watching:
         await watching.until(all_ready)
-        load, noticed = Load(client, await undisturbed(client, questions())), []
+        load, noticed = Load(client, await undisturbed(client, questions(seconds))), []
         async with load.running():
             end = loop.time() + seconds
             while not noticed or loop.time() < end:

@@ -44,7 +44,7 @@ def prove(seconds: float) -> Proof:
         repository.mkdir()
         shelf = Shelf(kinds, repository / NAME)
         shelf.add()
-        asked = [q for q in questions() if q.name in ("saliency", "grad_cam", "occlusion")]
+        asked = [q for q in questions(seconds) if q.name in ("saliency", "grad_cam", "occlusion")]
         known = {key: answer for kind in kinds.iterdir() for key, answer in answers(kind, asked).items()}
         with served(repository, *FLAGS) as server:
             return asyncio.run(_prove(server.address, seconds, shelf, known))

@@ -75,7 +75,7 @@ async def _prove(seconds: float) -> Proof:
     turns = cycle(ports)
     shift = await Shift.begin(next(turns))
     async with AsyncClient("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)) as client:
-        load = Load(client, await undisturbed(client, questions()))
+        load = Load(client, await undisturbed(client, questions(seconds)))
         async with load.running():
             end = loop.time() + seconds
             while not codes or loop.time() < end:

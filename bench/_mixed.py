@@ -90,21 +90,22 @@ class Question:
         return Answer(await stream.result(), told[-1].objective if told else None, back)
 
 
-def questions() -> list[Question]:
-    """All methods, unary and streamed, some of them reproducible, of up to 2 seconds of a processor."""
+def questions(seconds: float) -> list[Question]:
+    """All methods, unary and streamed, some of them reproducible, of up to 2 seconds of a processor; about as many
+    pictures as a load of so many seconds comes round to."""
     attack = {"epsilon": 2 / 255, "step": 0.25 / 255, "stop_early": False}  # outside of it rounding may carry far
     method: dict[str, Any] = {"styles": [Style(image=to_message(SAMPLES / "painting.png"))], "size": 96}
     bits = {"seed": 7, "reproducible": True}
     return [
         question
-        for name in PICTURES
+        for name in PICTURES[: max(1, round(seconds / 10))]
         for image in [SAMPLES / f"{name}.png"]
         for question in (
             Question("saliency", Saliency(), image),
             Question("saliency to the bit", Saliency(), image, bits),
             Question("grad_cam", GradCam(), image),
             Question("occlusion", Occlusion(stride=8), image),
-            Question("occlusion streamed", Occlusion(stride=2 if name == "star" else 4), image, streamed=True),
+            Question("occlusion streamed", Occlusion(stride=2 if name == "crescent" else 4), image, streamed=True),
             Question("occlusion to the bit", Occlusion(stride=6), image, bits, streamed=True),
             Question("pgd", Pgd(steps=30, **attack), image, {"seed": 7}),
             Question("pgd to the bit", Pgd(steps=20), image, bits),
