@@ -14,7 +14,6 @@ from pathlib import Path
 
 from bench._crowd import Crowd, crowd, p99
 from bench._fault_overload import ONE, light
-from bench._processes import Family
 from bench._proof import Counts, Proof, none
 from bench._steps import longest
 from bench._table import Goal, ms
@@ -37,10 +36,8 @@ def prove(seconds: float) -> Proof:
         with served(repository, *options) as server, crowd(server.address, QUIET) as callers:
             callers.closed(1, 2)
             alone, _ = _maps(callers, seconds / 3)
-            with _flood(server.address) as ends:
-                (worker,) = Family(server.process.pid).workers
-                with longest(worker) as step:
-                    beside, ended = _maps(callers, seconds)
+            with _flood(server.address) as ends, longest(server.process.pid) as step:
+                beside, ended = _maps(callers, seconds)
     bound = p99(alone) + step[0]
     answered, refused = len(beside), ends["TOO_MANY_STREAMS"] + ends["QUEUE_FULL"]
     lost = ended.total() - answered + sum(n for end, n in ends.items() if end not in (*KNOWN, "open"))

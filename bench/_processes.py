@@ -13,15 +13,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Family:
-    """A server's gateway and its workers, by their process ids."""
+    """A server's gateway and all that it has started, by their process ids."""
 
     gateway: int
 
     @property
     def workers(self) -> list[int]:
-        """Those that live now."""
-        children = Path(f"/proc/{self.gateway}/task").glob("*/children")
-        return [int(pid) for file in children for pid in file.read_text().split()]
+        """Those that live now, and the processes that start them."""
+        return _descendants(self.gateway)
 
     def usage(self) -> Usage:
         """What all of them hold together."""
@@ -31,6 +30,12 @@ class Family:
     def seconds(self) -> tuple[float, float]:
         """Processor seconds of the gateway, and of its workers."""
         return processor_seconds(self.gateway), sum(map(processor_seconds, self.workers))
+
+
+def _descendants(pid: int) -> list[int]:
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for file in files for child in file.read_text().split()]
+    return [*children, *(far for child in children for far in _descendants(child))]
 
 
 def processor_seconds(pid: int) -> float:

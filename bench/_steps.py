@@ -1,4 +1,4 @@
-"""How long a worker's device steps are, by the record that it keeps of them."""
+"""How long the device steps of a server with one worker are, by the record that is kept of them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EVERY = 0.002
 
 @contextmanager
 def longest(pid: int) -> Iterator[list[float]]:
-    """Watches a worker process meanwhile: gives a list that holds the seconds of its longest step so far, to within
-    EVERY."""
+    """Watches meanwhile, by the gateway's process id: gives a list that holds the seconds of the longest step so far,
+    to within EVERY."""
     (path,) = {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if ".record" in line}
     record, found, over = Record(Path(path)), [0.0], threading.Event()
 
