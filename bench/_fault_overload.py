@@ -10,12 +10,15 @@ from pathlib import Path
 
 from bench._crowd import Crowd, Ended, crowd, p50, p99
 from bench._nets import deployed
-from bench._processes import Family
+from bench._processes import Family, processor_seconds
 from bench._proof import Counts, Proof
 from bench._table import Goal, ms
 from lightwell.serving import served
 
 SIDE = 112
+"""Of the pictures that the proofs' model takes, if they need no larger ones."""
+LARGE = 160
+"""Of those of this proof: what it can do must leave ten times as many callers room on the same machine."""
 TIMES = 10
 WITHIN = 2.0
 """Seconds in which a caller wants its answer."""
@@ -44,7 +47,8 @@ UNBOUNDED = ("--max-memory-bytes", str(2**40), "--grace-seconds", "1")
 @dataclass(frozen=True)
 class Run:
     """One overload: answers a second at best beforehand, a slow caller's median seconds before and after, what became
-    of all calls, and what the server held early and at the end, in megabytes."""
+    of all calls, what the server held early and at the end in megabytes, and the processor seconds that gateway,
+    workers and callers have used meanwhile."""
 
     peak: float
     before: float
@@ -52,6 +56,7 @@ class Run:
     seconds: float
     early: float
     late: float
+    used: tuple[float, float, float]
     after: float
 
     @property
@@ -63,7 +68,7 @@ class Run:
 def prove(seconds: float) -> Proof:
     """Sends ten times the capacity for so many seconds; for a third of them to a server that refuses nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        repository = light(Path(folder))
+        repository = light(Path(folder), LARGE)
         with served(repository, *ONE) as server, crowd(server.address) as callers:
             run = overload(callers, Family(server.process.pid), seconds)
         with served(repository, *WIDE, *UNBOUNDED) as server, crowd(server.address) as callers:
@@ -77,6 +82,7 @@ def prove(seconds: float) -> Proof:
         f"{load.line()}; sent {ms(load.behind)} behind the clock at most",
         f"peak {run.peak:.1f} answers/s, in time under load {run.goodput:.1f}/s; memory {run.early:.0f} MB early,"
         f" {run.late:.0f} MB at the end; one caller alone {ms(run.before)} before, {ms(run.after)} after",
+        "processor seconds under load: gateway {:.1f}, workers {:.1f}, callers {:.1f}".format(*run.used),
         f"first come, first served, nothing refused: peak {peak:.1f} answers/s, in time under load {wide:.1f}/s"
         f" in {seconds / 3:.0f} s ({wide / peak:.2f} of its peak)",
     ]
@@ -96,6 +102,7 @@ def overload(callers: Crowd, family: Family, seconds: float) -> Run:
     """Looks, sends for so long, and looks again two seconds after the last call at most."""
     peak = _peak(callers)
     before = p50(callers.closed(1, LOOK).answered)
+    began = _used(callers, family)
     with ThreadPoolExecutor(1) as thread:
         sending = thread.submit(callers.open, TIMES * peak, seconds, WITHIN)
         time.sleep(min(EARLY, seconds / 3))
@@ -103,7 +110,14 @@ def overload(callers: Crowd, family: Family, seconds: float) -> Run:
         time.sleep(seconds - min(EARLY, seconds / 3))
         late = family.usage().megabytes
         load = sending.result()
-    return Run(peak, before, load, seconds, early, late, p50(callers.closed(1, LOOK).answered))
+    gateway, workers, asking = (now - then for now, then in zip(_used(callers, family), began, strict=True))
+    after = p50(callers.closed(1, LOOK).answered)
+    return Run(peak, before, load, seconds, early, late, (gateway, workers, asking), after)
+
+
+def _used(callers: Crowd, family: Family) -> tuple[float, float, float]:
+    """Processor seconds of gateway, workers and callers so far."""
+    return *family.seconds(), processor_seconds(callers.pid)
 
 
 def _peak(callers: Crowd) -> float:
