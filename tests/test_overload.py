@@ -9,13 +9,13 @@ import pytest
 
 from bench._ender import end
 from bench._scrape import metered
-from lightwell import Client, GradCam, LightwellError, Occlusion, OverloadedError, Pgd, Saliency
+from lightwell import Client, GradCam, LightwellError, Occlusion, OverloadedError, Pgd, Saliency, StyleTransfer
 from lightwell.errors import from_rpc
 from lightwell.requests import synthesize_request
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import types_pb2 as types
 from tests.serving import bundled, served_as_is
-from tests.test_service import STAR
+from tests.test_service import PAINTING, STAR
 
 FIXED = {"stop_early": False}
 
@@ -29,8 +29,8 @@ def narrow():
 
 @pytest.fixture(scope="module")
 def pair():
-    """A server with two workers, and its figures."""
-    with metered(bundled(), "--workers", "2", "--threads", "1") as (server, scrape):
+    """A server with two workers that have four requests at work each, and its figures."""
+    with metered(bundled(), "--workers", "2", "--threads", "1", "--max-rows", "2") as (server, scrape):
         yield server.address, scrape
 
 
@@ -78,6 +78,21 @@ def test_one_worker_answers_as_two_do(narrow, pair):
         return [*maps[:3], attack.message.png]
 
     assert answers(narrow) == answers(pair[0])
+
+
+def test_what_may_be_long_leaves_room_for_what_is_not(pair):
+    address, scrape = pair
+    request = synthesize_request(StyleTransfer(styles=[PAINTING], size=64, steps=9000), image=STAR)
+    with Client(address, timeout=60) as client, grpc.insecure_channel(address) as channel:
+        client.explain(STAR, Saliency())  # what it costs is known now; what a transfer costs is not
+        calls = [explainer_pb2_grpc.ExplainerServiceStub(channel).Synthesize(request) for _ in range(12)]
+        for _ in range(4):
+            next(calls[0])
+        while scrape().total("lightwell_jobs") < len(calls):
+            time.sleep(0.1)
+        client.explain(STAR, Saliency())
+        for call in calls:
+            call.cancel()
 
 
 def test_nothing_is_left_of_those_who_have_gone_and_nothing_done_for_them(pair):
