@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from bench._ender import end
+from bench._ender import end as ended
 from bench._scrape import metered
 from lightwell import Client, GradCam, LightwellError, Occlusion, OverloadedError, Pgd, Saliency, StyleTransfer
 from lightwell.errors import from_rpc
@@ -32,6 +32,14 @@ def pair():
     """A server with two workers that have four requests at work each, and its figures."""
     with metered(bundled(), "--workers", "2", "--threads", "1", "--max-rows", "2") as (server, scrape):
         yield server.address, scrape
+
+
+def until(true, patience=30.0):
+    """Waits until something is true."""
+    end = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < end, "it has not become true"
+        time.sleep(0.1)
 
 
 def test_who_finds_the_line_full_hears_when_to_come_back(narrow):
@@ -86,10 +94,9 @@ def test_what_may_be_long_leaves_room_for_what_is_not(pair):
     with Client(address, timeout=60) as client, grpc.insecure_channel(address) as channel:
         client.explain(STAR, Saliency())  # what it costs is known now; what a transfer costs is not
         calls = [explainer_pb2_grpc.ExplainerServiceStub(channel).Synthesize(request) for _ in range(12)]
-        for _ in range(4):
-            next(calls[0])
-        while scrape().total("lightwell_jobs") < len(calls):
-            time.sleep(0.1)
+        before = scrape()
+        until(lambda: scrape().total("lightwell_jobs") == len(calls))
+        until(lambda: scrape().grown(before, "lightwell_steps_total") > 8)  # some are at work, whichever
         client.explain(STAR, Saliency())
         for call in calls:
             call.cancel()
@@ -97,13 +104,10 @@ def test_what_may_be_long_leaves_room_for_what_is_not(pair):
 
 def test_nothing_is_left_of_those_who_have_gone_and_nothing_done_for_them(pair):
     address, scrape = pair
-    ends = asyncio.run(end(address, 500, seed=5))
-    assert ends.total() == 500 and ends["cancels: CANCELLED"] and ends["hangs up: CANCELLED"] and ends["waits: OK"]
-    until = time.monotonic() + 5  # the steps at work are finished
-    while scrape().total("lightwell_jobs") and time.monotonic() < until:
-        time.sleep(0.1)
-    assert scrape().total("lightwell_jobs") == 0
-    time.sleep(0.5)
+    ends = asyncio.run(ended(address, 400, seed=5))
+    assert ends.total() == 400 and ends["cancels: CANCELLED"] and ends["hangs up: CANCELLED"] and ends["waits: OK"]
+    until(lambda: scrape().total("lightwell_jobs") == 0)
+    time.sleep(0.5)  # the steps at work are finished
     before = scrape()
     assert before.total("lightwell_steps_total") > 0
     time.sleep(1)
