@@ -220,3 +220,19 @@ def test_those_in_are_counted_at_what_they_are_taken_to_need_by_now():
         assert admission.seconds == pytest.approx(3 * 0.5 + 0.3)
         assert first.price.seconds == pytest.approx(0.1)  # what was predicted stays what was predicted
     assert admission.seconds == 0
+
+
+def test_a_long_list_is_told_by_its_length_and_its_beginning():
+    def listed(count, last="b"):
+        request = asked(StyleTransfer())
+        for _ in range(count):
+            request.style_transfer.style_layers.add(layer="a")
+        request.style_transfer.style_layers.add(layer=last)
+        return kind(request, ENTRY)
+
+    assert listed(9) == listed(9) != listed(9, "c") and listed(8) != listed(9)
+    many = asked(StyleTransfer())
+    many.style_transfer.style_layers.extend([many.style_transfer.style_layers.add(layer="a")] * 500_000)
+    began = time.process_time()
+    kind(many, ENTRY)
+    assert time.process_time() - began < 0.1, "it is not looked through"

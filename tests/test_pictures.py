@@ -6,12 +6,14 @@ import random
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as Pil
+from PIL.PngImagePlugin import PngInfo
 from torchvision import transforms
 
 from lightwell import Client, InvalidArgumentError, Saliency
@@ -538,3 +540,21 @@ def test_the_service_refuses_by_field(client):
     with pytest.raises(InvalidArgumentError, match="send JPEG, PNG") as caught:
         client.synthesize(method, image=whole, model="shapes").result()
     assert [field for field, _ in caught.value.violations] == ["style_transfer.styles[0].image"]
+
+
+@pytest.mark.parametrize("kind", pictures.FORMATS)
+def test_a_size_is_told_by_the_header_of_every_format_but_one(kind):
+    buffer = io.BytesIO()
+    Pil.new("RGB", (37, 21)).save(buffer, kind)
+    assert pictures.header_size(buffer.getvalue()) == (None if kind == "TIFF" else (21, 37))
+
+
+def test_a_look_at_a_header_unpacks_no_texts():
+    buffer, texts = io.BytesIO(), PngInfo()
+    for i in range(60):
+        texts.add_text(f"{i}", "a" * 2**20, zip=True)
+    Pil.new("RGB", (37, 21)).save(buffer, "PNG", pnginfo=texts)
+    began = time.process_time()
+    assert pictures.header_size(buffer.getvalue()) == (21, 37)
+    assert time.process_time() - began < 0.05
+    assert pictures.header_size(buffer.getvalue()[:20]) is None

@@ -34,6 +34,8 @@ KINDS = 4096
 PACE = 0.8
 """Device seconds that are taken to be done in a second of waiting: what lies between steps takes time, too, and what is
 predicted may cost more."""
+PARTS = 64
+"""Entries of a list by which requests are told apart: they are looked at before anything is checked."""
 ENOUGH = 4
 """Figures of a kind from which on a request may be refused for the least that it has cost."""
 
@@ -222,13 +224,14 @@ def kind(request: Request, entry: Entry) -> tuple[int, int]:
 
 
 def _plain(message: Message) -> Hashable:
-    """The fields of a message, without its images and steps."""
+    """The fields of a message, without its images and steps, and of a list how long it is and how it begins."""
     found = []
     for field_, value in message.ListFields():
         if field_.name == "steps" or isinstance(value, types.Image):
             continue
-        parts = value if field_.is_repeated else (value,)
-        found.append((field_.name, tuple(_plain(part) if isinstance(part, Message) else part for part in parts)))
+        count, parts = (len(value), value[:PARTS]) if field_.is_repeated else (1, (value,))
+        plain = tuple(_plain(part) if isinstance(part, Message) else part for part in parts)
+        found.append((field_.name, count, plain))
     return tuple(found)
 
 
