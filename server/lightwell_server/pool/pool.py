@@ -298,8 +298,7 @@ def _judge(case: Case, end: End) -> None:
 
 
 def _told(settings: Settings) -> dict[str, Any]:
-    """What worker processes are told: the settings, and a fair share of the processors."""
-    values = settings.model_dump(mode="json", exclude={"config", "print_config"})
+    """What worker processes are told: the settings as they were read once, and a fair share of the processors."""
     share = max(1, len(os.sched_getaffinity(0)) // len(settings.owned))
     threads = settings.threads or (share if len(settings.owned) > 1 else 0)
-    return {"settings": {**values, "workers": None, "threads": threads}}
+    return {"settings": settings.model_copy(update={"threads": threads})}

@@ -32,7 +32,6 @@ from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server import logs, metrics
 from lightwell_server.call import Call
 from lightwell_server.case import Case
-from lightwell_server.config import Settings
 from lightwell_server.core import Device
 from lightwell_server.engine.job import Job
 from lightwell_server.errors import Internal, LightwellError
@@ -153,7 +152,7 @@ async def serve(told: dict[str, Any]) -> None:
     def watch(jobs: Collection[Job]) -> None:
         record.write(job.number for job in jobs)
 
-    device = Device(Settings(**told["settings"]), told["device"], watch, failed=lambda: os._exit(FAULT))
+    device = Device(told["settings"], told["device"], watch, failed=lambda: os._exit(FAULT))
     ProcessCollector(registry=metrics.DEVICE)
     server = grpc.aio.server(options=OPTIONS)
     explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(Explainer(device), server)
@@ -176,6 +175,6 @@ def main(told: dict[str, Any]) -> None:
     os.setsid()  # a terminal's interrupt is for the gateway, which lets its workers finish
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # one that is meant for this process ends it, and is no crash
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the gateway's own words alone go to its output
-    logs.start(told["settings"]["log_level"], worker=told["number"])
+    logs.start(told["settings"].log_level, worker=told["number"])
     threading.Thread(target=_end_with_gateway, name="gateway", daemon=True).start()
     asyncio.run(serve(told))
