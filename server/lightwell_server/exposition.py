@@ -15,20 +15,20 @@ Scraped = Callable[[], Mapping[str, str] | None]
 """Gives each worker's metrics as text, by its name; None where all is in one process."""
 
 
-class _Workers(Collector):
-    """The figures of worker processes, each with the label `worker`."""
+class _Whole(Collector):
+    """The figures of this process, and those of worker processes, each with the label `worker`. Both have some of the
+    same families, each of which may come only once."""
 
     def __init__(self, scraped: Scraped) -> None:
         self._scraped = scraped
 
     def collect(self) -> Iterable[Metric]:
-        """All figures, the families of all workers put together."""
+        """All figures, the families of all processes put together."""
+        families = {family.name: family for family in metrics.FRONT.collect()}
         found = self._scraped()
         if found is None:
             yield from metrics.DEVICE.collect()
-            return
-        families: dict[str, Metric] = {}
-        for worker, text in found.items():
+        for worker, text in (found or {}).items():
             for family in text_string_to_metric_families(text):
                 whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
@@ -57,6 +57,5 @@ def serve(port: int, scraped: Scraped) -> None:
 
 def _registry(scraped: Scraped) -> CollectorRegistry:
     whole = CollectorRegistry()
-    whole.register(metrics.FRONT)
-    whole.register(_Workers(scraped))
+    whole.register(_Whole(scraped))
     return whole
