@@ -1,0 +1,193 @@
+"""The line of requests in front of the workers: who is called up, to which worker, and when. No worker runs."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from lightwell.v1 import admin_pb2 as admin
+from lightwell_server.call import Call
+from lightwell_server.case import Case, Price
+from lightwell_server.config import Settings
+from lightwell_server.errors import Aborted, Unavailable
+from lightwell_server.pool import pool as pools
+from lightwell_server.pool.place import End
+from lightwell_server.pool.pool import Pool
+
+KEY = ("net", "1")
+SHORT, LONG = 0.05, 60.0
+
+
+class Line:
+    """A pool whose workers are there in name only, and the requests that ask it."""
+
+    def __init__(self, tmp_path, workers, max_rows=2):
+        self.pool = Pool(Settings(repository=tmp_path, workers=workers, max_rows=max_rows))
+        self.places = self.pool._places
+        self.asked, self._numbers = {}, 0
+        for place in self.places:
+            place.models, place.state = {KEY}, admin.WORKER_STATE_READY
+
+    def case(self, cost=SHORT, **more):
+        self._numbers += 1
+        return Case(Call(str(self._numbers), ""), self._numbers, price=Price(seconds=cost), began=0.0, **more)
+
+    async def ask(self, case, key=KEY):
+        self.asked[case] = asyncio.create_task(self.pool._seated(case, key))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return case
+
+    async def seated(self, cost=SHORT):
+        case = await self.ask(self.case(cost))
+        assert case.worker is not None
+        return case
+
+    async def over(self, case):
+        self.places[case.worker].leave(case, answered=True)
+        self.pool._seat()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+def line(test):
+    """Runs a test with a line of its own."""
+
+    def run(tmp_path, **given):
+        async def story():
+            made = Line(tmp_path, **{"workers": 2, **given})
+            try:
+                await test(made)
+            finally:
+                for task in made.asked.values():
+                    task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.gather(*made.asked.values(), return_exceptions=True)
+                await made.pool.stop()
+
+        asyncio.run(story())
+
+    return lambda tmp_path: run(tmp_path)
+
+
+@line
+async def test_each_goes_to_the_worker_that_will_be_free_first(made):
+    long = await made.seated(0.9)
+    shorts = [await made.seated() for _ in range(3)]
+    assert {case.worker for case in shorts} == {1 - long.worker}
+
+
+@line
+async def test_a_worker_has_so_many_and_the_shortest_that_waits_is_called_up_first(made):
+    taken = [await made.seated() for _ in range(8)]
+    slow, quick = await made.ask(made.case(0.9)), await made.ask(made.case(0.01))
+    assert (slow.worker, quick.worker) == (None, None)
+    await made.over(taken[0])
+    assert quick.worker is not None and slow.worker is None
+    await made.over(taken[1])
+    assert slow.worker is not None
+
+
+@line
+async def test_long_ones_leave_half_of_the_room(made):
+    long = [await made.ask(made.case(LONG)) for _ in range(6)]
+    assert [case.worker is not None for case in long] == [True] * 4 + [False] * 2
+    assert [(await made.seated()).worker is not None for _ in range(4)] == [True] * 4
+
+
+@line
+async def test_a_suspect_has_a_worker_for_itself(made):
+    suspect = await made.ask(made.case(suspect=True))
+    others = [await made.ask(made.case()) for _ in range(5)]
+    assert {case.worker for case in others} == {1 - suspect.worker, None}
+    await made.over(suspect)
+    assert None not in {case.worker for case in others}
+
+
+@line
+async def test_a_suspect_waits_for_no_longer_than_the_work_that_is_begun(made):
+    """Others come all the time, and would keep all workers busy."""
+    taken = [await made.seated() for _ in range(2)]
+    suspect = await made.ask(made.case(suspect=True))
+    assert suspect.worker is None
+    for _ in range(3):
+        await made.ask(made.case())
+    await made.over(taken[0])
+    await made.over(taken[1])
+    assert suspect.worker is not None, "one worker was kept free for it"
+
+
+@line
+async def test_suspects_run_one_after_the_other(made):
+    made.places[1].models = set()
+    made.places[1].state = admin.WORKER_STATE_STARTING
+    first, second = [await made.ask(made.case(suspect=True)) for _ in range(2)]
+    assert first.worker == 0 and second.worker is None
+    await made.over(first)
+    assert second.worker == 0
+
+
+@line
+async def test_who_is_cancelled_leaves_no_trace(made):
+    taken = [await made.seated() for _ in range(8)]
+    waiting, next_one = await made.ask(made.case()), await made.ask(made.case())
+    made.asked[waiting].cancel()
+    await made.over(taken[0])  # at the same moment
+    assert next_one.worker is not None and waiting.worker is None and not made.pool._line
+    assert sum(len(place.cases) for place in made.places) == 8
+    called = made.asked[await made.ask(made.case())]
+    made.places[0].leave(next(iter(made.places[0].cases.values())), answered=True)
+    made.pool._seat()  # it is called up, and given up before it hears of that
+    called.cancel()
+    await asyncio.gather(called, return_exceptions=True)
+    assert sum(len(place.cases) for place in made.places) == 7 and not made.pool._line
+
+
+@line
+async def test_a_version_that_no_worker_has_is_told_and_one_that_is_being_loaded_is_waited_for(made):
+    case = await made.ask(made.case(), key=("net", "2"))
+    with pytest.raises(Unavailable, match="no worker could load net@2"):
+        await made.asked[case]
+    made.places[0].state = admin.WORKER_STATE_STARTING
+    case = await made.ask(made.case(), key=("net", "2"))
+    assert not made.asked[case].done()
+    made.places[0].models.add(("net", "2"))
+    made.pool._seat()
+    assert (await made.asked[case]).number == 0
+
+
+def end(at_work, held=None, crashed=True):
+    return End("signal SIGSEGV", crashed, frozenset(at_work if held is None else held), frozenset(at_work))
+
+
+def judged(*ends):
+    """A request, numbered 1, after workers have ended under it."""
+    case = Case(Call("1", ""), 1)
+    for each in ends:
+        pools._judge(case, each)
+    return case
+
+
+def test_who_was_not_at_work_is_innocent():
+    assert not judged(end({2}, held={1, 2}), end({2}, held={1, 2})).suspect
+
+
+def test_who_was_at_work_is_suspect_and_in_company_no_more_than_that():
+    case = judged(*[end({1, 2})] * 5)
+    assert case.suspect and case.crashes == 0
+
+
+def test_two_ends_of_a_worker_that_ran_it_alone_are_enough():
+    assert judged(end({1, 2}), end({1})).suspect
+    with pytest.raises(Aborted, match=r"ended the worker that ran it alone, 2 times \(signal SIGSEGV\)") as caught:
+        judged(end({1, 2}), end({1}), end({1}))
+    assert caught.value.reason == "POISONED"
+    with pytest.raises(Aborted):
+        judged(end({1}), end({1}))
+
+
+def test_a_kill_from_outside_is_taken_for_an_accident_the_first_time():
+    assert not judged(end({1}, crashed=False)).suspect
+    assert judged(end({1}, crashed=False), end({1}, crashed=False)).suspect
+    with pytest.raises(Aborted):
+        judged(*[end({1}, crashed=False)] * 4)
