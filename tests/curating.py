@@ -3,9 +3,9 @@
 import asyncio
 
 from lightwell_server.config import Settings
-from lightwell_server.core import Device
-from lightwell_server.curator import Curator
-from lightwell_server.library import Library
+from lightwell_server.device.device import Device
+from lightwell_server.front.curator import Curator
+from lightwell_server.front.library import Library
 
 
 def curated(repository, **settings):

@@ -9,11 +9,11 @@ import pytest
 from lightwell import GradCam, Neuron, Occlusion, Pgd, Saliency, Style, StyleTransfer
 from lightwell.images import to_message
 from lightwell.requests import explain_request, synthesize_request
-from lightwell_server.admission import ENOUGH, KEPT, Admission, Backlog, Prices, kind
 from lightwell_server.call import Call
 from lightwell_server.case import GUESS, Case, Price
 from lightwell_server.errors import DeadlineExceeded, Overloaded
-from lightwell_server.library import Entry
+from lightwell_server.front.admission import ENOUGH, KEPT, Admission, Backlog, Prices, kind
+from lightwell_server.front.library import Entry
 
 ENTRY = Entry("net", "1")
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from lightwell_server import curator as curators
 from lightwell_server import watched
 from lightwell_server.config import Settings
-from lightwell_server.core import Device
-from lightwell_server.curator import Curator
+from lightwell_server.device.device import Device
 from lightwell_server.errors import NotFound, Refused, Unavailable
-from lightwell_server.library import Library, State
+from lightwell_server.front import curator as curators
+from lightwell_server.front.curator import Curator
+from lightwell_server.front.library import Library, State
 from tests.nets import Residual, export, seeded
 
 SIDE = 16

@@ -14,8 +14,8 @@ from lightwell import Client, DeadlineError, InvalidArgumentError, Occlusion, Ov
 from lightwell.requests import explain_request, synthesize_request
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc
 from lightwell_server.ask import ACT, GRAD, SCORE, Ask, Part
+from lightwell_server.device.limits import Limits, free_bytes
 from lightwell_server.errors import OutOfMemory
-from lightwell_server.limits import Limits, free_bytes
 from lightwell_server.models.answer import answer
 from lightwell_server.models.footprint import row_bytes
 from tests.nets import Residual, lifted, seeded
@@ -232,8 +232,8 @@ def test_free_memory_is_known():
 def test_a_slow_reader_gets_the_newest(tmp_path):
     import asyncio
 
-    from lightwell_server import inbox
     from lightwell_server.ask import Frame
+    from lightwell_server.device import inbox
     from lightwell_server.engine.job import Done
 
     async def read():

@@ -9,10 +9,10 @@ import torchvision
 
 from lightwell import GradCam, InvalidArgumentError, LightwellError, Occlusion, Pgd, Saliency
 from lightwell.requests import explain_request
-from lightwell_server.describe import described
+from lightwell_server.device.describe import described
+from lightwell_server.front.sight import look
 from lightwell_server.local import Local
 from lightwell_server.models.card import Card, TensorCard
-from lightwell_server.sight import look
 from tests.curating import curated
 from tests.nets import Captioned, Residual, export, seeded
 

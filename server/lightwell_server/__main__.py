@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from lightwell_server import logs
+from lightwell_server.boundary import logs
 from lightwell_server.config import Settings, settings
 from lightwell_server.serving import Serving
 

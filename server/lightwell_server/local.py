@@ -30,20 +30,20 @@ from lightwell.results import Estimate, Explanation, Synthesis
 from lightwell.v1.estimate_pb2 import EstimateResponse
 from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainResponse, ExplainStreamResponse
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
-from lightwell_server import describe, reply
 from lightwell_server.ask import Frame
 from lightwell_server.bring.trace import trace
 from lightwell_server.catalog import Request
+from lightwell_server.device import describe, reply
+from lightwell_server.device.estimate import estimate
+from lightwell_server.device.limits import Limits
+from lightwell_server.device.question import Question, understand
 from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
 from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable
-from lightwell_server.estimate import estimate
-from lightwell_server.limits import Limits
+from lightwell_server.front.sight import Sight, look
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import Model, load_file
-from lightwell_server.question import Question, understand
-from lightwell_server.sight import Sight, look
 
 
 class Local:

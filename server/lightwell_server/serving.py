@@ -13,23 +13,24 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
-from lightwell_server import exposition, logs
-from lightwell_server.access import Access
-from lightwell_server.admin import AdminService
-from lightwell_server.admission import Admission
+from lightwell_server.boundary import exposition, logs
+from lightwell_server.boundary.access import Access
+from lightwell_server.boundary.interceptors import Boundary, Observer
+from lightwell_server.boundary.tls import credentials
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
-from lightwell_server.core import Core, Device
-from lightwell_server.curator import Curator
-from lightwell_server.interceptors import Boundary, Observer
-from lightwell_server.library import Library
-from lightwell_server.limits import Limits
+from lightwell_server.core import Core
+from lightwell_server.device.device import Device
+from lightwell_server.device.limits import Limits
+from lightwell_server.front.admin import AdminService
+from lightwell_server.front.admission import Admission
+from lightwell_server.front.curator import Curator
+from lightwell_server.front.library import Library
+from lightwell_server.front.service import ExplainerService, ModelService
 from lightwell_server.pool.pool import Pool
-from lightwell_server.service import ExplainerService, ModelService
-from lightwell_server.tls import credentials
 
 if TYPE_CHECKING:
-    from lightwell_server.tracing import Tracing
+    from lightwell_server.boundary.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def _tracing(settings: Settings) -> Tracing | None:
     """Traces, if they are wanted: their libraries are loaded for nobody else."""
     if settings.otlp_endpoint is None:
         return None
-    from lightwell_server.tracing import Tracing
+    from lightwell_server.boundary.tracing import Tracing
 
     return Tracing(settings.otlp_endpoint)
 

@@ -18,12 +18,12 @@ from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import models_pb2 as models
+from lightwell_server.boundary.statuses import error_of
 from lightwell_server.call import Moment
 from lightwell_server.case import Case
 from lightwell_server.catalog import Request
 from lightwell_server.core import Told
 from lightwell_server.errors import DeadlineExceeded, Unavailable
-from lightwell_server.statuses import error_of
 
 NUMBER = "x-lightwell-number"
 """The header with a case's number."""

@@ -29,15 +29,16 @@ from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import synthesize_pb2 as synthesize
-from lightwell_server import logs, metrics
+from lightwell_server import metrics
+from lightwell_server.boundary import logs
+from lightwell_server.boundary.statuses import status
 from lightwell_server.call import Call
 from lightwell_server.case import Case
-from lightwell_server.core import Device
+from lightwell_server.device.device import Device
 from lightwell_server.engine.job import Job
 from lightwell_server.errors import Internal, LightwellError
 from lightwell_server.pool.link import MOMENTS, NUMBER, OPTIONS, packed
 from lightwell_server.pool.record import Record
-from lightwell_server.statuses import status
 
 # Its first call imports a compiler, which takes seconds: once where workers are forked from, not at each one's first
 # step.

@@ -25,7 +25,7 @@ from lightwell_server.call import Call
 from lightwell_server.case import Case, Price
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.errors import DeadlineExceeded, Overloaded
-from lightwell_server.library import Entry
+from lightwell_server.front.library import Entry
 
 KEPT = 15
 """Figures of a kind of request that are remembered."""

@@ -16,10 +16,10 @@ import grpc
 from grpc_status import rpc_status
 
 from lightwell_server import metrics
-from lightwell_server.access import Access, Right, identity
+from lightwell_server.boundary.access import Access, Right, identity
+from lightwell_server.boundary.statuses import status
 from lightwell_server.call import Call, current, named
 from lightwell_server.errors import Code, Internal, LightwellError, Overloaded
-from lightwell_server.statuses import status
 
 log = logging.getLogger(__name__)
 

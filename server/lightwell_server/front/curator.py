@@ -11,7 +11,7 @@ from pathlib import Path
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.core import Core
 from lightwell_server.errors import LightwellError, NotFound, Refused
-from lightwell_server.library import Entry, Library, State, natural
+from lightwell_server.front.library import Entry, Library, State, natural
 from lightwell_server.models.store import files
 
 log = logging.getLogger(__name__)

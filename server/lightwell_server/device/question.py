@@ -13,9 +13,9 @@ from torch import Tensor
 from lightwell.v1 import types_pb2 as types
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest
 from lightwell_server import fields, wire
-from lightwell_server.aim import target_of
 from lightwell_server.ask import Ask, Frame, Step
 from lightwell_server.catalog import Method, Request, method_of
+from lightwell_server.device.aim import target_of
 from lightwell_server.engine.job import Event, Job
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.graph import Graph

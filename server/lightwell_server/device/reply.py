@@ -18,10 +18,10 @@ from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
 from lightwell_server import __version__, wire
 from lightwell_server.ask import OUTPUT, Explanation, Frame, Heatmap, Synthesis
+from lightwell_server.device.estimate import Cost
+from lightwell_server.device.question import Question
 from lightwell_server.engine.job import Job
-from lightwell_server.estimate import Cost
 from lightwell_server.models.store import Model
-from lightwell_server.question import Question
 from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget, Observed, Of, Seen, Target, reading
 
 SATURATED = 1e-4

@@ -13,14 +13,14 @@ import grpc
 
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
 from lightwell_server import metrics
-from lightwell_server.admission import Admission
 from lightwell_server.call import Call, current
 from lightwell_server.case import Case, Price
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.core import Core, Told
 from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, Overloaded
-from lightwell_server.library import Entry, Library
-from lightwell_server.sight import Sight, look
+from lightwell_server.front.admission import Admission
+from lightwell_server.front.library import Entry, Library
+from lightwell_server.front.sight import Sight, look
 from lightwell_server.threads import beside
 
 T = TypeVar("T")

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from lightwell_server.ask import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Frame, Work
+from lightwell_server.device.limits import Limits
+from lightwell_server.device.question import Question
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.limits import Limits
 from lightwell_server.models.footprint import row_bytes, shape_at
 from lightwell_server.models.graph import Graph
-from lightwell_server.question import Question
 
 ASKS = 64
 """Asks of a method that are looked at; one that repeats itself shows it by its second frame."""

@@ -12,12 +12,12 @@ import grpc
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell_server import __version__
-from lightwell_server.admission import Admission
 from lightwell_server.case import Case
 from lightwell_server.core import Core
-from lightwell_server.curator import Curator
 from lightwell_server.errors import InvalidArgument, NotFound
-from lightwell_server.library import Library
+from lightwell_server.front.admission import Admission
+from lightwell_server.front.curator import Curator
+from lightwell_server.front.library import Library
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
