@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from lightwell_server.call import Call
 
@@ -45,7 +44,7 @@ class Case:
     device seconds and steps, as far as is known; how often it was begun (`attempts`), where it
     is (`worker`), and how long it waited for one (`waited`). A `suspect` was at work when its worker ended, and is run
     with nothing beside it; `crashes` counts the workers that ended under it alone, `kills` those that were killed from
-    outside. `task` answers it; `stopped` if an operator ended it."""
+    outside. `patience` is how long its next answer is awaited, while it is; `stopped` if an operator ended it."""
 
     call: Call
     number: int = 0
@@ -64,11 +63,18 @@ class Case:
     suspect: bool = False
     crashes: int = 0
     kills: int = 0
-    task: asyncio.Task[Any] | None = None
+    patience: asyncio.Timeout | None = None
     stopped: bool = False
 
     def __post_init__(self) -> None:
         self.cost = self.price.cost
+
+    def stop(self) -> None:
+        """Has it end at the next moment. The task that answers it must not be cancelled for that: its caller would hear
+        of no end."""
+        self.stopped = True
+        if self.patience is not None:
+            self.patience.reschedule(asyncio.get_running_loop().time())
 
     @property
     def left(self) -> float:

@@ -64,9 +64,7 @@ class AdminService(explainer_pb2_grpc.AdminServiceServicer):
                 resource_name=str(request.number),
             )
         (case,) = found
-        case.stopped = True
-        if case.task is not None:
-            case.task.cancel()
+        case.stop()
         return admin.StopJobResponse()
 
     async def LoadModel(self, request: admin.LoadModelRequest, context: Context) -> admin.LoadModelResponse:

@@ -107,23 +107,25 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         call, entry, deadline = current.get(), self._named(request), self._deadline(context)
         price = self._admission.prices.price(request, entry)
         with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as case:
-            case.watched, case.task = watched, asyncio.current_task()
-            try:
-                with _cut_off(_moment(deadline + STALLED)):
-                    async with aclosing(self._run(request, entry, case)) as answers:
-                        while True:
-                            async with asyncio.timeout_at(_moment(deadline)):
-                                told = await anext(answers)
-                            yield told
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
+            case.watched = watched
+            with _cut_off(_moment(deadline + STALLED)):
+                async with aclosing(self._run(request, entry, case)) as answers:
+                    while (told := await self._next(answers, case)) is not None:
+                        yield told
+
+    async def _next(self, answers: AsyncGenerator[Told, None], case: Case) -> Told | None:
+        """The next answer to a request; None behind the last. Raises `DeadlineExceeded`, and `Aborted` if an operator
+        has stopped it."""
+        try:
+            if not case.stopped:
+                async with asyncio.timeout_at(_moment(case.deadline)) as case.patience:
+                    return await anext(answers, None)
+        except TimeoutError:
+            if not case.stopped:
                 raise _late() from None
-            except asyncio.CancelledError:
-                if case.stopped and case.task is not None:
-                    case.task.uncancel()
-                    raise Aborted("an operator stopped this request") from None
-                raise
+        finally:
+            case.patience = None
+        raise Aborted("an operator stopped this request")
 
     async def _run(self, request: Request, entry: Entry, case: Case) -> AsyncGenerator[Told, None]:
         sight = await self._beside("decode", look, request, entry.described, self._max_pixels)
