@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from lightwell_server.errors import NotFound, Refused, Unavailable
 from lightwell_server.front import curator as curators
 from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library, State
+from lightwell_server.models.store import files
 from tests.nets import Residual, export, seeded
 
 SIDE = 16
@@ -248,5 +250,62 @@ def test_a_version_that_goes_before_its_successor_is_there_answers_until_then(re
             while (now := library.get("net")) is before:
                 await asyncio.sleep(0)
             assert now.version == "2"
+
+    asyncio.run(story())
+
+
+def test_a_version_that_may_not_be_read_hides_no_other(repository, monkeypatch):
+    for version in "234":
+        add(repository, version)
+    real = Path.exists
+
+    def exists(path):
+        if path.parent.name in ("1", "3"):
+            raise PermissionError(13, "Permission denied", str(path))  # which an administrator's tests never meet
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert set(files(repository)) == {("net", "2"), ("net", "4")}
+
+
+def test_loading_a_version_loads_nothing_else_that_is_still_being_copied(repository):
+    async def story():
+        async with kept(repository) as (library, curator, _):
+            half = repository / "other" / "1"
+            half.mkdir(parents=True)
+            (half / "model.pt").write_bytes(b"the first bytes of a model")
+            await curator.load("net", "1")
+            assert {entry.name for entry in library.all()} == {"net"}
+
+    asyncio.run(story())
+
+
+def test_a_load_is_finished_when_who_asked_for_it_has_left(repository):
+    async def story():
+        add(repository, "2", seed=1)
+        async with kept(repository) as (library, curator, device):
+            asking = asyncio.create_task(curator.load("net", "1"))
+            await until(lambda: library.versions("net")[0].state == State.MODEL_STATE_LOADING)
+            asking.cancel()
+            await until(lambda: library.versions("net")[0].ready)
+            assert set(device._models) == {("net", "1"), ("net", "2")}
+
+    asyncio.run(story())
+
+
+def test_a_look_at_the_repository_that_fails_ends_nothing(repository, monkeypatch):
+    async def story():
+        async with kept(repository) as (library, _, _):
+            real = curators.files
+
+            def stale(path):
+                raise OSError(116, "Stale file handle")
+
+            monkeypatch.setattr(curators, "files", stale)
+            await asyncio.sleep(0.2)
+            assert library.get("net").ready
+            monkeypatch.setattr(curators, "files", real)
+            add(repository, "2", seed=1)
+            await until(lambda: library.get("net").version == "2")
 
     asyncio.run(story())

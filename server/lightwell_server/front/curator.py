@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.core import Core
@@ -16,6 +17,7 @@ from lightwell_server.models.store import files
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 EVERY = 1.0
 """Seconds between two looks at the repository."""
 Key = tuple[str, str]
@@ -39,7 +41,7 @@ class Curator:
         self._loaded: dict[Key, Hashable] = {}
         self._away: set[Key] = set()
         self._asked: set[Key] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._changing = asyncio.Lock()
 
     def expect(self) -> None:
@@ -59,7 +61,11 @@ class Curator:
             await asyncio.sleep(EVERY)
             if not self._repository.is_dir():
                 continue  # a disk that is away for a moment takes no model with it
-            seen = await asyncio.to_thread(_stamps, self._repository)
+            try:
+                seen = await asyncio.to_thread(_stamps, self._repository)
+            except OSError as error:
+                log.warning("the repository cannot be looked at now: %s", error)
+                continue
             steady = {key: stamp for key, stamp in seen.items() if before.get(key) == stamp}
             before = seen
             async with self._changing:
@@ -70,10 +76,15 @@ class Curator:
                 await self._follow()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
-        """Loads a version anew, without a name the newest. Raises NotFound, Refused."""
+        """Loads a version anew, without one the newest; a caller that leaves meanwhile stops nothing. Raises NotFound,
+        Refused."""
+        loading = self._begun(self._load_anew(name, version))
+        return await asyncio.shield(loading)
+
+    async def _load_anew(self, name: str, version: str) -> models.GetModelResponse:
         async with self._changing:
-            self._stamps = await asyncio.to_thread(_stamps, self._repository)
-            versions = sorted((v for n, v in self._stamps if n == name), key=natural)
+            seen = await asyncio.to_thread(_stamps, self._repository)
+            versions = sorted((v for n, v in seen if n == name), key=natural)
             if not versions or (version and version not in versions):
                 known = ", ".join(versions) or "nothing"
                 raise NotFound(
@@ -82,6 +93,7 @@ class Curator:
                     resource_name=f"{name}@{version}",
                 )
             key = (name, version or versions[-1])
+            self._stamps[key] = seen[key]  # what else has changed may still be changing
             await self._load(key)
             entry = self._library.entry(*key)
             if not entry.ready:
@@ -170,9 +182,14 @@ class Curator:
         if forget:
             self._library.remove(entry)
         if ready:
-            task = asyncio.create_task(self._unload(entry))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begun(self._unload(entry))
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that is kept until it is done."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _unload(self, entry: Entry) -> None:
         """Lets go of a version when its last request is over, unless it has come back meanwhile."""
@@ -190,8 +207,8 @@ def _stamps(repository: Path) -> dict[Key, Hashable]:
     for key, file in files(repository).items():
         try:
             parts = [path.stat() for path in (file, file.with_name("card.toml")) if path.exists()]
-        except FileNotFoundError:
-            continue  # it has gone since it was listed
+        except OSError:
+            continue  # it has gone since it was listed, or may not be read
         found[key] = tuple((stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in parts)
     return found
 

@@ -42,14 +42,16 @@ class Model:
 
 
 def files(repository: Path) -> dict[tuple[str, str], Path]:
-    """The model file of every version in a repository, by model and version. Directories may come and go meanwhile."""
+    """The model file of every version in a repository, by model and version. Directories may come and go meanwhile; one
+    that may not be read hides no other."""
     found: dict[tuple[str, str], Path] = {}
     for model in repository.glob("*"):
         with contextlib.suppress(OSError):  # no directory, or none any more
-            for directory in model.iterdir():
-                there = [directory / file for file in FILES if (directory / file).exists()]
-                if there:
-                    found[model.name, directory.name] = there[0]
+            for directory in list(model.iterdir()):
+                with contextlib.suppress(OSError):
+                    there = [directory / file for file in FILES if (directory / file).exists()]
+                    if there:
+                        found[model.name, directory.name] = there[0]
     return found
 
 
