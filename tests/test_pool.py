@@ -1,5 +1,6 @@
 """Worker processes behind a gateway: the same answers as from one process, and what operators see and do."""
 
+import asyncio
 import io
 import os
 import shutil
@@ -19,6 +20,8 @@ from lightwell.requests import explain_request, synthesize_request
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
+from lightwell_server.config import Settings
+from lightwell_server.pool.pool import Pool
 from tests.serving import bundled, served
 from tests.test_service import LONG, PAINTING, STAR, StyleTransfer, free_port
 
@@ -288,3 +291,28 @@ def test_a_new_worker_loads_a_version_once_and_says_so_if_it_cannot(tmp_path):
         with pytest.raises(LightwellError, match="no worker could load shapes@1") as caught:
             client.explain(STAR, Saliency())
         assert caught.value.reason == "NO_WORKER"
+
+
+def test_a_new_worker_keeps_nothing_that_is_let_go_of_while_it_loads(tmp_path):
+    repository = shutil.copytree(bundled(), tmp_path / "repository")
+    shutil.copytree(repository / "shapes" / "1", repository / "shapes" / "2")
+
+    async def story():
+        pool = Pool(Settings(repository=repository, threads=1))
+        (place,) = pool._places
+        running = asyncio.create_task(pool.supervise())
+        async with asyncio.timeout(60):
+            for version in "12":
+                await pool.load("shapes", version)
+            os.kill(place.pid, signal.SIGKILL)
+            while ("shapes", "1") not in place.models or place.ready:
+                await asyncio.sleep(0.001)
+            await pool.unload("shapes", "2")
+            while not place.ready:
+                await asyncio.sleep(0.01)
+        assert place.models == {("shapes", "1")}
+        running.cancel()
+        await asyncio.wait([running])
+        await pool.stop()
+
+    asyncio.run(story())

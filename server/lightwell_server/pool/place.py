@@ -261,6 +261,8 @@ class Place:
                 continue
             except Lost:
                 return
+            if key not in self._desired:
+                await self.unload(key)  # the others have let go of it meanwhile
         self.state = admin.WORKER_STATE_READY
         self._changed()
 
