@@ -169,7 +169,11 @@ def judged(*ends):
 
 
 def test_who_was_not_at_work_is_innocent():
-    assert not judged(end({2}, held={1, 2}), end({2}, held={1, 2})).suspect
+    assert not judged(end({2}, held={1, 2}), end({2}, held={1, 2}, crashed=False)).suspect
+
+
+def test_who_was_there_at_two_crashes_is_suspect():
+    assert judged(end({2}, held={1, 2}), end({2}, held={1, 2})).suspect
 
 
 def test_who_was_at_work_is_suspect_and_in_company_no_more_than_that():

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -15,13 +16,14 @@ import pytest
 from PIL import Image as Pil
 from prometheus_client.parser import text_string_to_metric_families
 
-from lightwell import Client, GradCam, LightwellError, Occlusion, Pgd, Saliency
+from lightwell import AbortedError, Client, GradCam, LightwellError, Occlusion, Pgd, Saliency
 from lightwell.requests import explain_request, synthesize_request
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.config import Settings
 from lightwell_server.pool.pool import Pool
+from tests.deadly import SEED
 from tests.serving import bundled, served
 from tests.test_service import LONG, PAINTING, STAR, StyleTransfer, free_port
 
@@ -316,3 +318,17 @@ def test_a_new_worker_keeps_nothing_that_is_let_go_of_while_it_loads(tmp_path):
         await pool.stop()
 
     asyncio.run(story())
+
+
+def test_a_request_that_ends_workers_before_its_first_step_is_refused_and_its_neighbours_are_answered():
+    with (
+        served(bundled(), "--workers", "1", *FLAGS, module="tests.deadly") as server,
+        Client(server.address, retries=0, timeout=60) as client,
+        ThreadPoolExecutor() as threads,
+    ):
+        poison = threads.submit(client.explain, STAR, Saliency(), seed=SEED)
+        others = [threads.submit(client.explain, STAR, Occlusion(stride=4), target="star") for _ in range(3)]
+        with pytest.raises(AbortedError) as caught:
+            poison.result()
+        assert caught.value.reason == "POISONED"
+        assert all(other.result().target.label == "star" for other in others)

@@ -40,11 +40,13 @@ class Price:
 @dataclass(eq=False)
 class Case:
     """`call` is who asks what, `deadline` a moment of the monotonic clock, `watched` whether progress is wanted, `cost`
-    the device seconds that it is taken to need by now, which at first are its price's. Of its way so far: `attained`
-    device seconds and steps, as far as is known; how often it was begun (`attempts`), where it
-    is (`worker`), and how long it waited for one (`waited`). A `suspect` was at work when its worker ended, and is run
-    with nothing beside it; `crashes` counts the workers that ended under it alone, `kills` those that were killed from
-    outside. `patience` is how long its next answer is awaited, while it is; `stopped` if an operator ended it."""
+    the device seconds that it is taken to need by now, which at first are its price's.
+
+    Of its way so far: `attained` device seconds and steps, as far as is known; how often it was begun (`attempts`),
+    where it is (`worker`), and how long it waited for a worker (`waited`). A `suspect` was at work when its worker
+    ended, and is run with nothing beside it; `crashes` counts the workers that ended under it alone, `kills` those that
+    were killed from outside, `near` those that crashed while they held it. `patience` is how long its next answer is
+    awaited, while it is; `stopped` if an operator ended it."""
 
     call: Call
     number: int = 0
@@ -63,6 +65,7 @@ class Case:
     suspect: bool = False
     crashes: int = 0
     kills: int = 0
+    near: int = 0
     patience: asyncio.Timeout | None = None
     stopped: bool = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
@@ -77,13 +77,10 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
             raise InvalidArgument.at("request", "set one of explain, synthesize")
         asked: Request = getattr(request, kind)
         call, entry, deadline = current.get(), self._named(asked), self._deadline(context)
-        with entry.used(), self._admission.admitted(call, entry.version, deadline, Price(seconds=0.0)):
+        with entry.used(), self._admission.admitted(call, entry.version, deadline, Price(seconds=0.0)) as case:
             sight = await self._beside("decode", look, asked, entry.described, self._max_pixels)
-            try:
-                async with asyncio.timeout_at(_moment(deadline)):
-                    response = await self._core.estimate(estimate_pb2.EstimateRequest(**{kind: sight.request}))
-            except TimeoutError:
-                raise _late() from None
+            inner = estimate_pb2.EstimateRequest(**{kind: sight.request})
+            response = await _timely(case, lambda: self._core.estimate(inner))
         resolved = response.WhichOneof("resolved")
         if resolved is not None:
             sight.understood(getattr(response, resolved))
@@ -110,22 +107,8 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
             case.watched = watched
             with _cut_off(_moment(deadline + STALLED)):
                 async with aclosing(self._run(request, entry, case)) as answers:
-                    while (told := await self._next(answers, case)) is not None:
+                    while (told := await _timely(case, lambda: anext(answers, None))) is not None:
                         yield told
-
-    async def _next(self, answers: AsyncGenerator[Told, None], case: Case) -> Told | None:
-        """The next answer to a request; None behind the last. Raises `DeadlineExceeded`, and `Aborted` if an operator
-        has stopped it."""
-        try:
-            if not case.stopped:
-                async with asyncio.timeout_at(_moment(case.deadline)) as case.patience:
-                    return await anext(answers, None)
-        except TimeoutError:
-            if not case.stopped:
-                raise _late() from None
-        finally:
-            case.patience = None
-        raise Aborted("an operator stopped this request")
 
     async def _run(self, request: Request, entry: Entry, case: Case) -> AsyncGenerator[Told, None]:
         sight = await self._beside("decode", look, request, entry.described, self._max_pixels)
@@ -173,6 +156,21 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         finally:
             for moment in call.moments[began:]:
                 metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
+
+
+async def _timely(case: Case, begin: Callable[[], Awaitable[T]]) -> T:
+    """What is begun and awaited within a request's time. Raises `DeadlineExceeded`, and `Aborted` if an operator stops
+    the request."""
+    try:
+        if not case.stopped:
+            async with asyncio.timeout_at(_moment(case.deadline)) as case.patience:
+                return await begin()
+    except TimeoutError:
+        if not case.stopped:
+            raise _late() from None
+    finally:
+        case.patience = None
+    raise Aborted("an operator stopped this request")
 
 
 @contextmanager

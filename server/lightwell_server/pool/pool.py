@@ -279,8 +279,10 @@ def _step(told: Told) -> int | None:
 
 def _judge(case: Case, end: End) -> None:
     """Whether a request had a part in the end of its worker. Raises `Aborted` for one under which two have ended while
-    it was alone. One that was at work when a worker was killed from outside is taken for innocent the first time."""
-    if case.number not in end.at_work:
+    it was alone. One that was at work when a worker was killed from outside is taken for innocent the first time, and
+    so is one that was there, between two steps or before its first, when a worker crashed."""
+    case.near += end.crashed
+    if case.number not in end.at_work and not (end.crashed and case.near > 1):
         return
     alone = end.held == {case.number}
     if end.crashed:

@@ -1,0 +1,28 @@
+"""A server whose workers end when they look at a request of a certain seed, before its first step: `python -m
+tests.deadly`, with the options of a server."""
+
+import os
+
+from lightwell_server import core
+from lightwell_server.__main__ import main as serve
+from lightwell_server.pool import place, worker
+
+SEED = 666
+understand = core.understand
+
+
+def deadly(request, model):
+    if request.seed == SEED:
+        os.abort()
+    return understand(request, model)
+
+
+def main(told):
+    """A worker."""
+    core.understand = deadly
+    worker.main(told)
+
+
+if __name__ == "__main__":
+    place.MODULE = "tests.deadly"
+    serve()
