@@ -213,6 +213,19 @@ def test_jobs_are_listed_and_one_is_stopped(pool, operator):
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_an_estimate_is_a_job_that_can_be_stopped():
+    with served(bundled(), "--workers", "1", *FLAGS, "--worker-health-seconds", "60") as server:
+        explainer, operator = stubs(server.address)
+        pid = operator.GetStatus(admin.GetStatusRequest()).workers[0].pid
+        os.kill(pid, signal.SIGSTOP)
+        asked = explainer.Estimate.future(estimate_pb2.EstimateRequest(explain=explain_request(STAR, Saliency())))
+        while not (jobs := operator.ListJobs(admin.ListJobsRequest()).jobs):
+            time.sleep(0.01)
+        operator.StopJob(admin.StopJobRequest(number=jobs[0].number))
+        assert asked.exception(10).code() is grpc.StatusCode.ABORTED
+        os.kill(pid, signal.SIGCONT)
+
+
 def test_the_metrics_of_all_processes_are_one_page(pool, operator):
     with Client(pool[0]) as client:
         for _ in range(4):
