@@ -71,7 +71,8 @@ def test_steps_scale_a_price():
 def test_more_steps_than_may_be_have_no_price():
     prices = taught(Prices(MOST), Pgd(steps=10), *[1.0] * ENOUGH, step=10, steps=10)
     assert prices.price(asked(Pgd(steps=MOST)), ENTRY).seconds == pytest.approx(MOST / 10)
-    assert prices.price(asked(Pgd(steps=MOST + 1)), ENTRY).seconds is None
+    price = prices.price(asked(Pgd(steps=MOST + 1)), ENTRY)
+    assert price.seconds is None and prices.cost(price) == GUESS, "and are not in the line at a fantastic one"
 
 
 def test_who_stops_early_may_cost_all_steps_and_did_not():

@@ -83,7 +83,7 @@ class Prices:
 
     def cost(self, price: Price) -> float:
         """What a request of that price is taken to need, as is known by now."""
-        known = self._kinds.get(price.kind)
+        known = self._kinds.get(price.kind) if price.steps <= self._max_steps else None
         return price.cost if known is None else known.median * max(1, price.steps)
 
     def learn(self, case: Case, seconds: float) -> None:
