@@ -22,6 +22,7 @@ from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.config import Settings
+from lightwell_server.pool import place as places
 from lightwell_server.pool.pool import Pool
 from tests.deadly import SEED
 from tests.serving import bundled, served
@@ -345,3 +346,33 @@ def test_a_request_that_ends_workers_before_its_first_step_is_refused_and_its_ne
             poison.result()
         assert caught.value.reason == "POISONED"
         assert all(other.result().target.label == "star" for other in others)
+
+
+def test_the_pause_before_a_new_worker_grows_only_while_they_end_soon(monkeypatch):
+    monkeypatch.setattr(places, "LONGEST_PAUSE", 1.0)
+    pauses = []
+
+    async def story():
+        pool = Pool(Settings(repository=bundled(), threads=1))
+        (place,) = pool._places
+        running = asyncio.create_task(pool.supervise())
+        async with asyncio.timeout(60):
+            for life in (0.0, 0.0, 0.0, 1.2):  # seconds for which a worker answers nothing
+                while not place.ready:
+                    await asyncio.sleep(0.01)
+                if not life:
+                    place._began = time.monotonic()  # however long it took to start on a busy machine
+                await asyncio.sleep(life)
+                os.kill(place.pid, signal.SIGKILL)
+                while place.pid:
+                    await asyncio.sleep(0.001)
+                ended = time.monotonic()
+                while not place.pid:
+                    await asyncio.sleep(0.001)
+                pauses.append(place._began - ended)
+        running.cancel()
+        await asyncio.wait([running])
+        await pool.stop()
+
+    asyncio.run(story())
+    assert pauses[0] < pauses[1] < pauses[2] > 0.7 and pauses[3] < 0.2

@@ -29,7 +29,8 @@ from lightwell_server.pool.record import Record
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
-"""Seconds before a worker is started anew if its predecessor has answered nothing, and at most; doubled each time."""
+"""Seconds before a worker is started anew, and at most; doubled each time that one has neither answered anything nor
+lived longer than the longest pause."""
 START = 120.0
 """Seconds in which a worker must listen, and answer while it lifts a model, which may hold its interpreter."""
 LOOKED = 0.5
@@ -153,7 +154,8 @@ class Place:
             log.error("worker %d has ended: %s; it had %d requests", self.number, end.why, len(end.held))
             self.restarts, self.last_end = self.restarts + 1, end.why
             metrics.restarts.labels(str(self.number), "crashed" if end.crashed else "killed").inc()
-            pause = FIRST_PAUSE if self._answered else min(LONGEST_PAUSE, 2 * pause)
+            well = self._answered or time.monotonic() - self._began > LONGEST_PAUSE
+            pause = FIRST_PAUSE if well else min(LONGEST_PAUSE, 2 * pause)
             await asyncio.sleep(pause)
 
     async def load(self, key: Key) -> models.GetModelResponse:
