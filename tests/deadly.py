@@ -3,12 +3,12 @@ tests.deadly`, with the options of a server."""
 
 import os
 
-from lightwell_server import core
 from lightwell_server.__main__ import main as serve
+from lightwell_server.device import device
 from lightwell_server.pool import place, worker
 
 SEED = 666
-understand = core.understand
+understand = device.understand
 
 
 def deadly(request, model):
@@ -19,7 +19,7 @@ def deadly(request, model):
 
 def main(told):
     """A worker."""
-    core.understand = deadly
+    device.understand = deadly
     worker.main(told)
 
 
