@@ -31,7 +31,7 @@ from lightwell_server.device.limits import Limits, used_bytes
 from lightwell_server.device.question import Question, understand
 from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
-from lightwell_server.errors import LightwellError, NotApplicable, NotFound, Refused
+from lightwell_server.errors import LightwellError, NotFound, Refused
 from lightwell_server.models import store
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model
@@ -144,12 +144,9 @@ class Device:
                     yield await self._beside(answered, question, event.result, job)
 
     async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
-        """What a request would cost; a method that does not apply is an answer, not a failure."""
+        """What a request would cost. Raises LightwellError."""
         asked: Request = getattr(request, request.WhichOneof("request") or "explain")
-        try:
-            question = await self._beside(understand, asked, self._model(asked))
-        except NotApplicable as error:
-            return estimates.EstimateResponse(applies=False, reason=error.message)
+        question = await self._beside(understand, asked, self._model(asked))
         cost = await self._beside(estimate, question, self._limits, self._worker.seconds)
         return reply.estimation(question, cost, self._limits.bytes)
 

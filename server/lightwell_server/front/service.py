@@ -17,7 +17,7 @@ from lightwell_server.call import Call, current
 from lightwell_server.case import Case, Price
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.core import Core, Told
-from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, Overloaded
+from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, NotApplicable, Overloaded
 from lightwell_server.front.admission import Admission
 from lightwell_server.front.library import Entry, Library
 from lightwell_server.front.sight import Sight, look
@@ -78,7 +78,10 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         asked: Request = getattr(request, kind)
         call, entry, deadline = current.get(), self._named(asked), self._deadline(context)
         with entry.used(), self._admission.admitted(call, entry.version, deadline, Price(seconds=0.0)) as case:
-            sight = await self._beside("decode", look, asked, entry.described, self._max_pixels)
+            try:
+                sight = await self._beside("decode", look, asked, entry.described, self._max_pixels)
+            except NotApplicable as error:
+                return estimate_pb2.EstimateResponse(applies=False, reason=error.message)
             inner = estimate_pb2.EstimateRequest(**{kind: sight.request})
             response = await _timely(case, lambda: self._core.estimate(inner))
         resolved = response.WhichOneof("resolved")
