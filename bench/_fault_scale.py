@@ -21,6 +21,9 @@ from lightwell.serving import served
 
 ROUNDS = 5
 IN_FLIGHT = 8
+LARGE = 320
+"""Side of the pictures that the model takes: a map is then mostly the worker's work, for gateway and callers share the
+workers' processors."""
 METHODS = (Saliency(), GradCam(), Occlusion(stride=32))
 
 
@@ -69,7 +72,7 @@ class Team:
 def prove(seconds: float) -> Proof:
     """Asks both servers in turn, for so many seconds in all."""
     with tempfile.TemporaryDirectory() as folder:
-        repository = light(Path(folder))
+        repository = light(Path(folder), LARGE)
         with _team(repository, 1) as one, _team(repository, 2) as two:
             differ = sum(a != b for a, b in zip(one.answers(), two.answers(), strict=True))
             for turn in range(-1, ROUNDS):
