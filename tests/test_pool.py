@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image as Pil
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -307,6 +308,12 @@ def test_a_new_worker_loads_a_version_once_and_says_so_if_it_cannot(tmp_path):
         with pytest.raises(LightwellError, match="no worker could load shapes@1") as caught:
             client.explain(STAR, Saliency())
         assert caught.value.reason == "NO_WORKER"
+        with grpc.insecure_channel(server.address) as channel:
+            check, asked = health_pb2_grpc.HealthStub(channel).Check, health_pb2.HealthCheckRequest(service="shapes")
+            deadline = time.monotonic() + 10
+            while check(asked).status != health_pb2.HealthCheckResponse.NOT_SERVING:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
 
 
 def test_a_new_worker_keeps_nothing_that_is_let_go_of_while_it_loads(tmp_path):

@@ -28,6 +28,9 @@ class Core(Protocol):
     def warm(self) -> bool:
         """Whether one answers with every model that can load."""
 
+    def answers(self, name: str, version: str) -> bool:
+        """Whether one answers with that version."""
+
     async def supervise(self) -> None:
         """Returns when nothing will ever answer again."""
 

@@ -113,19 +113,22 @@ class Serving:
             tasks.create_task(self._look())
 
     async def _look(self) -> None:
-        """Keeps readiness and what requests have used up to date."""
+        """Keeps health and what requests have used up to date: a model answers where a worker has it."""
         ready = False
         while True:
             if ready != self._core.warm:
                 ready = self._core.warm
                 for service in SERVICES:
                     await self._health.set(service, _SERVING if ready else _NOT_SERVING)
+            for name in {entry.name for entry in self._library.all()}:
+                await self._told(name)
             self._admission.attained(self._core.attained())
             await asyncio.sleep(LOOKED)
 
     async def _told(self, name: str) -> None:
         """A model may have begun or ceased to answer."""
-        answers = any(entry.ready for entry in self._library.versions(name))
+        ready = [entry for entry in self._library.versions(name) if entry.ready]
+        answers = any(self._core.answers(entry.name, entry.version) for entry in ready)
         await self._health.set(name, _SERVING if answers else _NOT_SERVING)
 
     async def _drain(self) -> None:

@@ -82,6 +82,10 @@ class Device:
         """Whether its engine runs: what is loaded is warm."""
         return self._worker.alive
 
+    def answers(self, name: str, version: str) -> bool:
+        """Whether it is loaded, and the engine runs."""
+        return self._worker.alive and (name, version) in self._models
+
     async def supervise(self) -> None:
         """Returns when the engine has failed."""
         while self._worker.alive:

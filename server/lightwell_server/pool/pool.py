@@ -93,6 +93,10 @@ class Pool:
         """Whether one answers with every model that can load."""
         return any(place.ready for place in self._places)
 
+    def answers(self, name: str, version: str) -> bool:
+        """Whether a worker has loaded it."""
+        return any((name, version) in place.models for place in self._places)
+
     @property
     def _listening(self) -> bool:
         """Whether there are workers, and all of them can be told what to load."""
