@@ -14,6 +14,7 @@ from lightwell_server.errors import NotFound, Refused, Unavailable
 from lightwell_server.front import curator as curators
 from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library, State
+from lightwell_server.models import store
 from lightwell_server.models.store import files
 from tests.nets import Residual, export, seeded
 
@@ -309,3 +310,20 @@ def test_a_look_at_the_repository_that_fails_ends_nothing(repository, monkeypatc
             await until(lambda: library.get("net").version == "2")
 
     asyncio.run(story())
+
+
+def test_an_accelerator_that_fails_while_a_model_is_loaded_ends_its_process(repository, monkeypatch):
+    ended = []
+
+    def broken(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    async def load():
+        device = Device(Settings(repository=repository), "cpu", failed=lambda: ended.append(True))
+        with pytest.raises(Refused, match="illegal memory access"):
+            await device.load("net", "1")
+        await device.stop()
+
+    monkeypatch.setattr(store, "lift", broken)
+    asyncio.run(load())
+    assert ended == [True]

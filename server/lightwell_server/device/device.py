@@ -31,7 +31,7 @@ from lightwell_server.device.limits import Limits, used_bytes
 from lightwell_server.device.question import Question, understand
 from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
-from lightwell_server.errors import LightwellError, NotFound, Refused
+from lightwell_server.errors import LightwellError, NotFound, Refused, ruinous
 from lightwell_server.models import store
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model
@@ -57,6 +57,7 @@ class Device:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._settings, self._device, self._limits = settings, device, _limits(settings, device)
+        self._failed = failed
         self._models: dict[tuple[str, str], Model] = {}
         self._began = time.monotonic()
         self._loading = asyncio.Semaphore(LOADERS)
@@ -120,6 +121,8 @@ class Device:
                 model = await _aside(store.load, settings.repository, name, version, self._device, dtype)
                 await self._warm(model)
             except LightwellError as error:
+                if error.__cause__ is not None and ruinous(error.__cause__):
+                    self._failed()  # the accelerator is at fault, and not the model
                 metrics.model_loads.labels("refused").inc()
                 raise Refused(error.message) from error
         self._models[name, version] = model
