@@ -383,3 +383,26 @@ def test_the_pause_before_a_new_worker_grows_only_while_they_end_soon(monkeypatc
 
     asyncio.run(story())
     assert pauses[0] < pauses[1] < pauses[2] > 0.7 and pauses[3] < 0.2
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_until_it_can():
+    async def story():
+        pool = Pool(Settings(repository=bundled(), threads=1))
+        (place,) = pool._places
+        running = asyncio.create_task(pool.supervise())
+        async with asyncio.timeout(60):
+            while not place.ready:
+                await asyncio.sleep(0.01)
+            shutil.rmtree(pool._folder)
+            pool._folder.write_text("no folder can be made here")
+            os.kill(place.pid, signal.SIGKILL)
+            while "could not be started" not in place.last_end:
+                await asyncio.sleep(0.01)
+            pool._folder.unlink()
+            while not place.ready:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+        await pool.stop()
+
+    asyncio.run(story())

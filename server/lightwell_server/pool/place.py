@@ -188,12 +188,12 @@ class Place:
 
     async def _life(self, socket: Path) -> End:
         """One worker, from its start to its end."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies temporary files up may have taken it away
-        self._record = Record(self._written)
-        self._record.clear()
         self.end, self._answered, self._began = asyncio.Future(), False, time.monotonic()
         killed, why = _killed(), ""
         try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies temporary files up may have taken it away
+            self._record = Record(self._written)
+            self._record.clear()
             process = await self._started(socket)
         except (OSError, EOFError) as error:
             return self._ended(0, f"it could not be started: {error}", memory=False)
@@ -210,7 +210,8 @@ class Place:
         end = self._ended(code, why, _killed() > killed)
         process.close()
         await link.close()
-        socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may have gone
+            socket.unlink()
         return end
 
     async def _started(self, socket: Path) -> BaseProcess:
