@@ -123,11 +123,33 @@ LARGE = np.zeros((3, 256, 256), np.uint8)
     ],
 )
 def test_what_is_alike(one, two, alike):
-    assert (kind(one, ENTRY)[0] == kind(two, ENTRY)[0]) is alike
+    assert (kind(one, ENTRY)[1] == kind(two, ENTRY)[1]) is alike
 
 
 def test_what_is_asked_of_another_model_is_not_alike():
-    assert kind(asked(Saliency()), ENTRY)[0] != kind(asked(Saliency()), Entry("other", "1"))[0]
+    family, alike, _ = kind(asked(Saliency()), ENTRY)
+    assert {family, alike}.isdisjoint(kind(asked(Saliency()), Entry("other", "1"))[:2])
+    next_family, of_the_next, _ = kind(asked(Saliency()), Entry("net", "2"))
+    assert next_family == family and of_the_next != alike
+
+
+def test_what_is_unknown_is_guessed_by_what_is_near():
+    prices = taught(Prices(MOST), Pgd(steps=10, epsilon=0.01), *[1.0] * ENOUGH, step=10, steps=10)
+    price = prices.price(asked(Pgd(steps=40, epsilon=0.011)), ENTRY)
+    assert price.seconds is None and price.least == 0 and price.cost == pytest.approx(4.0) and price.long
+
+
+def test_one_that_may_stop_early_is_let_in_where_others_leave_it_the_least():
+    admission = Admission(lambda: 1, 10, HOUR, MOST)
+    early = Price(1, seconds=10.0, least=2.0)
+    with admission.admitted(Call("a", "rpc"), "1", time.monotonic() + HOUR, Price(2, seconds=0.01)):
+        with admission.admitted(Call("b", "rpc"), "1", time.monotonic() + 9, early):
+            pass
+        with (
+            pytest.raises(DeadlineExceeded),
+            admission.admitted(Call("b", "rpc"), "1", time.monotonic() + 1, early),
+        ):
+            pass
 
 
 def test_style_pictures_are_not_looked_at():

@@ -146,7 +146,7 @@ async def test_who_is_cancelled_leaves_no_trace(made):
 @line
 async def test_a_version_that_no_worker_has_is_told_and_one_that_is_being_loaded_is_waited_for(made):
     case = await made.ask(made.case(), key=("net", "2"))
-    with pytest.raises(Unavailable, match="no worker could load net@2"):
+    with pytest.raises(Unavailable, match="net@2 cannot be asked now: no worker could load it"):
         await made.asked[case]
     made.places[0].state = admin.WORKER_STATE_STARTING
     case = await made.ask(made.case(), key=("net", "2"))
@@ -154,6 +154,19 @@ async def test_a_version_that_no_worker_has_is_told_and_one_that_is_being_loaded
     made.places[0].models.add(("net", "2"))
     made.pool._seat()
     assert (await made.asked[case]).number == 0
+
+
+@line
+async def test_those_in_line_are_told_when_no_worker_comes_back(made):
+    for place in made.places:
+        place.models, place.state = set(), admin.WORKER_STATE_ENDED
+    case = await made.ask(made.case())
+    made.pool._answering -= pools.GONE
+    telling = asyncio.create_task(made.pool._tell_those_who_wait())
+    with pytest.raises(Unavailable, match="no worker answers") as caught:
+        await made.asked[case]
+    telling.cancel()
+    assert caught.value.reason == "NO_WORKER" and not made.pool._line
 
 
 def end(at_work, held=None, crashed=True):

@@ -18,18 +18,21 @@ LONG = 1.0
 @dataclass(frozen=True)
 class Price:
     """What a request is expected to cost in device seconds: `seconds` as such requests have cost lately (an upper bound
-    where the method may stop early; None where none has run), and the `least` that one has ever cost. `kind` tells what
-    is alike but for the number of `steps` asked for (0: the request does not say)."""
+    where the method may stop early; None where none has run), and the `least` that one has ever cost. Without them
+    there is a `guess`. `kind` tells what is alike but for the number of `steps` asked for (0: the request does not
+    say), `family` what is alike in model and method at least."""
 
     kind: int = 0
+    family: int = 0
     steps: int = 0
     seconds: float | None = None
     least: float = 0.0
+    guess: float = GUESS
 
     @property
     def cost(self) -> float:
         """Device seconds that the request is taken to need."""
-        return GUESS if self.seconds is None else self.seconds
+        return self.guess if self.seconds is None else self.seconds
 
     @property
     def long(self) -> bool:

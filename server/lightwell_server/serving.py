@@ -85,6 +85,10 @@ class Serving:
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the engine fails, and drains. Raises RuntimeError if the engine failed."""
         self._curator.expect()
+        if self._settings.tokens is None:
+            log.warning(
+                "without --tokens whoever reaches %s may administer: stop jobs, unload models", self._settings.address
+            )
         await self._server.start()
         if self._probed is not None:
             await self._probed.start()

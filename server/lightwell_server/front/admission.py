@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from lightwell.v1 import types_pb2 as types
 from lightwell_server import metrics, pictures
 from lightwell_server.call import Call
-from lightwell_server.case import Case, Price
+from lightwell_server.case import GUESS, Case, Price
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.errors import DeadlineExceeded, Overloaded
 from lightwell_server.front.library import Entry
@@ -73,13 +73,16 @@ class Prices:
 
     def price(self, request: Request, entry: Entry) -> Price:
         """What a request is expected to cost; takes no look at its pixels."""
-        alike, steps = kind(request, entry)
-        known = self._kinds.get(alike)
-        if known is None or steps > self._max_steps:
-            return Price(alike, steps)
+        family, alike, steps = kind(request, entry)
         times = max(1, steps)
+        if steps > self._max_steps:
+            return Price(alike, family, steps)
+        known, near = self._kinds.get(alike), self._kinds.get(family)
+        guess = GUESS if near is None else near.median * times
+        if known is None:
+            return Price(alike, family, steps, guess=guess)
         least = known.least * times if known.count >= ENOUGH else 0.0
-        return Price(alike, steps, known.median * times, least)
+        return Price(alike, family, steps, known.median * times, least, guess)
 
     def cost(self, price: Price) -> float:
         """What a request of that price is taken to need, as is known by now."""
@@ -90,9 +93,10 @@ class Prices:
         """Takes in what a request has cost. One that stopped early would have cost more, as its steps say."""
         planned, done = case.steps or 1, case.step or 1
         share = seconds / max(1, case.price.steps)
-        self._kinds.setdefault(case.price.kind, Figures()).learn(share * planned / done, share)
-        self._kinds.move_to_end(case.price.kind)
-        if len(self._kinds) > KINDS:
+        for alike in (case.price.kind, case.price.family):
+            self._kinds.setdefault(alike, Figures()).learn(share * planned / done, share)
+            self._kinds.move_to_end(alike)
+        while len(self._kinds) > KINDS:
             self._kinds.popitem(last=False)
         if case.price.seconds is not None:
             metrics.predicted_seconds.labels(case.call.method).inc(case.price.seconds)
@@ -156,7 +160,8 @@ class Admission:
                 reason="DEADLINE_TOO_SHORT",
             )
         before = self._backlog.before(price) / max(1, self._workers()) / PACE
-        late = before + (price.seconds or 0.0) - left
+        own = price.seconds or 0.0
+        late = before + (own if own < left else price.least) - left  # one that may stop early may need the least
         if before and late > 0:
             raise Overloaded(
                 f"about {before:.2g} seconds of work are before this request, which has {left:.2g};"
@@ -202,25 +207,25 @@ class Backlog:
         return float(ahead[~self._waits | (self._cost <= price.cost)].sum())
 
 
-def kind(request: Request, entry: Entry) -> tuple[int, int]:
-    """A number for all requests that cost the same but for their steps, and how many steps this one asks for (0: it
-    does not say). They have in common model and method, all other parameters, what the target reads, and the picture's
-    size where the model's card does not choose it."""
+def kind(request: Request, entry: Entry) -> tuple[int, int, int]:
+    """A number for all requests of a model and method, one for those of them that cost the same but for their steps,
+    and how many steps this one asks for (0: it does not say). The latter have in common the version, all other
+    parameters, what the target reads, and the picture's size where the model's card does not choose it."""
     method = method_of(request)
     parameters = getattr(request, method.name)
     steps = parameters.steps if "steps" in parameters.DESCRIPTOR.fields_by_name else 0
     own_size = method.whole or request.image.fit == types.FIT_EXACT
+    family = entry.name, method.name, steps > 0
     alike = (
-        entry.name,
-        method.name,
+        family,
+        entry.version,
         _plain(parameters),
-        steps > 0,
         _place(request.target),
         request.output.HasField("predictions"),
         request.reproducible,
         _size(request.image) if own_size else None,
     )
-    return hash(alike), max(0, steps)
+    return hash(family), hash(alike), max(0, steps)
 
 
 def _plain(message: Message) -> Hashable:

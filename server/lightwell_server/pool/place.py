@@ -106,6 +106,11 @@ class Place:
         return self.state == admin.WORKER_STATE_READY
 
     @property
+    def loads(self) -> int:
+        """Versions that its worker is loading."""
+        return len(self._loading)
+
+    @property
     def alone(self) -> bool:
         """Whether it runs a suspect."""
         return any(case.suspect for case in self.cases.values())

@@ -42,6 +42,8 @@ PATIENCE = 5.0
 """Seconds that a scrape waits for a worker."""
 GONE = 30.0
 """Seconds without a worker from which on requests do not wait for one."""
+LONGEST_FOLDER = 85
+"""Bytes of the path of the folder with the sockets: a socket's own path has 107 at most."""
 CRASHES = 2
 """Workers that may end under one request alone."""
 
@@ -62,6 +64,8 @@ class Pool:
 
     def __init__(self, settings: Settings) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="lightwell-"))
+        if len(bytes(self._folder)) > LONGEST_FOLDER:
+            raise ValueError(f"TMPDIR: {self._folder} is too long a path for sockets; take a shorter one")
         self._most = 2 * settings.max_rows  # a full step at work, and the next one at hand
         self._health = settings.worker_health_seconds
         self._desired: dict[Key, None] = {}
@@ -108,6 +112,26 @@ class Pool:
         async with asyncio.TaskGroup() as tasks:
             for place in self._places:
                 tasks.create_task(place.live())
+            tasks.create_task(self._tell_those_who_wait())
+
+    async def _tell_those_who_wait(self) -> None:
+        """Has nobody wait for workers that do not come back."""
+        while True:
+            await asyncio.sleep(1)
+            if self._gone:
+                for waiting in [waiting for waiting in self._line if not waiting.place.done()]:
+                    self._give_up(waiting, "no worker answers")
+
+    @property
+    def _gone(self) -> bool:
+        """Whether there has been no worker for so long that requests do not wait for one."""
+        return time.monotonic() - self._answering > GONE
+
+    async def _change(self) -> None:
+        """Waits until something has changed, or may have."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._changed.wait()
 
     async def stop(self) -> None:
         """Leaves nothing behind; the workers end with what keeps them alive."""
@@ -118,8 +142,8 @@ class Pool:
         LightwellError."""
         way = Way()
         while True:
-            if time.monotonic() - self._answering > GONE:
-                raise Unavailable("no worker answers; the log says why", reason="NO_WORKER", retry_seconds=GONE)
+            if self._gone:
+                raise Unavailable("no worker answers; the log says more", reason="NO_WORKER", retry_seconds=GONE)
             place = await self._seated(case, (request.model, request.version))
             end, link, answered = place.end, place.link, False
             try:
@@ -150,7 +174,7 @@ class Pool:
                 with contextlib.suppress(Lost):
                     if place.link is not None:
                         return await place.link.estimate(request)
-            await self._changed.wait()
+            await self._change()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
         """Has one worker load a version, and the others when that has gone well: a model may end who loads it. Raises
@@ -158,7 +182,7 @@ class Pool:
         key = (name, version)
         while not self._listening:  # who listens later loads it of its own accord, and would load it twice
             self._changed.clear()
-            await self._changed.wait()
+            await self._change()
         self._strikes.pop(key, None)
         first, described = await self._first(key)
         self._desired[key] = None
@@ -170,10 +194,10 @@ class Pool:
         """Has the worker that has least to do load a version."""
         while True:
             self._changed.clear()
-            for place in sorted(self._places, key=lambda place: place.backlog):
+            for place in sorted(self._places, key=lambda place: (place.loads, place.backlog)):
                 with contextlib.suppress(Lost):
                     return place, await place.load(key)
-            await self._changed.wait()
+            await self._change()
 
     async def unload(self, name: str, version: str) -> None:
         """Has all workers let go of a version."""
@@ -232,7 +256,7 @@ class Pool:
             if waiting.place.done():  # one that is cancelled is taken out of the line a moment later
                 continue
             if all(place.ready and waiting.key not in place.models for place in self._places):
-                self._give_up(waiting)
+                self._give_up(waiting, "no worker could load it when it was started")
                 continue
             if not any(place.models and len(place.cases) < self._most for place in self._places):
                 return
@@ -246,11 +270,11 @@ class Pool:
                 has = [place for place in self._places if waiting.key in place.models]
                 kept = min(has, key=lambda place: (not place.alone, place.backlog), default=None)
 
-    def _give_up(self, waiting: _Waiting) -> None:
-        """Tells a request in line that no worker has its model, nor will: each has tried when it was started."""
+    def _give_up(self, waiting: _Waiting, why: str) -> None:
+        """Tells a request in line that it waits in vain."""
         self._line.remove(waiting)
         name, version = waiting.key
-        sentence = f"no worker could load {name}@{version} when it was started; the log says why"
+        sentence = f"{name}@{version} cannot be asked now: {why}; the log says more"
         waiting.place.set_exception(Unavailable(sentence, reason="NO_WORKER", retry_seconds=GONE))
 
     def _room(self, place: Place, waiting: _Waiting) -> bool:
