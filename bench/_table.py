@@ -70,8 +70,9 @@ def print_goals(goals: Sequence[Goal]) -> None:
 
 
 @contextmanager
-def report(title: str, device: str = "cpu") -> Iterator[None]:
-    """Prints what is measured on what, and at the end how much of the cores others had meanwhile."""
+def report(title: str, device: str = "cpu", workers: bool = False) -> Iterator[None]:
+    """Prints what is measured on what, and at the end how much of the cores others had meanwhile. With `workers`, those
+    are among them: who starts their server is told nothing of what they use."""
     cores, load = os.cpu_count() or 1, os.getloadavg()[0]
     print(title)
     print(
@@ -83,8 +84,9 @@ def report(title: str, device: str = "cpu") -> Iterator[None]:
     yield
     seconds = time.monotonic() - began
     others = max(0.0, _all_seconds() - used - _own_seconds() + own) / seconds / cores
-    busy = " - BUSY: times are disturbed" if others > BUSY else ""
-    print(f"\nmeasured in {seconds:.0f} s, in which other processes used {others:.0%} of the cores{busy}")
+    busy = " - BUSY: times are disturbed" if others > BUSY and not workers else ""
+    whose = "worker and other processes" if workers else "other processes"
+    print(f"\nmeasured in {seconds:.0f} s, in which {whose} used {others:.0%} of the cores{busy}")
 
 
 @contextmanager

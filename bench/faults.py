@@ -57,7 +57,7 @@ def main() -> int:
     given = options()
     warnings.simplefilter("ignore")
     goals: list[Goal] = []
-    with report("Faults: the bundled model"):
+    with report("Faults: the bundled model, and ResNet-18 with random weights", workers=True):
         for name in given.proof or PROOFS:
             proof: Proof = importlib.import_module(PROOFS[name]).prove(given.seconds)
             print(table(HEAD, [(proof.name, *proof.counts.line())]))
