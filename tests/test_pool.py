@@ -305,7 +305,7 @@ def test_a_new_worker_loads_a_version_once_and_says_so_if_it_cannot(tmp_path):
         (repository / "shapes" / "1" / "model.pt").write_bytes(b"no archive")
         client.explain(STAR, Saliency())  # what was loaded before stays
         os.kill(operator.GetStatus(admin.GetStatusRequest()).workers[0].pid, signal.SIGKILL)
-        with pytest.raises(LightwellError, match="no worker could load shapes@1") as caught:
+        with pytest.raises(LightwellError, match="shapes@1 cannot be asked now: no worker could load it") as caught:
             client.explain(STAR, Saliency())
         assert caught.value.reason == "NO_WORKER"
         with grpc.insecure_channel(server.address) as channel:

@@ -53,7 +53,7 @@ class Method:
         try:
             self.checked.model_validate(given, context={"facts": None})
         except ValidationError as error:
-            self._refuse([e for e in error.errors() if e["type"] != "missing"])
+            self._refuse(error.errors(), leave="missing")  # what is missing may have a default, by the model
 
     def parameters(self, facts: Facts, given: Mapping[str, Any], model: str) -> dict[str, Any]:
         """All parameters, the given ones checked and the others filled in. Raises NotApplicable, or InvalidArgument
@@ -67,10 +67,12 @@ class Method:
             self._refuse(error.errors())
         return {name: getattr(checked, name) for name in type(checked).model_fields}
 
-    def _refuse(self, errors: Sequence[ErrorDetails]) -> None:
-        """Tells of each bad field what is wrong with it. That a whole is bad says nothing where one of its parts is."""
-        found = [(_path(self.name, e["loc"]), e["msg"].removeprefix("Value error, ")) for e in errors]
-        wrong = [(p, text) for p, text in found if not any(other != p and other.startswith(p) for other, _ in found)]
+    def _refuse(self, errors: Sequence[ErrorDetails], leave: str = "") -> None:
+        """Tells of each bad field what is wrong with it. That a whole is bad says nothing where one of its parts is.
+        Faults of the type `leave` are left to others."""
+        found = [(_path(self.name, e["loc"]), e) for e in errors]
+        whole = {p for p, _ in found if any(other != p and other.startswith(p) for other, _ in found)}
+        wrong = [(p, e["msg"].removeprefix("Value error, ")) for p, e in found if p not in whole and e["type"] != leave]
         if wrong:
             raise InvalidArgument("; ".join(f"{path}: {text}" for path, text in wrong), violations=wrong) from None
 
