@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -15,8 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.errors import LightwellError, NotFound, Refused, Unavailable, nearest
 from lightwell_server.watched import Watched
-
-log = logging.getLogger(__name__)
 
 ALIASES = "aliases.toml"
 """The file of a repository with other names for versions: a table for each model, `stable = "1"`."""
@@ -120,9 +117,8 @@ class Library:
         newest. Raises NotFound, Refused, Unavailable."""
         if "@" in name and not version:
             name, _, version = name.partition("@")
-        alive = {entry.name for entry in self.all() if entry.state != State.MODEL_STATE_REFUSED} or set(self._models)
-        if not name and len(alive) == 1:
-            (name,) = alive
+        if not name:
+            name = self._only()
         if name not in self._models:
             raise NotFound(
                 f"there is no model {name!r}; {nearest(name, sorted(self._models))}"
@@ -132,6 +128,11 @@ class Library:
                 resource_name=name,
             )
         return self._answering(name, version)
+
+    def _only(self) -> str:
+        """The only model that is not refused in all its versions; empty if there are several, or none."""
+        alive = {entry.name for entry in self.all() if entry.state != State.MODEL_STATE_REFUSED} or set(self._models)
+        return alive.pop() if len(alive) == 1 else ""
 
     def _answering(self, name: str, version: str) -> Entry:
         versions = self.versions(name)
