@@ -19,7 +19,7 @@ from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server import metrics
 from lightwell_server.ask import Ask, Asking, Frame
-from lightwell_server.call import Moment as Stretch
+from lightwell_server.call import Moment
 from lightwell_server.case import Case
 from lightwell_server.catalog import Request
 from lightwell_server.config import Settings
@@ -182,7 +182,7 @@ class Device:
         finally:
             self._worker.cancel(job)
             metrics.queue_seconds.labels(job.method).observe(job.queued)
-            case.call.moments += [Stretch(m.name, m.began, m.ended, {"lightwell.rows": m.rows}) for m in job.moments]
+            case.call.moments += [Moment(m.name, m.began, m.ended, {"lightwell.rows": m.rows}) for m in job.moments]
 
     async def _warm(self, model: Model) -> None:
         """Has a model answer one row, in line with all that the device does. Raises LightwellError."""

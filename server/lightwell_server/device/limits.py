@@ -23,8 +23,8 @@ LEAST = 256 * 2**20
 
 @dataclass
 class Limits:
-    """`steps` that a method may plan, `rows` that it may ask the model for at
-    once, `memory` in bytes that a device step may have (0: most of what is free when the first request comes)."""
+    """`steps` that a method may plan, `rows` that it may ask the model for at once, `memory` in
+    bytes that a device step may have (0: most of what is free when the first request comes)."""
 
     steps: int = 10_000
     rows: int = 100_000

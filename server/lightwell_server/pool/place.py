@@ -68,8 +68,7 @@ class End:
 class Place:
     """`told` is what a process is told of itself, `desired` what it shall have loaded, `strikes` counts the workers
     that ended over the loading of a model, `changed()` is called when there may be more room. While there is a worker,
-    `link` leads to it and `models` is what it has loaded; `cases` are those that it has at work, so many of them
-    `long`."""
+    `link` leads to it and `models` is what it has loaded; `cases` are those that it has at work."""
 
     def __init__(
         self,
@@ -91,7 +90,6 @@ class Place:
         self.link: Link | None = None
         self.models: set[Key] = set()
         self.cases: dict[int, Case] = {}
-        self.long = 0
         self.attained: dict[int, float] = {}
         self.state = admin.WORKER_STATE_ENDED
         self.restarts, self.last_end, self.pid, self._began = 0, "", 0, 0.0
@@ -109,6 +107,11 @@ class Place:
     def loads(self) -> int:
         """Versions that its worker is loading."""
         return len(self._loading)
+
+    @property
+    def long(self) -> int:
+        """Cases of it that may be long."""
+        return sum(case.price.long for case in self.cases.values())
 
     @property
     def alone(self) -> bool:
@@ -140,14 +143,12 @@ class Place:
     def enter(self, case: Case) -> None:
         """Gives it a case."""
         self.cases[case.number] = case
-        self.long += case.price.long
         case.worker = self.number
         case.attempts += 1
 
     def leave(self, case: Case, answered: bool) -> None:
         """Takes a case from it."""
         del self.cases[case.number]
-        self.long -= case.price.long
         case.worker = None
         self._answered = self._answered or answered
 
