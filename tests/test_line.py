@@ -10,6 +10,7 @@ from lightwell_server.call import Call
 from lightwell_server.case import Case, Price
 from lightwell_server.config import Settings
 from lightwell_server.errors import Aborted, Unavailable
+from lightwell_server.pool import line as lines
 from lightwell_server.pool import pool as pools
 from lightwell_server.pool.place import End
 from lightwell_server.pool.pool import Pool
@@ -23,7 +24,7 @@ class Line:
 
     def __init__(self, tmp_path, workers, max_rows=2):
         self.pool = Pool(Settings(repository=tmp_path, workers=workers, max_rows=max_rows))
-        self.places = self.pool._places
+        self.line, self.places = self.pool._line, self.pool._places
         self.asked, self._numbers = {}, 0
         for place in self.places:
             place.models, place.state = {KEY}, admin.WORKER_STATE_READY
@@ -33,7 +34,7 @@ class Line:
         return Case(Call(str(self._numbers), ""), self._numbers, price=Price(seconds=cost), began=0.0, **more)
 
     async def ask(self, case, key=KEY):
-        self.asked[case] = asyncio.create_task(self.pool._seated(case, key))
+        self.asked[case] = asyncio.create_task(self.line.seated(case, key))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return case
@@ -45,7 +46,7 @@ class Line:
 
     async def over(self, case):
         self.places[case.worker].leave(case, answered=True)
-        self.pool._seat()
+        self.line.seat()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -133,14 +134,14 @@ async def test_who_is_cancelled_leaves_no_trace(made):
     waiting, next_one = await made.ask(made.case()), await made.ask(made.case())
     made.asked[waiting].cancel()
     await made.over(taken[0])  # at the same moment
-    assert next_one.worker is not None and waiting.worker is None and not made.pool._line
+    assert next_one.worker is not None and waiting.worker is None and not made.line._line
     assert sum(len(place.cases) for place in made.places) == 8
     called = made.asked[await made.ask(made.case())]
     made.places[0].leave(next(iter(made.places[0].cases.values())), answered=True)
-    made.pool._seat()  # it is called up, and given up before it hears of that
+    made.line.seat()  # it is called up, and given up before it hears of that
     called.cancel()
     await asyncio.gather(called, return_exceptions=True)
-    assert sum(len(place.cases) for place in made.places) == 7 and not made.pool._line
+    assert sum(len(place.cases) for place in made.places) == 7 and not made.line._line
 
 
 @line
@@ -152,7 +153,7 @@ async def test_a_version_that_no_worker_has_is_told_and_one_that_is_being_loaded
     case = await made.ask(made.case(), key=("net", "2"))
     assert not made.asked[case].done()
     made.places[0].models.add(("net", "2"))
-    made.pool._seat()
+    made.line.seat()
     assert (await made.asked[case]).number == 0
 
 
@@ -161,12 +162,12 @@ async def test_those_in_line_are_told_when_no_worker_comes_back(made):
     for place in made.places:
         place.models, place.state = set(), admin.WORKER_STATE_ENDED
     case = await made.ask(made.case())
-    made.pool._answering -= pools.GONE
-    telling = asyncio.create_task(made.pool._tell_those_who_wait())
+    made.line._answering -= lines.GONE
+    telling = asyncio.create_task(made.line.tell_those_who_wait())
     with pytest.raises(Unavailable, match="no worker answers") as caught:
         await made.asked[case]
     telling.cancel()
-    assert caught.value.reason == "NO_WORKER" and not made.pool._line
+    assert caught.value.reason == "NO_WORKER" and not made.line._line
 
 
 def end(at_work, held=None, crashed=True):

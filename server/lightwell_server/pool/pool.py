@@ -4,18 +4,14 @@ held when it ended is run again."""
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import functools
 import logging
-import math
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +22,12 @@ from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server import metrics
-from lightwell_server.call import Moment
 from lightwell_server.case import Case
 from lightwell_server.catalog import Request
 from lightwell_server.config import Settings
 from lightwell_server.core import Told
-from lightwell_server.engine.scheduler import AGEING
 from lightwell_server.errors import Aborted, Internal, Unavailable
+from lightwell_server.pool.line import GONE, Line
 from lightwell_server.pool.link import Lost
 from lightwell_server.pool.place import End, Key, Place
 
@@ -40,23 +35,10 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 5.0
 """Seconds that a scrape waits for a worker."""
-GONE = 30.0
-"""Seconds without a worker from which on requests do not wait for one."""
 LONGEST_FOLDER = 85
 """Bytes of the path of the folder with the sockets: a socket's own path has 107 at most."""
 CRASHES = 2
 """Workers that may end under one request alone."""
-
-
-@dataclass(order=True)
-class _Waiting:
-    """A request in line: suspects first, then by what it costs, and by how long it waits."""
-
-    rank: tuple[bool, float]
-    number: int
-    case: Case = field(compare=False)
-    key: Key = field(compare=False)
-    place: asyncio.Future[Place] = field(compare=False)
 
 
 class Pool:
@@ -66,20 +48,19 @@ class Pool:
         self._folder = Path(tempfile.mkdtemp(prefix="lightwell-"))
         if len(bytes(self._folder)) > LONGEST_FOLDER:
             raise ValueError(f"TMPDIR: {self._folder} is too long a path for sockets; take a shorter one")
-        self._most = 2 * settings.max_rows  # a full step at work, and the next one at hand
         self._health = settings.worker_health_seconds
         self._desired: dict[Key, None] = {}
-        self._line: list[_Waiting] = []
-        self._changed = asyncio.Event()
-        self._answering = time.monotonic()
+        self._line = Line(2 * settings.max_rows)  # a full step at work, and the next one at hand
         self._loop = asyncio.get_running_loop()
         patience = settings.worker_health_seconds, settings.max_seconds
         self._strikes: dict[Key, int] = {}
         self._places = [
-            Place(number, device, _told(settings), self._folder, patience, self._desired, self._strikes, self._seat)
+            Place(
+                number, device, _told(settings), self._folder, patience, self._desired, self._strikes, self._line.seat
+            )
             for number, device in enumerate(settings.owned)
         ]
-        metrics.waiting_jobs.set_function(lambda: len(self._line))
+        self._line.places = self._places
         for state in ("starting", "ready", "ended"):
             metrics.workers.labels(state).set_function(functools.partial(self._count, state))
 
@@ -90,7 +71,7 @@ class Pool:
     @property
     def workers(self) -> int:
         """How many have something loaded, and answer."""
-        return sum(bool(place.models) for place in self._places)
+        return self._line.workers
 
     @property
     def warm(self) -> bool:
@@ -112,26 +93,7 @@ class Pool:
         async with asyncio.TaskGroup() as tasks:
             for place in self._places:
                 tasks.create_task(place.live())
-            tasks.create_task(self._tell_those_who_wait())
-
-    async def _tell_those_who_wait(self) -> None:
-        """Has nobody wait for workers that do not come back."""
-        while True:
-            await asyncio.sleep(1)
-            if self._gone:
-                for waiting in [waiting for waiting in self._line if not waiting.place.done()]:
-                    self._give_up(waiting, "no worker answers")
-
-    @property
-    def _gone(self) -> bool:
-        """Whether there has been no worker for so long that requests do not wait for one."""
-        return time.monotonic() - self._answering > GONE
-
-    async def _change(self) -> None:
-        """Waits until something has changed, or may have."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                await self._changed.wait()
+            tasks.create_task(self._line.tell_those_who_wait())
 
     async def stop(self) -> None:
         """Leaves nothing behind; the workers end with what keeps them alive."""
@@ -142,9 +104,9 @@ class Pool:
         LightwellError."""
         way = Way()
         while True:
-            if self._gone:
+            if self._line.gone:
                 raise Unavailable("no worker answers; the log says more", reason="NO_WORKER", retry_seconds=GONE)
-            place = await self._seated(case, (request.model, request.version))
+            place = await self._line.seated(case, (request.model, request.version))
             end, link, answered = place.end, place.link, False
             try:
                 if link is None:
@@ -159,7 +121,7 @@ class Pool:
                 _judge(case, await self._ended(end, lost))
             finally:
                 place.leave(case, answered)
-                self._seat()
+                self._line.seat()
             metrics.repeated.labels(case.call.method).inc()
             log.warning("begun again", extra={"fields": {"request_id": case.call.id, "suspect": case.suspect}})
             way.again()
@@ -168,21 +130,21 @@ class Pool:
         """What a request would cost, by the worker that has least to do."""
         asked: Request = getattr(request, request.WhichOneof("request") or "explain")
         while True:
-            self._changed.clear()
+            self._line.expect()
             able = [place for place in self._places if (asked.model, asked.version) in place.models]
             for place in sorted(able, key=lambda place: place.backlog):
                 with contextlib.suppress(Lost):
                     if place.link is not None:
                         return await place.link.estimate(request)
-            await self._change()
+            await self._line.change()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
         """Has one worker load a version, and the others when that has gone well: a model may end who loads it. Raises
         `Refused`."""
         key = (name, version)
         while not self._listening:  # who listens later loads it of its own accord, and would load it twice
-            self._changed.clear()
-            await self._change()
+            self._line.expect()
+            await self._line.change()
         self._strikes.pop(key, None)
         first, described = await self._first(key)
         self._desired[key] = None
@@ -193,11 +155,11 @@ class Pool:
     async def _first(self, key: Key) -> tuple[Place, models.GetModelResponse]:
         """Has the worker that has least to do load a version."""
         while True:
-            self._changed.clear()
+            self._line.expect()
             for place in sorted(self._places, key=lambda place: (place.loads, place.backlog)):
                 with contextlib.suppress(Lost):
                     return place, await place.load(key)
-            await self._change()
+            await self._line.change()
 
     async def unload(self, name: str, version: str) -> None:
         """Has all workers let go of a version."""
@@ -220,73 +182,6 @@ class Pool:
         links = {str(place.number): place.link for place in self._places if place.link is not None}
         texts = await asyncio.gather(*(link.metrics(PATIENCE) for link in links.values()), return_exceptions=True)
         return {name: text for name, text in zip(links, texts, strict=True) if isinstance(text, str)}
-
-    async def _seated(self, case: Case, key: Key) -> Place:
-        """Waits in line for a worker."""
-        began = time.monotonic()
-        rank = not case.suspect, case.price.cost + AGEING * case.began
-        waiting = _Waiting(rank, case.number, case, key, self._loop.create_future())
-        bisect.insort(self._line, waiting)
-        self._seat()
-        try:
-            return await waiting.place
-        except asyncio.CancelledError:
-            if waiting in self._line:
-                self._line.remove(waiting)
-            elif waiting.place.exception() is None:  # it was called up at the same moment
-                waiting.place.result().leave(case, answered=False)
-                self._seat()
-            raise
-        finally:
-            now = time.monotonic()
-            case.waited += now - began
-            metrics.waiting_seconds.labels(case.call.method).observe(now - began)
-            case.call.moments.append(Moment("wait", began, now))
-
-    def _seat(self) -> None:
-        """Calls up those for whom there is room, in order. A suspect that finds none has a worker kept free for it:
-        those behind it would keep all of them busy."""
-        self._changed.set()
-        if self.workers:
-            self._answering = math.inf
-        elif self._answering == math.inf:
-            self._answering = time.monotonic()
-        kept: Place | None = None
-        for waiting in list(self._line):
-            if waiting.place.done():  # one that is cancelled is taken out of the line a moment later
-                continue
-            if all(place.ready and waiting.key not in place.models for place in self._places):
-                self._give_up(waiting, "no worker could load it when it was started")
-                continue
-            if not any(place.models and len(place.cases) < self._most for place in self._places):
-                return
-            able = [place for place in self._places if place is not kept and self._room(place, waiting)]
-            if able:
-                place = min(able, key=lambda place: place.backlog)
-                self._line.remove(waiting)
-                place.enter(waiting.case)
-                waiting.place.set_result(place)
-            elif waiting.case.suspect and kept is None:
-                has = [place for place in self._places if waiting.key in place.models]
-                kept = min(has, key=lambda place: (not place.alone, place.backlog), default=None)
-
-    def _give_up(self, waiting: _Waiting, why: str) -> None:
-        """Tells a request in line that it waits in vain."""
-        self._line.remove(waiting)
-        name, version = waiting.key
-        sentence = f"{name}@{version} cannot be asked now: {why}; the log says more"
-        waiting.place.set_exception(Unavailable(sentence, reason="NO_WORKER", retry_seconds=GONE))
-
-    def _room(self, place: Place, waiting: _Waiting) -> bool:
-        case = waiting.case
-        if waiting.key not in place.models:
-            return False
-        if case.suspect:
-            return not place.cases
-        if place.alone or len(place.cases) >= self._most:
-            return False
-        # Of what a worker has at work, half may be long: there is always room for the short ones that overtake them.
-        return not case.price.long or place.long < self._most // 2
 
     async def _ended(self, end: asyncio.Future[End], lost: Lost) -> End:
         """How a worker ended that cannot be reached any more."""
