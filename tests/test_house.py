@@ -34,7 +34,7 @@ ARROWS = {
     "bring": {"ask", "bring", "catalog", "errors", "models", "pictures"},
     "core": {"case", "catalog", "lightwell.v1"},
     "device.__init__": set(),
-    "device.aim": {"ask", "errors", "lightwell.v1", "models", "target"},
+    "device.aim": {"ask", "errors", "lightwell.v1", "models", "target", "wire"},
     "device.describe": {"ask", "catalog", "lightwell.v1", "models", "wire"},
     "device.device": {
         "ask",
@@ -45,6 +45,7 @@ ARROWS = {
         "core",
         "device.describe",
         "device.estimate",
+        "device.filters",
         "device.inbox",
         "device.limits",
         "device.question",
@@ -57,6 +58,7 @@ ARROWS = {
         "threads",
     },
     "device.estimate": {"ask", "device.limits", "device.question", "errors", "models"},
+    "device.filters": {"errors", "lightwell.v1", "models", "wire"},
     "device.inbox": {"ask", "engine"},
     "device.limits": {"ask", "errors", "models"},
     "device.question": {

@@ -24,9 +24,10 @@ from lightwell.errors import (
     UnavailableError,
 )
 from lightwell.results import Estimate, Explanation, Progress, Synthesis
-from lightwell.v1.explain_pb2 import GradCam, Occlusion, Saliency
-from lightwell.v1.synthesize_pb2 import LayerWeight, Pgd, Style, StyleTransfer
-from lightwell.v1.types_pb2 import Channel, Color, Contrast, Image, Neuron, Target
+from lightwell.v1 import methods_pb2
+from lightwell.v1.methods_pb2 import *  # noqa: F403 - every method's message, by the protos
+from lightwell.v1.synthesize_pb2 import LayerWeight, Style
+from lightwell.v1.types_pb2 import Channel, Color, Contrast, Direction, Element, Image, Neuron, Target, Tensor
 
 __all__ = [
     "AbortedError",
@@ -38,10 +39,11 @@ __all__ = [
     "Color",
     "Contrast",
     "DeadlineError",
+    "Direction",
+    "Element",
     "Estimate",
     "Explanation",
     "ForbiddenError",
-    "GradCam",
     "Image",
     "InvalidArgumentError",
     "LayerWeight",
@@ -49,16 +51,14 @@ __all__ = [
     "Neuron",
     "NotApplicableError",
     "NotFoundError",
-    "Occlusion",
     "OverloadedError",
-    "Pgd",
     "Progress",
-    "Saliency",
     "Stream",
     "Style",
-    "StyleTransfer",
     "Synthesis",
     "Target",
+    "Tensor",
     "UnauthenticatedError",
     "UnavailableError",
 ]
+__all__ += methods_pb2.__all__

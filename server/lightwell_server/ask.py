@@ -8,6 +8,7 @@ batch.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,9 +22,12 @@ from torch import Tensor
 from lightwell_server.errors import nearest
 
 OUTPUT = "<output>"
-"""The name of the model's scores, as a place to read values `at`; no module can have it."""
+"""The name of the model's main output, its scores, as a place to read values `at`; no module can have it. The path of
+another output behind it names that one."""
 INPUT = "<input>"
 """The name of the rows, as a place to differentiate with respect to."""
+EMBEDDING = "<embedding>"
+"""The name of what the last linear layer gets, as a place to read values `at`."""
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """What turns scores into probabilities: softmax for one class of many, sigmoid for many labels; none for a regression,
@@ -46,8 +50,18 @@ def _known_layer(name: str, info: ValidationInfo[dict[str, Any]]) -> str:
     return name
 
 
+def _with_grid(name: str, info: ValidationInfo[dict[str, Any]]) -> str:
+    facts: Facts | None = info.context["facts"]
+    layer = facts.layer(name) if facts is not None else None
+    if layer is not None and not layer.has_grid:
+        raise ValueError(f"{name} has no height and width; its output is {list(layer.shape)}")
+    return name
+
+
 LayerName = Annotated[str, AfterValidator(_known_layer)]
 """The name of one of the model's layers; checked before the method begins."""
+GridLayer = Annotated[LayerName, AfterValidator(_with_grid)]
+"""The name of a layer with height and width."""
 ModelName = Annotated[str, "model"]
 """The name of another model; the parameter's own name is the role that `Ask.model` takes."""
 
@@ -219,15 +233,37 @@ class Layer:
     share: float = 0.0
     aliases: tuple[str, ...] = ()
 
+    @property
+    def has_grid(self) -> bool:
+        """Whether its output has height and width."""
+        return as_grid(torch.empty(1, *self.shape, device="meta")) is not None
+
     def called(self, name: str) -> bool:
         """Whether a name means this layer: its own, an alias, or that of a module called several times."""
         return name == self.name or name in self.aliases or name == self.name.partition("@")[0]
 
 
+def as_grid(activations: Tensor) -> Tensor | None:
+    """Activations as [n, channels, height, width]: as they are, or a transformer's tokens [n, tokens, channels] laid
+    out as a square, with or without a class token in front. None if they have no height and width."""
+    if activations.dim() == 4:
+        return activations
+    if activations.dim() != 3:
+        return None
+    side = math.isqrt(activations.shape[1])
+    spare = activations.shape[1] - side * side
+    if side < 2 or spare > 1:
+        return None
+    return activations[:, spare:].transpose(1, 2).reshape(-1, activations.shape[2], side, side)
+
+
 @dataclass(frozen=True)
 class Facts:
-    """What a method may know of a model before it asks. `attended` is the last normalisation before a transformer's
-    last attention: behind it only the class token reaches the scores."""
+    """What a method may know of a model before it asks. `outputs` are the shapes of the tensors that it gives, without
+    the batch, by their paths, and `output` is the path of the main one. `attended` is the last normalisation before a
+    transformer's last attention: behind it only the class token reaches the scores. `pooled` is the layer whose mean
+    over all positions is the scores, or what a linear layer makes them of; `embeds` tells whether there is a linear
+    layer at all."""
 
     layers: tuple[Layer, ...]
     size: tuple[int, int]
@@ -238,6 +274,10 @@ class Facts:
     has_relu: bool = False
     activation: Activation = "softmax"
     attended: str | None = None
+    pooled: str | None = None
+    embeds: bool = False
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    output: str = ""
     defaults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def layer(self, name: str) -> Layer | None:
@@ -264,11 +304,12 @@ class Heatmap:
 
 @dataclass
 class Explanation:
-    """What an Explain method returns."""
+    """What an Explain method returns; `predictions` is how many shall come back if the request does not say."""
 
     map: Heatmap | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
+    predictions: int | None = None
 
 
 @dataclass

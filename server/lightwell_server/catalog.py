@@ -28,13 +28,15 @@ _REQUESTS: dict[Kind, Any] = {"explain": explain_pb2.ExplainRequest, "synthesize
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its name in the oneof, its function and what stands beside it."""
+    """A method: its name in the oneof, its function and what stands beside it; whether it looks at the whole image, and
+    whether at a target."""
 
     name: str
     kind: Kind
     function: Callable[..., Any]
     checked: type[BaseModel]
     whole: bool
+    aimed: bool
     _applies: Callable[[Facts], str | None]
     _defaults: Callable[[Facts, Mapping[str, Any]], dict[str, Any]]
 
@@ -122,6 +124,7 @@ def _method(name: str, kind: Kind, fields: list[str]) -> Method:
         function=function,
         checked=create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **checked),
         whole="whole" in getattr(hints["image"], "__metadata__", ()),
+        aimed="unaimed" not in getattr(hints["target"], "__metadata__", ()),
         _applies=getattr(module, "applies", lambda facts: None),
         _defaults=getattr(module, "defaults", lambda facts, given: {}),
     )

@@ -40,6 +40,9 @@ class Core(Protocol):
     async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
         """What a request would cost."""
 
+    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
+        """The weights of a layer, without their picture. Raises LightwellError."""
+
     async def load(self, name: str, version: str) -> models.GetModelResponse:
         """Loads a version beside what is there, and warms it. Raises `Refused`."""
 

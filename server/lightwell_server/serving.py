@@ -75,7 +75,7 @@ class Serving:
             self._library, self._core, self._admission, self._curator, lambda: exposition.text(self._core.scraped)
         )
         explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, server)
-        explainer_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._library), server)
+        explainer_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._library, self._core), server)
         explainer_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lightwell_server.ask import OUT, OUTPUT, SCORE, Activation, Ask, Result, Step
+from lightwell_server.ask import INPUT, OUT, OUTPUT, SCORE, Activation, Ask, Explanation, Result, Step, Want
 from lightwell_server.errors import InvalidArgument
 
 Of = Literal["score", "probability", "log_probability"]
@@ -28,7 +28,7 @@ def reading(scores: Tensor, of: Of, activation: Activation = "softmax") -> Tenso
 
 
 class Target:
-    """A scalar of the model."""
+    """A scalar of the model; this one itself is none, for methods that look at no target."""
 
     @property
     def at(self) -> str:
@@ -38,6 +38,11 @@ class Target:
     def score(self, values: Tensor, index: Tensor) -> Tensor:
         """Values at `at` to [n]."""
         raise TypeError(f"{type(self).__name__} has no score")
+
+    @property
+    def placed(self) -> bool:
+        """Whether it names a place, which is another one at another size of the image."""
+        return False
 
     def read(self, of: Of) -> Target:
         """The same target, read as a score, a probability or a log-probability where it is a class."""
@@ -86,6 +91,10 @@ class ChannelTarget(Target):
     def at(self) -> str:
         return self.layer
 
+    @property
+    def placed(self) -> bool:
+        return self.position is not None
+
     def score(self, values: Tensor, index: Tensor) -> Tensor:
         activations = values[:, self.channel]
         if self.position is not None:
@@ -93,15 +102,56 @@ class ChannelTarget(Target):
         return activations.flatten(1).mean(1) if activations.dim() > 1 else activations
 
 
+@dataclass(frozen=True)
+class ElementTarget(Target):
+    """One value of one output."""
+
+    output: str
+    index: tuple[int, ...]
+
+    @property
+    def at(self) -> str:
+        return self.output
+
+    @property
+    def placed(self) -> bool:
+        return len(self.index) > 1
+
+    def score(self, values: Tensor, index: Tensor) -> Tensor:
+        for place in self.index:
+            values = values[:, place]
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionTarget(Target):
+    """The mean over positions of the product of a layer's activations with `vector` [channels]."""
+
+    layer: str
+    vector: Tensor
+
+    @property
+    def at(self) -> str:
+        return self.layer
+
+    def score(self, values: Tensor, index: Tensor) -> Tensor:
+        means = values.flatten(2).mean(2) if values.dim() > 2 else values
+        return means @ self.vector.to(means)
+
+
+Unaimed = Annotated[Target, "unaimed"]
+"""The target of a method that looks at none."""
 TargetT = TypeVar("TargetT", bound=Target)
 
 
-def settle(target: TargetT, image: Tensor) -> Generator[Step, Any, tuple[TargetT, Tensor]]:
-    """Fixes an unset target by one pass over the clean image; returns it with the clean score, [1]."""
-    answer = yield Ask(image, target.score, at=target.at, want=SCORE | OUT)
+def settle(
+    target: TargetT, image: Tensor, wrt: str = INPUT, more: Want = SCORE
+) -> Generator[Step, Any, tuple[TargetT, Any]]:
+    """Fixes an unset target by one pass over the clean image; returns it with that pass: its score [1], and `more`."""
+    answer = yield Ask(image, target.score, at=target.at, wrt=wrt, want=SCORE | OUT | more)
     if isinstance(target, ClassTarget) and target.index is None:
         target = replace(target, index=int(answer.out.argmax(1)))
-    return target, answer.score
+    return target, answer
 
 
 @dataclass
@@ -122,10 +172,10 @@ class Observed:
 
 
 def observed(
-    method: Generator[Step, Any, Result], image: Tensor | None, target: Target, predict: Tensor | None
+    method: Generator[Step, Any, Result], image: Tensor | None, target: Target, fitted: Tensor | None, wanted: bool
 ) -> Generator[Step, Any, Observed]:
     """Runs a method and notes the target's score, and the model's output, where the method passes over the unchanged
-    image anyway. If it never did, one more pass is made over `predict`, if given."""
+    image anyway. If it never did and the predictions are `wanted`, one more pass is made over the `fitted` image."""
     seen, reply = Seen(), None
     while True:
         try:
@@ -138,8 +188,9 @@ def observed(
             seen.score, seen.out = reply.score, reply.out if step.at == OUTPUT else None
         else:
             reply = yield step
-    if predict is not None and seen.out is None:
-        seen.out = (yield Ask(predict, want=OUT)).out
+    wanted = wanted or (isinstance(result, Explanation) and result.predictions is not None)
+    if wanted and seen.out is None and fitted is not None:
+        seen.out = (yield Ask(fitted, want=OUT)).out
     return Observed(result, seen)
 
 

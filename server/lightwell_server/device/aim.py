@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from lightwell.v1 import types_pb2 as types
-from lightwell_server.ask import Facts
+from lightwell_server import wire
+from lightwell_server.ask import OUTPUT, Facts
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.store import Model
-from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget, Of, Target
+from lightwell_server.target import (
+    ChannelTarget,
+    ClassTarget,
+    ContrastTarget,
+    DirectionTarget,
+    ElementTarget,
+    Of,
+    Target,
+)
 
 _OF: dict[int, Of] = {
     types.OF_UNSPECIFIED: "score",
@@ -16,11 +25,14 @@ _OF: dict[int, Of] = {
 }
 
 
-def target_of(message: types.Target, model: Model) -> Target:
-    """The target of a request. Raises InvalidArgument with what there is to choose from."""
+def target_of(message: types.Target, model: Model, needed: bool = True) -> Target:
+    """The target of a request; none, if it is unset and not `needed`. Raises InvalidArgument with what there is to
+    choose from."""
     kind = message.WhichOneof("target")
     if message.of not in _OF:
         raise InvalidArgument.at("target.of", f"{message.of} is no reading of a class")
+    if kind is None and not needed:
+        return Target()
     if kind in (None, "class_index", "label", "contrast"):
         return _class_target(message, kind, model)
     if _OF[message.of] != "score":
@@ -29,12 +41,20 @@ def target_of(message: types.Target, model: Model) -> Target:
         return _neuron(message.neuron, model.facts)
     if kind == "channel":
         _activations(message.channel.layer, message.channel.channel, "target.channel", model.facts)
-        return ChannelTarget(message.channel.layer, message.channel.channel)
-    raise InvalidArgument.at(f"target.{kind}", "this version explains classes, contrasts, neurons and channels")
+        return ChannelTarget(message.channel.layer or OUTPUT, message.channel.channel)
+    if kind == "element":
+        return _element(message.element, model.facts)
+    return _direction(message.direction, model.facts)
 
 
 def _class_target(message: types.Target, kind: str | None, model: Model) -> Target:
     of, activation = _OF[message.of], model.facts.activation
+    if not model.facts.classes:
+        shape = list(model.facts.outputs[model.facts.output])
+        raise InvalidArgument.at(
+            f"target.{kind}" if kind else "target",
+            f"the model's output {shape} is no scores of classes; name a channel, a neuron or an element of it",
+        )
     if of != "score" and activation == "none":
         raise InvalidArgument.at("target.of", "the model's outputs are no probabilities; explain the score")
     if kind == "label":
@@ -80,23 +100,56 @@ def label_index(label: str, labels: tuple[str, ...]) -> int:
 
 def _neuron(neuron: types.Neuron, facts: Facts) -> ChannelTarget:
     shape = _activations(neuron.layer, neuron.channel, "target.neuron", facts)
+    layer = neuron.layer or OUTPUT
     if len(shape) == 1:
-        return ChannelTarget(neuron.layer, neuron.channel)
+        return ChannelTarget(layer, neuron.channel)
     row = neuron.row if neuron.HasField("row") else shape[1] // 2
     column = neuron.column if neuron.HasField("column") else shape[2] // 2
     for name, place, size in (("row", row, shape[1]), ("column", column, shape[2])):
         if not 0 <= place < size:
             raise InvalidArgument.at(f"target.neuron.{name}", f"{place} is not within 0 to {size - 1}")
-    return ChannelTarget(neuron.layer, neuron.channel, (row, column))
+    return ChannelTarget(layer, neuron.channel, (row, column))
+
+
+def _element(element: types.Element, facts: Facts) -> ElementTarget:
+    path = element.output or facts.output
+    if path not in facts.outputs:
+        close = nearest(path, list(facts.outputs))
+        raise InvalidArgument.at("target.element.output", f"the model has no output {path!r}; {close}")
+    shape, index = facts.outputs[path], tuple(element.index)
+    if len(index) != len(shape) or not all(0 <= place < size for place, size in zip(index, shape, strict=True)):
+        raise InvalidArgument.at(
+            "target.element.index", f"{list(index)} is no place in an output of shape {list(shape)}"
+        )
+    return ElementTarget(OUTPUT if path == facts.output else OUTPUT + path, index)
+
+
+def _direction(direction: types.Direction, facts: Facts) -> DirectionTarget:
+    shape = _shape(direction.layer, "target.direction", facts)
+    vector = wire.to_tensor(direction.vector, "target.direction.vector")
+    if not vector.is_floating_point() or not bool(vector.isfinite().all()):
+        raise InvalidArgument.at("target.direction.vector", "must be finite numbers of a floating type")
+    if tuple(vector.shape) != shape[:1]:
+        raise InvalidArgument.at(
+            "target.direction.vector", f"has shape {list(vector.shape)}; the layer has {shape[0]} channels"
+        )
+    return DirectionTarget(direction.layer or OUTPUT, vector)
 
 
 def _activations(name: str, channel: int, path: str, facts: Facts) -> tuple[int, ...]:
-    layer = facts.layer(name)
-    if layer is None:
+    shape = _shape(name, path, facts)
+    if not 0 <= channel < shape[0]:
+        raise InvalidArgument.at(f"{path}.channel", f"{channel} is not within 0 to {shape[0] - 1}")
+    return shape
+
+
+def _shape(name: str, path: str, facts: Facts) -> tuple[int, ...]:
+    """The shape of a layer with channels, or of the main output if no layer is named."""
+    layer = facts.layer(name) if name else None
+    if layer is None and name:
         known = [layer.name for layer in facts.layers]
         raise InvalidArgument.at(f"{path}.layer", f"the model has no layer {name!r}; {nearest(name, known)}")
-    if len(layer.shape) not in (1, 3):
-        raise InvalidArgument.at(f"{path}.layer", f"{name} has no channels; its output is {list(layer.shape)}")
-    if not 0 <= channel < layer.shape[0]:
-        raise InvalidArgument.at(f"{path}.channel", f"{channel} is not within 0 to {layer.shape[0] - 1}")
-    return layer.shape
+    shape = facts.outputs[facts.output] if layer is None else layer.shape
+    if len(shape) not in (1, 3):
+        raise InvalidArgument.at(f"{path}.layer", f"{name or 'the output'} has no channels; its shape is {list(shape)}")
+    return shape

@@ -27,6 +27,10 @@ def described(model: Model) -> models.GetModelResponse:
         inputs=model.graph.inputs,
         dtype=wire.data_type(model.graph.dtype),
         notes=model.graph.notes,
+        outputs=[
+            models.Output(path=path, shape=shape, main=path == model.facts.output)
+            for path, shape in model.facts.outputs.items()
+        ],
     )
 
 

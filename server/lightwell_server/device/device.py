@@ -26,6 +26,7 @@ from lightwell_server.config import Settings
 from lightwell_server.core import Told
 from lightwell_server.device import describe, reply
 from lightwell_server.device.estimate import estimate
+from lightwell_server.device.filters import filters
 from lightwell_server.device.inbox import Inbox
 from lightwell_server.device.limits import Limits, used_bytes
 from lightwell_server.device.question import Question, understand
@@ -157,11 +158,15 @@ class Device:
         cost = await self._beside(estimate, question, self._limits, self._worker.seconds)
         return reply.estimation(question, cost, self._limits.bytes)
 
+    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
+        """The weights of a layer. Raises LightwellError."""
+        return await self._beside(filters, self._model(request), request.layer)
+
     async def stop(self) -> None:
         """Ends the engine."""
         await asyncio.to_thread(self._worker.stop)
 
-    def _model(self, request: Request) -> Model:
+    def _model(self, request: Request | models.GetFiltersRequest) -> Model:
         model = self._models.get((request.model, request.version))
         if model is None:
             raise NotFound(f"model {request.model}@{request.version} is not loaded", reason="VERSION_NOT_FOUND")

@@ -20,7 +20,7 @@ from lightwell_server.engine.job import Event, Job
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.store import Model
-from lightwell_server.target import ChannelTarget, Target, observed
+from lightwell_server.target import Target, observed
 
 
 @dataclass
@@ -40,8 +40,8 @@ class Question:
     def steps(self) -> Generator[Step, Any, Any]:
         """The method at work, observed for what it shows of the clean image on the way."""
         steps = self.method.start(self.image, self.target, self.model.facts, self.request.seed, self.parameters)
-        wanted = self.request.output.HasField("predictions") and self.predictions > 0
-        return observed(steps, self.image, self.target, self.fitted if wanted else None)
+        wanted = self.request.output.HasField("predictions") and self.request.output.predictions > 0
+        return observed(steps, self.image, self.target, self.fitted, wanted)
 
     def graph(self, ask: Ask) -> Graph:
         """The model that an Ask is for."""
@@ -82,10 +82,11 @@ class Question:
         """Frames that nobody will look at lose their picture at once: a slow reader must not pile them up."""
         return replace(event, image=None) if isinstance(event, Frame) and not self.due(event) else event
 
-    @property
-    def predictions(self) -> int:
-        """How many predictions shall come back, at most."""
-        return self.request.output.predictions if self.request.output.HasField("predictions") else 5
+    def predictions(self, own: int | None = None) -> int:
+        """How many predictions shall come back, at most, if the request does not say, its method's `own` number."""
+        if self.request.output.HasField("predictions"):
+            return self.request.output.predictions
+        return 5 if own is None else own
 
     def resolved(self) -> Any:  # noqa: ANN401 - of the request's own type
         """The request with everything filled in and its images left out."""
@@ -109,7 +110,7 @@ def understand(request: Request, model: Model) -> Question:
 
     given = fields.parameters(getattr(request, method.name), method.name, picture)
     parameters = method.parameters(model.facts, given, model.id)
-    question = Question(request, model, method, target_of(request.target, model), parameters)
+    question = Question(request, model, method, target_of(request.target, model, method.aimed), parameters)
     question.inputs = _inputs(request, model)
     _look(question)
     return question
@@ -125,11 +126,9 @@ def _look(question: Question) -> None:
     question.fitted = question.image = _placed(seen.whole(), model)
     if question.method.whole:
         question.image = _placed(image.whole(), model)
-    neuron = isinstance(question.target, ChannelTarget) and question.target.position is not None
-    if neuron and question.image.shape[2:] != model.facts.size:
-        raise InvalidArgument.at(
-            "target.neuron", "rows and columns are those at the card's size; fit the image by the card"
-        )
+    if question.target.placed and question.image.shape[2:] != model.facts.size:
+        kind = request.target.WhichOneof("target")
+        raise InvalidArgument.at(f"target.{kind}", "places are those at the card's size; fit the image by the card")
 
 
 def _placed(rows: Tensor, model: Model) -> Tensor:

@@ -17,12 +17,23 @@ from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
 from lightwell_server import __version__, wire
-from lightwell_server.ask import OUTPUT, Explanation, Frame, Heatmap, Synthesis
+from lightwell_server.ask import OUTPUT, Explanation, Facts, Frame, Heatmap, Synthesis
 from lightwell_server.device.estimate import Cost
 from lightwell_server.device.question import Question
 from lightwell_server.engine.job import Job
 from lightwell_server.models.store import Model
-from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget, Observed, Of, Seen, Target, reading
+from lightwell_server.target import (
+    ChannelTarget,
+    ClassTarget,
+    ContrastTarget,
+    DirectionTarget,
+    ElementTarget,
+    Observed,
+    Of,
+    Seen,
+    Target,
+    reading,
+)
 
 SATURATED = 1e-4
 """How near to 0 or 1 a probability is called saturated."""
@@ -47,8 +58,8 @@ def explanation(question: Question, observed: Observed, job: Job) -> explain.Exp
     response = explain.ExplainResponse(
         tensors=_tensors(result.tensors, dtype),
         measures=_measures(result.measures),
-        target=explained(target, seen, question.model),
-        predictions=predictions(seen.out, question.model, question.predictions),
+        target=explained(target, seen, question.model) if type(target) is not Target else None,
+        predictions=predictions(seen.out, question.model, question.predictions(result.predictions)),
         provenance=provenance(question, job),
         resolved=_resolved(question, target),
     )
@@ -73,8 +84,8 @@ def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.Sy
         pictures=[types.Picture(name=name, pixels=_pixels(p)) for name, p in result.pictures.items()],
         measures=_measures(result.measures),
         target=explained(target, seen, question.model) if seen.score is not None else None,
-        predictions_before=predictions(seen.out, question.model, question.predictions),
-        predictions_after=predictions(result.final, question.model, question.predictions),
+        predictions_before=predictions(seen.out, question.model, question.predictions()),
+        predictions_after=predictions(result.final, question.model, question.predictions()),
         provenance=provenance(question, job),
         resolved=_resolved(question, target),
     )
@@ -130,7 +141,7 @@ def predictions(out: Tensor | None, model: Model, count: int) -> list[types.Pred
 
 def explained(target: Target, seen: Seen, model: Model) -> types.ExplainedTarget:
     """The target, resolved, with its values on the clean image."""
-    message = types.ExplainedTarget(target=_target(target))
+    message = types.ExplainedTarget(target=_target(target, model.facts))
     if seen.out is not None and target.at == OUTPUT:
         message.score = float(target.score(seen.out, torch.zeros(1)))
     elif seen.score is not None:
@@ -182,7 +193,8 @@ def _settled(target: Target, seen: Seen) -> Target:
 
 def _resolved(question: Question, target: Target) -> Any:  # noqa: ANN401 - of the request's own type
     resolved = question.resolved()
-    resolved.target.CopyFrom(_target(target))
+    if type(target) is not Target:
+        resolved.target.CopyFrom(_target(target, question.model.facts))
     return resolved
 
 
@@ -190,18 +202,29 @@ def _label(model: Model, index: int) -> str:
     return model.labels[index] if model.labels else ""
 
 
-def _target(target: Target) -> types.Target:
+def _target(target: Target, facts: Facts) -> types.Target:
     message = types.Target(of=_OF.get(getattr(target, "of", "score"), types.OF_SCORE))
     if isinstance(target, ClassTarget) and target.index is not None:
         message.class_index = target.index
     elif isinstance(target, ContrastTarget):
         message.contrast.CopyFrom(types.Contrast(class_index=target.index, against=target.against))
     elif isinstance(target, ChannelTarget) and target.position is None:
-        message.channel.CopyFrom(types.Channel(layer=target.at, channel=target.channel))
+        message.channel.CopyFrom(types.Channel(layer=_layer(target), channel=target.channel))
     elif isinstance(target, ChannelTarget) and target.position is not None:
         row, column = target.position
-        message.neuron.CopyFrom(types.Neuron(layer=target.at, channel=target.channel, row=row, column=column))
+        message.neuron.CopyFrom(types.Neuron(layer=_layer(target), channel=target.channel, row=row, column=column))
+    elif isinstance(target, ElementTarget):
+        path = target.output.removeprefix(OUTPUT) or facts.output
+        message.element.CopyFrom(types.Element(output=path, index=target.index))
+    elif isinstance(target, DirectionTarget):
+        vector = wire.from_tensor(target.vector, types.DATA_TYPE_FLOAT64)
+        message.direction.CopyFrom(types.Direction(layer=_layer(target), vector=vector))
     return message
+
+
+def _layer(target: ChannelTarget | DirectionTarget) -> str:
+    """The layer as a request names it: not at all, if it is the main output."""
+    return "" if target.layer == OUTPUT else target.layer
 
 
 def _heatmap(result: Heatmap, image: Tensor, dtype: types.DataType.ValueType) -> types.Heatmap:

@@ -201,8 +201,8 @@ def _late() -> DeadlineExceeded:
 class ModelService(explainer_pb2_grpc.ModelServiceServicer):
     """Tells what can be asked."""
 
-    def __init__(self, library: Library) -> None:
-        self._library = library
+    def __init__(self, library: Library, core: Core) -> None:
+        self._library, self._core = library, core
 
     async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: Context
@@ -216,3 +216,13 @@ class ModelService(explainer_pb2_grpc.ModelServiceServicer):
         call: Call = current.get()
         call.model = entry.name
         return entry.described
+
+    async def GetFilters(
+        self, request: models_pb2.GetFiltersRequest, context: Context
+    ) -> models_pb2.GetFiltersResponse:
+        """A layer's weights."""
+        entry = self._library.get(request.model, request.version)
+        current.get().model = entry.name
+        inner = models_pb2.GetFiltersRequest(model=entry.name, version=entry.version, layer=request.layer)
+        with entry.used():
+            return await self._core.filters(inner)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from lightwell_server.ask import Facts, Layer
+from lightwell_server.ask import Explanation, Facts, Heatmap, Layer, Rows
 from lightwell_server.errors import InvalidArgument
 
 MAX_PIXELS = 50_000_000
@@ -97,31 +100,31 @@ def style_layers(facts: Facts) -> tuple[str, ...]:
     return tuple(sorted(chosen, key=order.__getitem__))
 
 
-def as_grid(activations: Tensor) -> Tensor | None:
-    """Activations as [n, channels, height, width]: as they are, or a transformer's tokens [n, tokens, channels] laid
-    out as a square, with or without a class token in front. None if they have no height and width."""
-    if activations.dim() == 4:
-        return activations
-    if activations.dim() != 3:
-        return None
-    side = math.isqrt(activations.shape[1])
-    spare = activations.shape[1] - side * side
-    if side < 2 or spare > 1:
-        return None
-    return activations[:, spare:].transpose(1, 2).reshape(-1, activations.shape[2], side, side)
+Reduction = Literal["max", "sum", "none"]
+"""How three colours become one value."""
 
 
-def has_grid(layer: Layer) -> bool:
-    """Whether `as_grid` takes the layer, and it is more than one place."""
-    grid = as_grid(torch.empty(1, *layer.shape, device="meta"))
-    return grid is not None and grid.shape[2] * grid.shape[3] > 1
+def by_pixel(values: Tensor, channels: Reduction, signed: bool, name: str = "attribution") -> Explanation:
+    """Values of every pixel and colour [3, H, W] as a map [H, W], with "none" also as they are under that name."""
+    tensors = {name: values} if channels == "none" else {}
+    return Explanation(Heatmap(values.sum(0) if channels == "sum" else _largest(values), signed=signed), tensors)
 
 
-def grid_layers(facts: Facts) -> list[Layer]:
-    """The modules with height and width, in the order of computation."""
-    return [layer for layer in facts.modules if has_grid(layer)]
+def _largest(values: Tensor) -> Tensor:
+    """Of the colours [3, H, W] the value of the largest magnitude: [H, W]."""
+    high, low = values.amax(0), values.amin(0)
+    return torch.where(high >= -low, high, low)
 
 
-def no_grid_layer(facts: Facts) -> str | None:
-    """Why a method that needs a layer with height and width does not apply."""
-    return None if grid_layers(facts) else "the model has no layer with height and width"
+PART = 64
+"""Rows of an Ask whose gradients are summed up: what is summed over many rows takes no memory for each."""
+
+
+def parts(rows: Rows) -> Iterator[Rows]:
+    """The same rows in parts of `PART` at most, one after the other."""
+    for start in range(0, rows.count, PART):
+        yield Rows(min(PART, rows.count - start), partial(_shifted, rows.make, start))
+
+
+def _shifted(make: Callable[[Tensor], Tensor], start: int, index: Tensor) -> Tensor:
+    return make(start + index)

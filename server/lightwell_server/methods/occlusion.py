@@ -43,7 +43,8 @@ def occlusion(
         )
     if value != "score" and facts.activation == "none":
         raise InvalidArgument.at("occlusion.value", "the model's outputs are no probabilities; use score")
-    target, clean = yield from settle(target.read(value), image)
+    target, seen = yield from settle(target.read(value), image)
+    clean = seen.score
     down, across = (math.ceil((side - window) / stride) + 1 for side in (height, width))
     patch = _filling(image, facts, fill, color, window)
 

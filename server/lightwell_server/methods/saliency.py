@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from torch import Generator
 
-import torch
-from torch import Generator, Tensor
-
-from lightwell_server.ask import GRAD, Ask, Explaining, Explanation, Facts, Fitted, Heatmap
+from lightwell_server.ask import GRAD, Ask, Explaining, Facts, Fitted
+from lightwell_server.methods._math import Reduction, by_pixel
 from lightwell_server.target import Target
 
 
@@ -18,18 +16,8 @@ def saliency(
     rng: Generator,
     *,
     magnitude: bool = True,
-    channels: Literal["max", "sum", "none"] = "max",
+    channels: Reduction = "max",
 ) -> Explaining:
     """A map [H, W] in score per unit of colour; with channels "none" also `gradient` [3, H, W]."""
-    grad: Tensor = (yield Ask(image, target.score, at=target.at, want=GRAD)).grad[0]
-    if magnitude:
-        grad = grad.abs()
-    values = grad.sum(0) if channels == "sum" else largest(grad)
-    tensors = {"gradient": grad} if channels == "none" else {}
-    return Explanation(Heatmap(values, signed=not magnitude), tensors)
-
-
-def largest(grad: Tensor) -> Tensor:
-    """Of the colours [3, H, W] the value of the largest magnitude: [H, W]."""
-    high, low = grad.amax(0), grad.amin(0)
-    return torch.where(high >= -low, high, low)
+    grad = (yield Ask(image, target.score, at=target.at, want=GRAD)).grad[0]
+    return by_pixel(grad.abs() if magnitude else grad, channels, signed=not magnitude, name="gradient")

@@ -15,9 +15,9 @@ from torch import fx
 from torch._ops import OpOverload
 
 from lightwell_server import metrics
-from lightwell_server.ask import INPUT, OUTPUT, Activation, Layer
+from lightwell_server.ask import EMBEDDING, INPUT, OUTPUT, Activation, Layer
 from lightwell_server.errors import InvalidArgument, Refused, nearest
-from lightwell_server.models import cost, rules
+from lightwell_server.models import cost, head, rules
 from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.folding import FOLDED
 from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, guard, size_of
@@ -41,7 +41,8 @@ CUTS = 128
 
 @dataclass(eq=False)
 class Graph:
-    """A model as a graph. Rows are RGB in [0, 1]; normalisation is part of it. `inputs` are the names of its other
+    """A model as a graph. Rows are RGB in [0, 1]; normalisation is part of it. `output` is what is explained if nothing
+    else is named, `path` its path, and `others` are the other outputs by theirs; `inputs` are the names of its other
     inputs, and of their nodes; `weights` is the type of the file's numbers and `dtype` of those computed with; `fixed`
     is the number of rows that the file takes if it takes no other, each row then being run by itself, together with
     others if `vectorised`; `activation` is the one that the file ends in; `notes` tell what was found while it was
@@ -52,6 +53,8 @@ class Graph:
     output: fx.Node
     sites: list[Site]
     inputs: dict[str, str] = field(default_factory=dict)
+    path: str = ""
+    others: dict[str, fx.Node] = field(default_factory=dict)
     weights: torch.dtype = torch.float32
     dtype: torch.dtype = torch.float32
     fixed: int | None = None
@@ -105,6 +108,10 @@ class Graph:
         """Names of layers to nodes. The bare path of a module called several times is its last call; the card's
         aliases are names too."""
         named = {OUTPUT: self.output, INPUT: next(iter(self.graph.nodes))}
+        named.update({OUTPUT + path: node for path, node in self.outputs.items()})
+        embedding = head.embedding(self.needed)
+        if embedding is not None:
+            named[EMBEDDING] = embedding
         for name, site in self.calls.items():
             named[name] = named[name.partition("@")[0]] = site.node
         return {**{alias: named[name] for alias, name in self.aliases.items()}, **named}
@@ -121,7 +128,7 @@ class Graph:
             Layer(
                 name=name,
                 type=self.calls[name].type,
-                shape=self._shape(self.calls[name].node),
+                shape=self.shape(self.calls[name].node),
                 functional=self.calls[name].functional,
                 share=shares[name],
                 aliases=tuple(alias for alias, meant in self.aliases.items() if self._last(meant) == name),
@@ -134,12 +141,16 @@ class Graph:
         for alias, name in aliases.items():
             if not alias or alias in self.nodes:
                 raise Refused(f"the card calls a layer {alias!r}, which is a name already", reason="BAD_CARD")
-            if name in (OUTPUT, INPUT) or name not in self.nodes:
+            if name.startswith("<") or name not in self.nodes:
                 close = nearest(name, [*self.calls])
                 raise Refused(f"the card names a layer {name!r}; {close}", reason="BAD_CARD")
         self.aliases = dict(aliases)
         for cached in ("nodes", "layers"):
             self.__dict__.pop(cached, None)
+
+    def drop(self, path: str) -> None:
+        """From now on nothing can be read at one of the other outputs."""
+        del self.others[path], self.nodes[OUTPUT + path]
 
     def pin(self) -> None:
         """From now on images of another size than the recorded are refused, with INVALID_ARGUMENT."""
@@ -158,7 +169,7 @@ class Graph:
         """The call that a name means: of a module called several times the last."""
         return next((call for call in reversed(self.calls) if name in (call, call.partition("@")[0])), None)
 
-    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
         """A value's shape without the batch; where it is not the first dimension, all of one row's."""
         shape = tuple(node.meta["shape"])
         return shape[1:] if by_rows(node, self.fixed) else tuple(node.meta.get("single", shape))
@@ -178,9 +189,20 @@ class Graph:
         return operation(*args, **kwargs)
 
     @property
+    def outputs(self) -> dict[str, fx.Node]:
+        """All that can be explained of what the model gives, by path."""
+        return {self.path: self.output, **self.others}
+
+    @property
     def has_relu(self) -> bool:
         """Whether there is a ReLU whose backward a rule could exchange."""
-        return any(rules.is_relu(node) for node in self.graph.nodes)
+        return any(rules.is_relu(node) for node in self.needed)
+
+    @property
+    def pooled(self) -> str | None:
+        """The layer whose mean over all positions is the scores, or what one linear layer makes them of."""
+        node = head.pooled(self.output)
+        return next((layer.name for layer in reversed(self.layers) if self.nodes[layer.name] is node), None)
 
     @property
     def attended(self) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lightwell_server.ask import OUTPUT, Activation, Facts
+from lightwell_server.ask import EMBEDDING, Activation, Facts
 from lightwell_server.errors import Refused, nearest
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
@@ -108,8 +108,8 @@ def load_file(
 
 def facts_of(graph: Graph, card: Card) -> Facts:
     """What methods may know of a model."""
-    output = graph.nodes[OUTPUT].meta["shape"]
-    classes = output[1] if card.kind == "classifier" and len(output) == 2 else 0
+    shape = graph.shape(graph.output)
+    classes = shape[0] if card.kind == "classifier" and len(shape) == 1 else 0
     red, green, blue = card.input.mean if card.input.channels == 3 else card.input.mean * 3
     return Facts(
         layers=graph.layers,
@@ -121,6 +121,10 @@ def facts_of(graph: Graph, card: Card) -> Facts:
         has_relu=graph.has_relu,
         activation=_activation(graph, card, classes),
         attended=graph.attended,
+        pooled=graph.pooled,
+        embeds=EMBEDDING in graph.nodes,
+        outputs={path: graph.shape(node) for path, node in graph.outputs.items()},
+        output=graph.path,
         defaults=card.default_layers,
     )
 

@@ -47,6 +47,7 @@ class Link:
     def __init__(self, socket: Path) -> None:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", OPTIONS)
         self._explainer = explainer_pb2_grpc.ExplainerServiceStub(self._channel)
+        self._models = explainer_pb2_grpc.ModelServiceStub(self._channel)
         self._admin = explainer_pb2_grpc.AdminServiceStub(self._channel)
 
     async def connected(self) -> None:
@@ -89,6 +90,11 @@ class Link:
         """What a request would cost."""
         with _translated():
             return await self._explainer.Estimate(request)
+
+    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
+        """The weights of a layer."""
+        with _translated():
+            return await self._models.GetFilters(request)
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
         """Loads a version."""

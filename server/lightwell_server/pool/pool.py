@@ -10,10 +10,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightwell.retrying import Way
 from lightwell.v1 import admin_pb2 as admin
@@ -28,9 +28,10 @@ from lightwell_server.config import Settings
 from lightwell_server.core import Told
 from lightwell_server.errors import Aborted, Internal, Unavailable
 from lightwell_server.pool.line import GONE, Line
-from lightwell_server.pool.link import Lost
+from lightwell_server.pool.link import Link, Lost
 from lightwell_server.pool.place import End, Key, Place
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0
@@ -127,15 +128,23 @@ class Pool:
             way.again()
 
     async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
-        """What a request would cost, by the worker that has least to do."""
+        """What a request would cost."""
         asked: Request = getattr(request, request.WhichOneof("request") or "explain")
+        return await self._by_one((asked.model, asked.version), lambda link: link.estimate(request))
+
+    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
+        """The weights of a layer."""
+        return await self._by_one((request.model, request.version), lambda link: link.filters(request))
+
+    async def _by_one(self, key: Key, ask: Callable[[Link], Awaitable[T]]) -> T:
+        """What the worker answers that has a model and least to do."""
         while True:
             self._line.expect()
-            able = [place for place in self._places if (asked.model, asked.version) in place.models]
+            able = [place for place in self._places if key in place.models]
             for place in sorted(able, key=lambda place: place.backlog):
                 with contextlib.suppress(Lost):
                     if place.link is not None:
-                        return await place.link.estimate(request)
+                        return await ask(place.link)
             await self._line.change()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:

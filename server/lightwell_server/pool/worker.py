@@ -28,6 +28,7 @@ from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import explainer_pb2_grpc
+from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server import metrics
 from lightwell_server.boundary import logs
@@ -91,6 +92,18 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
         """What a request would cost."""
         async with _statuses(context):
             return await self._device.estimate(request)
+
+
+class Models(explainer_pb2_grpc.ModelServiceServicer):
+    """Tells what only a loaded model knows."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    async def GetFilters(self, request: models.GetFiltersRequest, context: Context) -> models.GetFiltersResponse:
+        """The weights of a layer."""
+        async with _statuses(context):
+            return await self._device.filters(request)
 
 
 class Admin(explainer_pb2_grpc.AdminServiceServicer):
@@ -157,7 +170,8 @@ async def serve(told: dict[str, Any]) -> None:
     ProcessCollector(registry=metrics.DEVICE)
     server = grpc.aio.server(options=OPTIONS)
     explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(Explainer(device), server)
-    own = Admin(device)  # type: ignore[abstract] # the gateway asks for nothing else
+    weights, own = Models(device), Admin(device)  # type: ignore[abstract] # the gateway asks for nothing else
+    explainer_pb2_grpc.add_ModelServiceServicer_to_server(weights, server)
     explainer_pb2_grpc.add_AdminServiceServicer_to_server(own, server)
     server.add_insecure_port(f"unix:{told['socket']}")
     await server.start()

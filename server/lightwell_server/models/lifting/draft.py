@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,8 +23,18 @@ from lightwell_server.models.lifting.views import Box
 from lightwell_server.models.nodes import BATCH, PIXELS
 
 
-def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph, int, Final | None]:
-    """The graph, the number of the file's output that it gives, and the activation left away at its end."""
+@dataclass(frozen=True)
+class Draft:
+    """A graph that is not proved: the numbers of the file's outputs that it gives, by their paths, and the activation
+    left away at the end of the main one."""
+
+    graph: Graph
+    places: dict[str, int]
+    left: Final | None
+
+
+def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
+    """Records a file on a sample."""
     recorder = Recorder()
     first, *others = sample.rows(fixed or BATCH, dtype=file.dtype)
     rows = recorder.input("rows", first)
@@ -48,14 +59,36 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> tuple[Graph, 
     else:
         output = _pictured(given[index], sample, recorder)
     recorder.graph.output(output)
-    graph = Graph(recorder.graph, recorder.root, output, recorder.sites, names, file.dtype, file.dtype, fixed)
+    beside = _beside(named, index, fixed or BATCH, recorder) if sample.kind == "classifier" else {}
+    graph = Graph(
+        recorder.graph,
+        recorder.root,
+        output,
+        recorder.sites,
+        names,
+        path=named[index][0],
+        others=beside,
+        weights=file.dtype,
+        dtype=file.dtype,
+        fixed=fixed,
+    )
     graph.activation = final.name if final is not None else "none" if told else None
     graph.notes = [*file.notes, *_notes(recorder, left)]
     if told:
         graph.notes.append(
             "the model returns probabilities, and what it makes them of cannot be told: they are the scores"
         )
-    return graph, index, left
+    places = {path: i for i, (path, _) in enumerate(named) if i == index or path in beside}
+    return Draft(graph, places, left)
+
+
+def _beside(named: list[tuple[str, Any]], main: int, rows: int, recorder: Recorder) -> dict[str, fx.Node]:
+    """The outputs that can be explained beside the main one: floating, a row for each image."""
+    return {
+        path: recorder.node(box)
+        for i, (path, box) in enumerate(named)
+        if i != main and outputs.depends(box) and box.value.shape[:1] == (rows,)
+    }
 
 
 def _limited(file: ModelFile, rows: Box, recorder: Recorder) -> None:

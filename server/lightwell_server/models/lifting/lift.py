@@ -120,9 +120,10 @@ def _runs(file: ModelFile, sample: Sample, count: int) -> bool:
 def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool = True) -> Graph:
     """Records and proves, half precision in single, where the file can be run in that. Where single precision is too
     coarse to tell (random weights can be chaotic), the proof is made in double precision."""
-    graph, index, final = drafted(file, sample, fixed)
+    draft = drafted(file, sample, fixed)
+    graph, left = draft.graph, draft.left
     graph.vectorised = vectorised
-    proof = Proof(graph, file, sample, index, final.apply if final is not None else None)
+    proof = Proof(graph, file, sample, draft.places, left.apply if left is not None else None)
     half = file.dtype in (torch.float16, torch.bfloat16)
     try:
         _prove_in(torch.float32 if half else file.dtype, proof)

@@ -76,17 +76,16 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: AN
         yield from leaves(item, f"{path}.{name}" if path else name)
 
 
+def depends(output: Any) -> bool:  # noqa: ANN401 - whatever a model returns
+    """Whether an output is a floating tensor that depends on the image."""
+    recorded = isinstance(output, Box) and output.node is not None
+    return recorded and isinstance(output.value, Tensor) and output.value.is_floating_point()
+
+
 def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind) -> int:
     """The number of the output to explain: the one that the card names, else the only one that fits the kind. Raises
     `Refused` with the candidates."""
-    floating = [
-        (i, path, tuple(box.value.shape))
-        for i, (path, box) in enumerate(outputs)
-        if isinstance(box, Box)
-        and box.node is not None
-        and isinstance(box.value, Tensor)
-        and box.value.is_floating_point()
-    ]
+    floating = [(i, path, tuple(box.value.shape)) for i, (path, box) in enumerate(outputs) if depends(box)]
     if wanted:
         found = [i for i, path, _ in floating if path == wanted]
         if not found:

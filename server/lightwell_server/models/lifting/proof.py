@@ -4,7 +4,7 @@ another image size; a gradient that reaches the image; rows that do not see each
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,15 +25,20 @@ TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 
 @dataclass
 class Proof:
-    """A graph and what it is compared with: an output of the file, by its number, and the activation that the file
-    applies to it where the graph does not. `fewest` is the smallest number of rows that the file takes."""
+    """A graph and what it is compared with: outputs of the file, by their paths and numbers, and the activation that
+    the file applies to the main one where the graph does not. `fewest` is the smallest number of rows that the file
+    takes, `path` the output that is being compared."""
 
     graph: Graph
     file: ModelFile
     sample: Sample
-    index: int
+    places: dict[str, int]
     activation: Callable[[Tensor], Tensor] | None
     fewest: int = 1
+    path: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path = self.graph.path
 
     def proven(self) -> Graph:
         """The graph, with notes on what was found. Raises `Refused`."""
@@ -44,7 +49,24 @@ class Proof:
         differentiate(self.graph, self.sample)
         _measure(self.graph, self.sample)
         self.graph.any_size = self.sample.kind != "generator" and self._takes_any_size()
+        for path in list(self.graph.others):
+            self._prove_other(path)
         return self.graph
+
+    def _prove_other(self, path: str) -> None:
+        """Leaves an output out that cannot be proved: it may still be the least of a model's."""
+        proof = Proof(self.graph, self.file, self.sample, self.places, None, self.fewest)
+        proof.path = path
+        try:
+            proof._compare(2, seed=1)
+            crowd = proof._compare(3, seed=2)
+            if self.graph.any_size:
+                proof._compare(self.fewest, seed=4, size=self._another_size)
+            if self.graph.fixed is None and proof._mixes(crowd) and not self.graph.mixes_rows:
+                raise Differs("its rows are mixed")
+        except Refused as error:
+            self.graph.drop(path)
+            self.graph.notes.append(f"the output {path!r} cannot be explained: {error.message}")
 
     def _compare(self, count: int, seed: int, size: tuple[int, int] | None = None) -> Tensor:
         """What the graph gives for random rows, which is what the file gives. Raises `Differs`."""
@@ -92,7 +114,7 @@ class Proof:
     def _given(self, rows: list[Tensor]) -> Tensor:
         """The file's output for rows in its own type; copies, for it may change its inputs in place."""
         outputs: Any = self.file.run([self._normalised(rows[0]), *(values.clone() for values in rows[1:])])
-        given: Tensor = [leaf for _, leaf in leaves(outputs)][self.index]
+        given: Tensor = [leaf for _, leaf in leaves(outputs)][self.places[self.path]]
         low, high = self.sample.range
         return given if self.sample.kind == "classifier" else (given - low) / (high - low)
 
@@ -101,18 +123,22 @@ class Proof:
 
     def _ours(self, rows: list[Tensor]) -> Tensor:
         inputs = dict(zip(self.graph.inputs.values(), rows[1:], strict=True))
+        cut = self.graph.cut(Where((OUTPUT + self.path,)))
         if not self.graph.row_by_row:
-            (output,), _ = self.graph.cut(Where((OUTPUT,))).run(rows[0], inputs, torch.arange(len(rows[0])))
+            (output,), _ = cut.run(rows[0], inputs, torch.arange(len(rows[0])))
             return output
         single = [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(len(rows[0]))]
-        cut = self.graph.cut(Where((OUTPUT,)))
         return torch.cat([cut.run(rows[0][i : i + 1], own, torch.arange(1))[0][0] for i, own in enumerate(single)])
+
+    @property
+    def _another_size(self) -> tuple[int, int]:
+        height, width = self.sample.size
+        return height + 32, width + 64
 
     def _takes_any_size(self) -> bool:
         """Whether other sizes than the card's are taken; pins a graph that gives something else for them."""
-        height, width = self.sample.size
         try:
-            self._compare(self.fewest, seed=4, size=(height + 32, width + 64))
+            self._compare(self.fewest, seed=4, size=self._another_size)
         except Differs:
             self.graph.pin()
             return False

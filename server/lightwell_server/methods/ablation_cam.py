@@ -1,0 +1,41 @@
+"""Ablation-CAM: a layer's channels, weighted by the share of the score that is lost without them. Desai and Ramaswamy
+2020, doi:10.1109/WACV45572.2020.9093360."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Generator, Tensor
+
+from lightwell_server.ask import ACT, Ask, Edit, Explaining, Facts, Fitted, GridLayer
+from lightwell_server.methods._cam import cam_layer, grid, heat, no_grid_layer, strongest
+from lightwell_server.target import Target, settle
+
+applies, defaults = no_grid_layer, cam_layer
+
+
+def ablation_cam(
+    image: Fitted,
+    target: Target,
+    facts: Facts,
+    rng: Generator,
+    *,
+    layer: GridLayer,
+    max_channels: Annotated[int, Ge(1)] | None = None,
+) -> Explaining:
+    """A map [h, w] on the layer's grid. The loss is divided by the score's magnitude: by the score itself, as in the
+    paper, a map of a negative score would be turned round."""
+    target, clean = yield from settle(target, image, layer, ACT)
+    activations = grid(clean.act)
+    tried = strongest(activations, max_channels)
+
+    def without(values: Tensor, index: Tensor) -> Tensor:
+        channels = F.one_hot(tried[index], len(activations)).bool()
+        return values.masked_fill(channels[:, None] if values.dim() == 3 else channels[..., None, None], 0)
+
+    edit = Edit(layer, without, len(tried))
+    left_over = (yield Ask(image, target.score, at=target.at, edit=edit)).score
+    weights = (clean.score - left_over) / clean.score.abs().clamp(min=1e-12)
+    return heat((weights.view(-1, 1, 1) * activations[tried]).sum(0))

@@ -1,0 +1,31 @@
+"""Activations: the feature maps of a layer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Generator
+
+from lightwell_server.ask import OUT, Ask, Explaining, Explanation, Facts, Fitted, GridLayer
+from lightwell_server.methods._cam import cam_layer, grid, no_grid_layer, strongest
+from lightwell_server.target import Unaimed
+
+applies, defaults = no_grid_layer, cam_layer
+
+
+def activations(
+    image: Fitted,
+    target: Unaimed,
+    facts: Facts,
+    rng: Generator,
+    *,
+    layer: GridLayer,
+    max_channels: Annotated[int, Ge(1)] | None = None,
+) -> Explaining:
+    """`activations` [channels, h, w] and the numbers of their `channels` [channels]; a transformer's tokens are laid
+    out as a grid, its class token dropped."""
+    maps = grid((yield Ask(image, at=layer, want=OUT)).out)
+    shown = strongest(maps, max_channels)
+    return Explanation(tensors={"activations": maps[shown], "channels": shown.to(torch.int32)})

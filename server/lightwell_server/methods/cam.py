@@ -1,0 +1,29 @@
+"""Class activation map: the last layer before a global average pooling, weighted by the linear layer behind it. Zhou et
+al. 2015, arXiv:1512.04150."""
+
+from __future__ import annotations
+
+from torch import Generator
+
+from lightwell_server.ask import OUTPUT, Explaining, Explanation, Facts, Fitted, Heatmap
+from lightwell_server.errors import InvalidArgument
+from lightwell_server.methods._cam import seen
+from lightwell_server.target import Target
+
+
+def applies(facts: Facts) -> str | None:
+    """Only where the pooled layer's weights are the gradient, whatever the image."""
+    if facts.pooled is not None:
+        return None
+    return "it does not end in a global average pooling with at most one linear layer behind it; use grad_cam"
+
+
+def cam(image: Fitted, target: Target, facts: Facts, rng: Generator) -> Explaining:
+    """A map [h, w] on the pooled layer's grid, in units of the score: its mean is the score without its bias. The
+    weight of a channel is its gradient, summed over all positions."""
+    if target.at != OUTPUT or getattr(target, "of", "score") != "score":
+        raise InvalidArgument.at("target", "cam explains scores of the model's output; use grad_cam for other targets")
+    assert facts.pooled is not None  # else it does not apply
+    activations, grads = yield from seen(image, target, facts.pooled)
+    weights = grads.sum((1, 2), keepdim=True)
+    return Explanation(Heatmap((weights * activations).sum(0), "bilinear", signed=True))

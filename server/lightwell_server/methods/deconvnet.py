@@ -1,0 +1,26 @@
+"""Deconvnet: the gradient where no ReLU lets pass what is negative in it, whatever it cut off itself. Zeiler and Fergus
+2013, arXiv:1311.2901."""
+
+from __future__ import annotations
+
+from torch import Generator
+
+from lightwell_server.ask import Explaining, Facts, Fitted
+from lightwell_server.methods._math import Reduction
+from lightwell_server.methods._rule import by_rule, no_relu
+from lightwell_server.target import Target
+
+applies = no_relu
+
+
+def deconvnet(
+    image: Fitted,
+    target: Target,
+    facts: Facts,
+    rng: Generator,
+    *,
+    magnitude: bool = False,
+    channels: Reduction = "max",
+) -> Explaining:
+    """A map [H, W] in score per unit of colour; with channels "none" also `gradient` [3, H, W]."""
+    return by_rule(image, target, "deconvnet", magnitude, channels)

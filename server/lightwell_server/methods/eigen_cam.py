@@ -1,0 +1,31 @@
+"""Eigen-CAM: a layer's activations along their first principal component. Muhammad and Yeasin 2020,
+arXiv:2008.00299."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from lightwell_server.ask import OUT, Ask, Explaining, Facts, Fitted, GridLayer, Work
+from lightwell_server.methods._cam import cam_layer, grid, heat, no_grid_layer
+from lightwell_server.target import Unaimed
+
+applies, defaults = no_grid_layer, cam_layer
+
+
+def eigen_cam(image: Fitted, target: Unaimed, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
+    """A map [h, w] on the layer's grid, whatever the target."""
+    activations = grid((yield Ask(image, at=layer, want=OUT)).out)
+    return heat((yield Work(_component, activations)))
+
+
+def _component(activations: Tensor) -> Tensor:
+    """Each place's share of the first principal component [h, w] of activations [channels, h, w]; of its two signs the
+    one that is high where the activations are."""
+    channels, height, width = activations.shape
+    places = activations.reshape(channels, -1).T
+    left, strengths, _ = torch.linalg.svd(places - places.mean(0), full_matrices=False)
+    shares = left[:, 0] * strengths[0]
+    sign = -1 if (shares * places.mean(1)).sum() < 0 else 1
+    found: Tensor = (sign * shares).view(height, width)
+    return found

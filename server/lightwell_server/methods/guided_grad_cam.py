@@ -1,0 +1,29 @@
+"""Guided Grad-CAM: guided backprop times the enlarged Grad-CAM. Selvaraju et al. 2016, arXiv:1610.02391."""
+
+from __future__ import annotations
+
+from torch import Generator
+
+from lightwell_server.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.methods._cam import cam_layer, enlarged, no_grid_layer
+from lightwell_server.methods._math import Reduction, by_pixel
+from lightwell_server.methods._rule import exchanged, no_relu
+from lightwell_server.methods.grad_cam import grad_cam
+from lightwell_server.target import Target
+
+defaults = cam_layer
+
+
+def applies(facts: Facts) -> str | None:
+    """Where both of its parts do."""
+    return no_relu(facts) or no_grid_layer(facts)
+
+
+def guided_grad_cam(
+    image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer, channels: Reduction = "max"
+) -> Explaining:
+    """A map [H, W]; with channels "none" also `attribution` [3, H, W]."""
+    coarse = (yield from grad_cam(image, target, facts, rng, layer=layer)).map
+    assert coarse is not None  # it is what Grad-CAM gives
+    fine = yield from exchanged(image, target, "guided")
+    return by_pixel(fine * enlarged(coarse.values[None], image), channels, signed=True)

@@ -1,0 +1,17 @@
+"""HiResCAM: a layer's activations times their gradients, place by place. Draelos and Carin 2020, arXiv:2011.08891."""
+
+from __future__ import annotations
+
+from torch import Generator
+
+from lightwell_server.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.methods._cam import cam_layer, heat, no_grid_layer, seen
+from lightwell_server.target import Target
+
+applies, defaults = no_grid_layer, cam_layer
+
+
+def hires_cam(image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
+    """A map [h, w] on the layer's grid, in units of the score before negative values are set to zero."""
+    activations, grads = yield from seen(image, target, layer)
+    return heat((grads * activations).sum(0))

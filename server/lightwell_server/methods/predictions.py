@@ -1,0 +1,24 @@
+"""Predictions: nothing but the most probable classes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Interval
+from torch import Generator
+
+from lightwell_server.ask import Ask, Explaining, Explanation, Facts, Fitted
+from lightwell_server.target import Target
+
+
+def applies(facts: Facts) -> str | None:
+    """Only classifiers have classes."""
+    return None if facts.classes else "its output is no scores of classes"
+
+
+def predictions(
+    image: Fitted, target: Target, facts: Facts, rng: Generator, *, k: Annotated[int, Interval(ge=1, le=1000)] = 5
+) -> Explaining:
+    """The `k` classes with the highest scores, and the target's own score."""
+    yield Ask(image, target.score, at=target.at)
+    return Explanation(predictions=k)

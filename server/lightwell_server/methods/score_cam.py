@@ -1,0 +1,41 @@
+"""Score-CAM: a layer's channels, weighted by the score of the image seen through each alone. Wang et al. 2019,
+arXiv:1910.01279."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge
+from torch import Generator, Tensor
+
+from lightwell_server.ask import ACT, Ask, Explaining, Facts, Fitted, GridLayer, Rows
+from lightwell_server.methods._cam import cam_layer, enlarged, grid, heat, no_grid_layer, strongest
+from lightwell_server.methods._math import mean_color
+from lightwell_server.target import Target, settle
+
+applies, defaults = no_grid_layer, cam_layer
+
+
+def score_cam(
+    image: Fitted,
+    target: Target,
+    facts: Facts,
+    rng: Generator,
+    *,
+    layer: GridLayer,
+    max_channels: Annotated[int, Ge(1)] | None = None,
+) -> Explaining:
+    """A map [h, w] on the layer's grid. What a channel hides takes the card's mean colour; that nothing but this colour
+    is seen as a base, as in the paper, leaves the weights as they are."""
+    target, clean = yield from settle(target, image, layer, ACT)
+    activations = grid(clean.act)
+    tried = activations[strongest(activations, max_channels)]
+    mean = mean_color(facts, image)
+
+    def through(index: Tensor) -> Tensor:
+        masks = enlarged(tried[index], image)[:, None]
+        low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
+        return mean + (masks - low) / (high - low).clamp(min=1e-12) * (image - mean)
+
+    weights = (yield Ask(Rows(len(tried), through), target.score, at=target.at)).score.softmax(0)
+    return heat((weights.view(-1, 1, 1) * tried).sum(0))

@@ -1,0 +1,77 @@
+"""Segmentation: GrabCut, begun where the saliency is high and where it is low. Simonyan et al. 2013, arXiv:1312.6034,
+section 3.2."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+from annotated_types import Interval
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from lightwell_server.ask import Explaining, Facts, Fitted, Share, Work
+from lightwell_server.errors import InvalidArgument
+from lightwell_server.methods.saliency import saliency
+from lightwell_server.target import Target
+
+Bytes = NDArray[np.uint8]
+
+
+def segmentation(
+    image: Fitted,
+    target: Target,
+    facts: Facts,
+    rng: Generator,
+    *,
+    foreground: Share = 0.95,
+    background: Share = 0.30,
+    iterations: Annotated[int, Interval(ge=1, le=100)] = 5,
+) -> Explaining:
+    """`mask` [H, W], 1 for the object; the map is the saliency. Without pixels on both sides of the quantiles there is
+    no object."""
+    if background > foreground:
+        raise InvalidArgument.at("segmentation.background", f"{background:g} is above foreground, {foreground:g}")
+    seen = yield from saliency(image, target, facts, rng)
+    assert seen.map is not None  # it is what saliency gives
+    marks = _marked(seen.map.values, foreground, background)
+    if {cv2.GC_FGD, cv2.GC_BGD} <= set(np.unique(marks).tolist()):
+        seed = int(torch.randint(2**31, (), generator=rng))
+        cut = GrabCut(image, marks, seed)
+        for _ in range(iterations):
+            yield Work(cut.iterate)
+        marks = cut.marks
+    mask = torch.from_numpy((marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)).to(torch.uint8)
+    return replace(seen, tensors={"mask": mask})
+
+
+def _marked(values: Tensor, foreground: float, background: float) -> Bytes:
+    """Which pixels [H, W] surely are the object and which are not; the rest is taken for background at first."""
+    array = values.double().cpu().numpy()
+    low, high = np.quantile(array, (background, foreground))
+    marks = np.full(array.shape, cv2.GC_PR_BGD, np.uint8)
+    marks[array < low] = cv2.GC_BGD
+    marks[array > high] = cv2.GC_FGD
+    return marks
+
+
+class GrabCut:
+    """Rother et al. 2004, doi:10.1145/1015706.1015720, one round at a time."""
+
+    def __init__(self, image: Tensor, marks: Bytes, seed: int) -> None:
+        self.marks = marks
+        values = image[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).flip(2)
+        self._image = np.ascontiguousarray(values.cpu().numpy())
+        self._colors = np.zeros((1, 65)), np.zeros((1, 65))
+        self._seed: int | None = seed
+
+    def iterate(self) -> None:
+        """One round; the first also finds the colours to begin with."""
+        mode = cv2.GC_EVAL
+        if self._seed is not None:
+            cv2.setRNGSeed(self._seed)  # of this thread alone
+            self._seed, mode = None, cv2.GC_INIT_WITH_MASK
+        cv2.grabCut(self._image, self.marks, (0, 0, 0, 0), *self._colors, 1, mode)

@@ -1,0 +1,53 @@
+"""SmoothGrad: saliency, averaged over noisy copies of the image. Smilkov et al. 2017, arXiv:1706.03825."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from annotated_types import Interval
+from torch import Generator, Tensor
+
+from lightwell_server.ask import GRAD, Ask, Explaining, Facts, Fitted, Rows, Share
+from lightwell_server.errors import InvalidArgument
+from lightwell_server.methods._math import Reduction, by_pixel, parts
+from lightwell_server.target import Target, settle
+
+
+def smooth_grad(
+    image: Fitted,
+    target: Target,
+    facts: Facts,
+    rng: Generator,
+    *,
+    samples: Annotated[int, Interval(ge=1, le=10_000)] = 25,
+    noise: Share = 0.15,
+    squared: bool = False,
+    variance: bool = False,
+    channels: Reduction = "max",
+) -> Explaining:
+    """A map [H, W] in score per unit of colour, or its square; with channels "none" also `attribution` [3, H, W].
+    `squared`: Hooker et al. 2018, arXiv:1806.10758; `variance`: Adebayo et al. 2018, arXiv:1810.03307."""
+    if squared and variance:
+        raise InvalidArgument.at("smooth_grad.variance", "is another mean than squared; choose one of them")
+    target, _ = yield from settle(target, image)
+    deviation = noise * (image.max() - image.min())
+    seed = int(torch.randint(2**62, (), generator=rng))
+
+    def noisy(numbers: Tensor) -> Tensor:
+        return torch.cat([image + deviation * _normal(seed + n, image) for n in numbers.tolist()])
+
+    total, squares = torch.zeros_like(image[0]), torch.zeros_like(image[0])
+    for rows in parts(Rows(samples, noisy)):
+        grads = (yield Ask(rows, target.score, at=target.at, want=GRAD)).grad
+        total += (grads if variance else grads.abs()).sum(0)
+        squares += grads.square().sum(0)
+    mean, mean_square = total / samples, squares / samples
+    if variance:
+        return by_pixel((mean_square - mean.square()).clamp(min=0), channels, signed=False)
+    return by_pixel(mean_square if squared else mean, channels, signed=False)
+
+
+def _normal(seed: int, like: Tensor) -> Tensor:
+    """Each sample's noise has a seed of its own, so that no step needs to keep it for the next."""
+    return torch.randn(like.shape, generator=Generator().manual_seed(seed)).to(like)

@@ -1,0 +1,43 @@
+"""The weights of a model's convolutions and linear layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lightwell_server.models.graph import Graph
+
+aten = torch.ops.aten
+
+_CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
+_PRODUCTS = (aten.addmm.default, aten.mm.default)
+
+
+def weights(graph: Graph, name: str) -> Tensor | None:
+    """The weights of a layer without its bias: [filters, channels, height, width] of a convolution, [filters, channels]
+    of a linear layer; None if it is neither, or its weights depend on the image."""
+    node = graph.node(name)
+    if node.target in (*_CONVOLUTIONS, aten.linear.default):
+        return _constant(graph, node.args[1])
+    if node.target in _PRODUCTS:
+        value = _constant(graph, node.args[-1])
+        return None if value is None else value.T
+    return None
+
+
+def convolutions(graph: Graph) -> list[str]:
+    """The names of all layers that are convolutions, in the order of computation."""
+    return [layer.name for layer in graph.layers if graph.nodes[layer.name].target in _CONVOLUTIONS]
+
+
+def _constant(graph: Graph, node: Any) -> Tensor | None:  # noqa: ANN401 - an argument of a node
+    """What a node gives, if that is the same for every image."""
+    if not isinstance(node, fx.Node) or node.op == "placeholder":
+        return None
+    values = {source: _constant(graph, source) for source in node.all_input_nodes}
+    if any(value is None for value in values.values()):
+        return None
+    result: Tensor = graph.evaluate(node, values)
+    return result
