@@ -73,7 +73,7 @@ def export(net, form: str, directory: Path, *inputs) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if form == "traced":
-            torch.jit.trace(net, inputs, check_trace=False).save(path)
+            torch.jit.trace(net, inputs, check_trace=False, strict=False).save(path)  # dicts may come out
         elif form == "scripted":
             torch.jit.script(net).save(path)
         elif form == "frozen":

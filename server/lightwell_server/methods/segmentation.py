@@ -53,7 +53,7 @@ def _marked(values: Tensor, foreground: float, background: float) -> Bytes:
     array = values.double().cpu().numpy()
     low, high = np.quantile(array, (background, foreground))
     marks = np.full(array.shape, cv2.GC_PR_BGD, np.uint8)
-    marks[array < low] = cv2.GC_BGD
+    marks[array <= low] = cv2.GC_BGD  # many may have none at all
     marks[array > high] = cv2.GC_FGD
     return marks
 

@@ -64,7 +64,8 @@ class InputCard(_Part):
 class OutputCard(_Part):
     """`labels`: the classes' names in index order, or a file with one a line. `path`: which output, by the names, keys
     and numbers that lead to it, joined by dots. `scores`: read before a final softmax or sigmoid, or as the file
-    returns them. `activation`: what makes probabilities of scores; unset, the file's own, else softmax. `range`: an
+    returns them. `activation`: what makes probabilities of scores; unset, the file's own, else softmax; with none, the
+    output may have any shape. `range`: an
     image's darkest and brightest value, of stylizers and generators."""
 
     labels: str | tuple[str, ...] = ()
@@ -152,6 +153,7 @@ class Card(_Part):
             code=self.input.code,
             output=self.output.path,
             range=self.output.range,
+            scored=self.output.activation != "none",
         )
 
 

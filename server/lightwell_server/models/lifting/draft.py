@@ -44,7 +44,7 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
     given = list(tree_leaves(file.record([_pixels(rows, sample, recorder), *boxes], recorder)))
     paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or 2, file.dtype)))]
     named = list(zip(paths if len(paths) == len(given) else map(str, range(len(given))), given, strict=True))
-    index = outputs.chosen(named, sample.output, sample.kind)
+    index = outputs.chosen(named, sample.output, sample.kind, sample.scored)
     output = recorder.node(given[index])
     rows_given = output.meta["shape"][:1]
     if rows_given != (fixed or BATCH,):

@@ -82,9 +82,9 @@ def depends(output: Any) -> bool:  # noqa: ANN401 - whatever a model returns
     return recorded and isinstance(output.value, Tensor) and output.value.is_floating_point()
 
 
-def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind) -> int:
-    """The number of the output to explain: the one that the card names, else the only one that fits the kind. Raises
-    `Refused` with the candidates."""
+def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind, scored: bool) -> int:
+    """The number of the output to explain: the one that the card names, else the only one that fits the kind, or the
+    only one if it is no scores of classes. Raises `Refused` with the candidates."""
     floating = [(i, path, tuple(box.value.shape)) for i, (path, box) in enumerate(outputs) if depends(box)]
     if wanted:
         found = [i for i, path, _ in floating if path == wanted]
@@ -92,14 +92,16 @@ def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind) -> int:
             paths = [path for _, path, _ in floating]
             raise Refused(f"the model has no output {wanted!r} that depends on the image; {nearest(wanted, paths)}")
         return found[0]
-    dimensions = 2 if kind == "classifier" else 4
+    dimensions, form = (2, "[n, classes]") if kind == "classifier" else (4, "[n, 3, height, width]")
     fitting = [i for i, _, shape in floating if len(shape) == dimensions]
+    if not fitting and kind == "classifier" and not scored:
+        fitting, form = [i for i, _, _ in floating], "of any shape"
     if len(fitting) != 1:
-        form = "[n, classes]" if kind == "classifier" else "[n, 3, height, width]"
         told = "; ".join(f"{path or 'output'} {_shown(shape)}" for _, path, shape in floating) or "none"
         raise Refused(
             f"the model returns {len(fitting)} floating tensors {form} that depend on the image, and one is needed; "
-            f"name one as output.path in the card, or set its kind. It returns: {told}"
+            "name one as output.path in the card, set its kind, or its output.activation to none if it is no scores of "
+            f"classes. It returns: {told}"
         )
     return fitting[0]
 

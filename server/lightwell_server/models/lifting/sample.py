@@ -26,7 +26,8 @@ class InputSpec:
 class Sample:
     """The rows that a model takes: images of `size` with their normalisation (`channels` is 1 for a model of
     luminance), or codes of length `code`; its other inputs; and which of its outputs is wanted, read before a final
-    activation or behind it, an image's values lying in `range`."""
+    activation or behind it, an image's values lying in `range`. An output that is not `scored` is no scores of classes
+    and may have any shape."""
 
     size: tuple[int, int] = (224, 224)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -38,6 +39,7 @@ class Sample:
     code: int = 0
     output: str = ""
     range: tuple[float, float] = (0.0, 1.0)
+    scored: bool = True
 
     def rows(
         self, count: int, size: tuple[int, int] | None = None, seed: int = 0, dtype: torch.dtype = torch.float32

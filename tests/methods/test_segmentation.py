@@ -1,0 +1,85 @@
+"""Segmentation: the object is where the saliency says, to the edges of its colours; the same seed is the same mask."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightwell_server.ask import Work
+from lightwell_server.errors import InvalidArgument
+from lightwell_server.target import ClassTarget
+from tests.methods.asking import ask, model, picture
+
+SIDE = 48
+
+
+class Middle(nn.Module):
+    """Looks at a few pixels in the middle alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3 * SIDE * SIDE, 2)
+        weights = torch.zeros(2, 3, SIDE, SIDE)
+        weights[1, :, 20:28, 20:28] = torch.rand(3, 8, 8) + 0.1
+        weights[1, :, 12:36, 12:36] += 0.01
+        self.fc.weight.data = weights.flatten(1)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+@pytest.fixture(scope="module")
+def lifted(tmp_path_factory):
+    torch.manual_seed(0)
+    return model(Middle(), tmp_path_factory.mktemp("cut"), side=SIDE)
+
+
+def disc():
+    """A red disc on a green ground, and which pixels it covers."""
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    inside = (rows - 24) ** 2 + (columns - 24) ** 2 < 12**2
+    colors = torch.where(
+        inside, torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1), torch.tensor([0.1, 0.6, 0.2]).view(3, 1, 1)
+    )
+    noise = 0.05 * torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    return (colors + noise).clamp(0, 1)[None].double(), inside
+
+
+def mask(lifted, image, **given):
+    return ask(lifted, "segmentation", image, ClassTarget(1), **given).tensors["mask"]
+
+
+def test_the_object_is_found_to_its_edge(lifted):
+    image, inside = disc()
+    found = mask(lifted, image, background=0.5).bool()
+    assert float((found & inside).sum() / (found | inside).sum()) > 0.95
+
+
+def test_the_same_seed_is_the_same_mask(lifted):
+    image = picture(SIDE)
+    masks = [mask(lifted, image, seed=seed, background=0.6) for seed in (1, 1, 2)]
+    assert torch.equal(masks[0], masks[1])
+    assert 0 < int(masks[0].sum()) < SIDE * SIDE
+
+
+def test_its_map_is_the_saliency(lifted):
+    image, _ = disc()
+    seen = ask(lifted, "segmentation", image, ClassTarget(1))
+    assert torch.equal(seen.map.values, ask(lifted, "saliency", image, ClassTarget(1)).map.values)
+
+
+def test_each_round_is_a_piece_of_work_of_its_own(lifted):
+    """So that a request can be stopped between any two."""
+    seen = []
+    ask(lifted, "segmentation", disc()[0], ClassTarget(1), iterations=7, background=0.5, seen=seen)
+    assert sum(isinstance(step, Work) for step, _ in seen) == 7
+
+
+def test_nothing_salient_is_no_object(lifted):
+    """Class 0 looks at nothing: no pixel is above or below another."""
+    image, _ = disc()
+    assert not bool(ask(lifted, "segmentation", image, ClassTarget(0)).tensors["mask"].any())
+
+
+def test_quantiles_in_the_wrong_order_are_refused(lifted):
+    with pytest.raises(InvalidArgument, match="is above foreground"):
+        mask(lifted, disc()[0], foreground=0.3, background=0.9)
