@@ -23,15 +23,16 @@ import grpc
 import hypothesis.strategies as st
 import numpy as np
 from google.protobuf import text_format
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from PIL import Image as Pil
 from prometheus_client.parser import text_string_to_metric_families
 
-from lightwell import Client, GradCam, Occlusion, Pgd, Saliency, Style, StyleTransfer
-from lightwell.images import to_message
+from lightwell import Client, Pgd, Saliency, Style, StyleTransfer
+from lightwell.images import to_message, to_tensor
 from lightwell.requests import explain_request, synthesize_request
 from lightwell.v1 import estimate_pb2, explain_pb2, models_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
@@ -41,6 +42,8 @@ FLAGS = ("--threads", "1", "--max-request-steps", "12", "--max-request-rows", "6
 """Of a server whose every answer takes milliseconds."""
 TOGETHER = 10
 """Requests in flight at once."""
+QUICK = {"stride": 32, "steps": 4, "samples": 4, "max_channels": 4, "iterations": 2}
+"""Parameters of methods that would take longer."""
 PATIENCE = 60.0
 """Seconds that a caller waits who waits."""
 
@@ -50,6 +53,7 @@ RPCS: dict[type[Message], str] = {
     synthesize_pb2.SynthesizeRequest: "/lightwell.v1.ExplainerService/Synthesize",
     estimate_pb2.EstimateRequest: "/lightwell.v1.ExplainerService/Estimate",
     models_pb2.GetModelRequest: "/lightwell.v1.ModelService/GetModel",
+    models_pb2.GetFiltersRequest: "/lightwell.v1.ModelService/GetFilters",
 }
 STREAMS = (explain_pb2.ExplainStreamRequest, synthesize_pb2.SynthesizeRequest)
 
@@ -247,16 +251,27 @@ def seeds() -> tuple[Message, ...]:
         style_layers=[{"layer": "features.2"}, {"layer": "features.6", "weight": 2.0}],
     )
     neuron, channel = types.Neuron(layer="features.2", channel=1), types.Channel(layer="features.6", channel=2)
-    targets: list[Any] = [None, 3, "star", types.Contrast(class_index=1, against=2), neuron, channel]
-    methods = [Saliency(), GradCam(), Occlusion(stride=32)]
+    direction = types.Direction(layer="features.2", vector=to_tensor(np.linspace(-1, 1, 16)))
+    element, contrast = types.Element(index=[4]), types.Contrast(class_index=1, against=2)
+    targets: list[Any] = [None, 3, "star", contrast, neuron, channel, element, direction]
+    fields = explain_pb2.ExplainRequest.DESCRIPTOR.oneofs_by_name["method"].fields
+    kinds = ["map", "overlay", "sheet", "cutout"]
+    methods = [quick(field.message_type) for field in fields]
     explain = [explain_request(shown, method, target=target) for method in methods for target in targets]
-    explain += [explain_request(files()[0], method, fit="exact", pictures=["map", "overlay"]) for method in methods]
+    explain += [explain_request(files()[0], method, fit="exact", pictures=kinds) for method in methods]
     made = [Pgd(steps=2), Pgd(steps=2, restarts=2, norm="NORM_L2", stop_early=False, targeted=4), transfer]
     synthesize = [synthesize_request(method, image=to_message(shown), previews=1) for method in made]
     estimates = [estimate_pb2.EstimateRequest(explain=request) for request in explain[::6]]
     estimates += [estimate_pb2.EstimateRequest(synthesize=request) for request in synthesize]
     streams = [explain_pb2.ExplainStreamRequest(request=request) for request in explain[-3:]]
-    return (*explain, *synthesize * 3, *estimates, *streams, models_pb2.GetModelRequest(model="shapes"))
+    filters = models_pb2.GetFiltersRequest(layer="features.0", picture=True)
+    models = [models_pb2.GetModelRequest(model="shapes"), filters]
+    return (*explain, *synthesize * 9, *estimates, *streams, *models * 3)
+
+
+def quick(kind: Descriptor) -> Message:
+    """A method's message, with which it takes milliseconds."""
+    return GetMessageClass(kind)(**{name: value for name, value in QUICK.items() if name in kind.fields_by_name})
 
 
 _INTEGERS = (0, 1, -1, 2, 5, 14, 15, 32, 33, 97, 1000, 1001, 10_001, 2**31 - 1, -(2**31))

@@ -32,8 +32,8 @@ GIVEN = {
 }
 METHODS = sorted(catalog())
 COMPANY = 7
-"""Methods that a request meets in a crowd: its own, and those behind it in the alphabet, so that over all tests each meets
-many others."""
+"""Methods that a request meets in a crowd: its own, and those behind it in the alphabet, so that over all tests each
+meets many others."""
 
 
 @pytest.fixture(scope="module")
