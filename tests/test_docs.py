@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from lightwell import cli
 from lightwell_server import errors, metrics
+from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +98,28 @@ def anchors(page: Path) -> set[str]:
     """The headings of a page as links name them."""
     heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+def told_methods() -> dict[str, str]:
+    """The lines of the tables of methods, by their names."""
+    _, _, tables = (ROOT / "docs" / "methods.md").read_text().partition("## Pixels")
+    return dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", tables, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", sorted(catalog()))
+def test_every_method_has_its_line_with_every_parameter(name):
+    line = told_methods()[name]
+    named = set(re.findall(r"`(\w+)`", line))
+    fields = catalog()[name].checked.model_fields
+    assert set(fields) <= named | {"color"}
+    for parameter, field in fields.items():
+        shown = re.search(rf"`{parameter}`[^`]*?\(([^()]*)\)", line)
+        if shown and isinstance(field.default, bool | int | float | str) and parameter not in ("epsilon", "step"):
+            assert str(field.default).lower() in shown.group(1).lower().split(", ")[0], parameter
+
+
+def test_no_method_is_told_of_that_does_not_exist():
+    assert set(told_methods()) == set(catalog())
 
 
 @each_page
