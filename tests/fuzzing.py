@@ -309,6 +309,8 @@ def drawn(rng: Random) -> Sent:
 
 def _mutate(rng: Random, message: Any) -> None:
     """Changes one field of a message, or of a message inside; rather one that is set."""
+    if not message.DESCRIPTOR.fields:
+        return
     present = [field for field, _ in message.ListFields()]
     field = rng.choice((*message.DESCRIPTOR.fields, *present * 3))
     if rng.random() < 0.1:
