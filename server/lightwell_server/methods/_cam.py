@@ -27,8 +27,9 @@ def cam_layer(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grid_layers(facts: Facts) -> list[Layer]:
-    """The modules with more than one place, in the order of computation."""
-    return [layer for layer in facts.modules if layer.has_grid and layer.shape[-1] * layer.shape[-2] > 1]
+    """The modules with more than one place, in the order of computation. A single row is none: of a file that has lost
+    its modules it may as well be the channels of a pooled layer in another order."""
+    return [layer for layer in facts.modules if layer.has_grid and min(layer.shape[-2:]) > 1]
 
 
 def grid(values: Tensor) -> Tensor:
