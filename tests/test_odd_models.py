@@ -195,6 +195,11 @@ def test_a_fixed_batch_is_made_dynamic(tmp_path, form, rows):
     assert torch.allclose(convolved, net.conv(x), atol=1e-5)
     half = answer(graph, [Part(Ask(x.detach(), lambda v, i: v[:, 2], wrt="conv", want=GRAD), 0, 4)])[0].grad
     assert half.shape == convolved.shape and half.any()
+    for rule in ("guided", "deconvnet"):
+        ask = Ask(x.detach(), lambda v, i: v[:, 2], want=GRAD, rule=rule)
+        whole = answer(graph, [Part(ask, 0, 4)])[0].grad
+        single = torch.cat([answer(graph, [Part(ask, i, i + 1)])[0].grad for i in range(4)])
+        assert torch.allclose(whole, single, atol=1e-6) and not torch.allclose(whole, got.grad, atol=1e-4)
 
 
 def test_what_cannot_be_made_dynamic_is_run_row_by_row(tmp_path, monkeypatch):

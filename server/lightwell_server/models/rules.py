@@ -4,6 +4,7 @@ deconvnet (Zeiler and Fergus 2013, arXiv:1311.2901)."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,26 +25,33 @@ def is_relu(node: fx.Node) -> bool:
 
 
 class _Exchanged(torch.autograd.Function):
-    """A ReLU whose backward drops what is negative in the gradient and, when guided, what its own forward cut off."""
+    """A ReLU whose backward drops what is negative in the gradient and, when guided, what its own forward cut off. An
+    upper bound (ReLU6) holds its gradient back under every rule. It keeps what it gave, which the next layer keeps
+    anyway, and what it took only where there may be a bound."""
+
+    generate_vmap_rule = True  # files with a fixed batch are run under vmap
 
     @staticmethod
-    def forward(context: Any, activations: Tensor, passed: Tensor, guided: bool) -> Tensor:  # noqa: ANN401
-        context.guided = guided
-        context.save_for_backward(activations, passed)
-        return passed.clone()
+    def forward(rule: Rule, target: Callable[..., Tensor], taken: Tensor, *args: Any) -> Tensor:  # noqa: ANN401
+        return target(taken, *args)
 
     @staticmethod
-    def backward(context: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        activations, passed = context.saved_tensors
-        grad = grads[0].clamp(min=0)
-        # An upper bound (ReLU6) holds its gradient back under every rule.
-        held = activations > passed
-        return grad.masked_fill(held | (activations <= 0) if context.guided else held, 0), None, None
+    def setup_context(context: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+        rule, target, taken, *args = inputs
+        context.guided, context.count = rule == "guided", len(args)
+        context.save_for_backward(output, None if target is aten.relu.default else taken)
+
+    @staticmethod
+    def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        given, taken = context.saved_tensors
+        # What a ReLU's own backward lets pass is a fresh tensor, which may be changed.
+        passed = aten.threshold_backward(grads[0], given, 0).relu_() if context.guided else grads[0].relu()
+        if taken is not None:
+            passed.masked_fill_(taken > given, 0)
+        return None, None, passed, *[None] * context.count
 
 
 def exchanged(rule: Rule, target: Callable[..., Tensor], activations: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
     """The same values as `target(activations, ...)`, with the rule's backward."""
-    with torch.no_grad():
-        passed = target(activations, *args, **kwargs)
-    result: Tensor = _Exchanged.apply(activations, passed, rule == "guided")
+    result: Tensor = _Exchanged.apply(rule, partial(target, **kwargs) if kwargs else target, activations, *args)
     return result
