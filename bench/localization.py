@@ -5,6 +5,12 @@ each method the map is enlarged to the picture's size, and its highest pixel is 
 chance (the masks' mean share of the picture) and the same architecture with random weights. Targets are left unset:
 each map explains the class that the model itself prefers. Where several pixels share the maximum, the share of them
 that lies on the mask counts, so that a map of zeros does as well as chance.
+
+Of signed maps, too, it is the maximum that counts: for occlusion, the gradients times the image and integrated
+gradients the pixel that speaks most for the class, however much another speaks against it; for guided Grad-CAM the one
+whose brightening raises the score most. Where a gradient alone is shown its magnitude is taken, for its sign says only
+in which direction a colour would have to change. Eigen-CAM shows what the layer saw, whatever the class. The map of
+segmentation is that of saliency.
 """
 
 from __future__ import annotations
@@ -23,7 +29,25 @@ from numpy.typing import NDArray
 
 from bench._nets import export
 from bench._table import Goal, print_goals, report, table
-from lightwell import GradCam, Occlusion, Saliency
+from lightwell import (
+    AblationCam,
+    Cam,
+    Deconvnet,
+    EigenCam,
+    GradCam,
+    GradCamPlusPlus,
+    GuidedBackprop,
+    GuidedGradCam,
+    HiresCam,
+    InputXGradient,
+    IntegratedGradients,
+    LayerCam,
+    Occlusion,
+    Saliency,
+    ScoreCam,
+    SmoothGrad,
+    XGradCam,
+)
 from lightwell.serving import bundled
 from lightwell_server.local import Local
 from lightwell_server.models.store import Model, load_file, load_version
@@ -35,7 +59,21 @@ NEAR = 3
 """Pixels around the object in the second column."""
 METHODS: dict[str, Message] = {
     "saliency": Saliency(),
+    "input_x_gradient": InputXGradient(),
+    "smooth_grad, 10 copies": SmoothGrad(samples=10),
+    "integrated_gradients, 20 steps": IntegratedGradients(steps=20),
+    "guided_backprop": GuidedBackprop(magnitude=True),
+    "deconvnet": Deconvnet(magnitude=True),
+    "cam": Cam(),
     "grad_cam": GradCam(),
+    "grad_cam_plus_plus": GradCamPlusPlus(),
+    "x_grad_cam": XGradCam(),
+    "hires_cam": HiresCam(),
+    "layer_cam": LayerCam(),
+    "eigen_cam": EigenCam(),
+    "ablation_cam": AblationCam(),
+    "score_cam, 32 channels": ScoreCam(max_channels=32),
+    "guided_grad_cam": GuidedGradCam(),
     "occlusion 16/8": Occlusion(window=16, stride=8),
 }
 
