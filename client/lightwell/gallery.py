@@ -12,7 +12,7 @@ from string import Template
 import numpy as np
 from PIL import Image as Pil
 
-from lightwell import images, render
+from lightwell import colors, images
 from lightwell.results import Explanation, Synthesis
 from lightwell.v1 import types_pb2 as types
 
@@ -135,8 +135,8 @@ def _row(title: str, words: str, extra: str, shown: str) -> str:
 def _legend(method: str, ends: tuple[str, str]) -> str:
     signed = method == "occlusion"
     ramp = np.linspace(-1 if signed else 0, 1, 110, dtype=np.float32)[None]
-    colors = render.grey(ramp) if method == "saliency" else render.colored(ramp, signed)
-    return f'<div class="legend">{ends[0]}<img src="{_data(Pil.fromarray(colors))}" alt="">{ends[1]}</div>'
+    pixels = colors.grey(ramp) if method == "saliency" else colors.colored(ramp, signed)
+    return f'<div class="legend">{ends[0]}<img src="{_data(Pil.fromarray(pixels))}" alt="">{ends[1]}</div>'
 
 
 def _attack(attack: Attack) -> str:

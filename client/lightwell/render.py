@@ -1,77 +1,73 @@
-"""Draws maps: grey where every pixel has its own value, colours of even steps in lightness elsewhere, two colours
-where the sign matters."""
+"""Draws what methods found: maps, alone and over the original image, and objects cut out of it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Pil
 
+from lightwell import colors
 from lightwell.heatmap import Floats
 from lightwell.v1 import types_pb2 as types
 
-Bytes = NDArray[np.uint8]
-
-# Anchors from dark to light, their lightness rising evenly.
-_HEAT = np.array(
-    [
-        (8, 6, 24),
-        (43, 14, 82),
-        (95, 20, 110),
-        (148, 32, 108),
-        (199, 52, 84),
-        (235, 94, 54),
-        (250, 151, 42),
-        (250, 209, 86),
-        (253, 250, 210),
-    ]
-)
-# Blue below zero, red above, white at zero.
-_SIGNS = np.array(
-    [(18, 52, 124), (62, 124, 190), (160, 200, 226), (247, 247, 247), (246, 178, 148), (206, 78, 68), (116, 8, 36)]
-)
-_BRIGHTEST = 99.5
-"""The percentile of a map of pixels that is drawn white; single pixels beyond it would leave the rest dark."""
-
-
-def colored(values: Floats, signed: bool) -> Bytes:
-    """A map [h, w] in colours [h, w, 3]: zero to maximum, or with signs from minus to plus the largest magnitude."""
-    peak = float(np.abs(values).max()) or 1.0
-    share = (values / peak + 1) / 2 if signed else np.clip(values / peak, 0, 1)
-    return _mixed(share, _SIGNS if signed else _HEAT)
-
-
-def grey(values: Floats) -> Bytes:
-    """A map [h, w] in greys [h, w, 3]: black is nothing, white is impact."""
-    peak = float(np.percentile(np.abs(values), _BRIGHTEST)) or 1.0
-    return np.repeat((np.clip(np.abs(values) / peak, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
+_OPAQUE = 0.75
+"""How much the strongest places of a coarse map hide of the image below."""
+_AROUND = 0.25
+"""How much is left of the light around an object that is shown in its image."""
 
 
 def picture(values: Floats, message: types.Heatmap) -> Pil.Image:
     """A map at the model's input size, drawn as its kind asks for."""
-    values = np.nan_to_num(values, posinf=0, neginf=0)
-    pixels = message.enlargement in (types.ENLARGEMENT_NONE, types.ENLARGEMENT_UNSPECIFIED)
-    return Pil.fromarray(grey(values) if pixels and not message.signed else colored(values, message.signed))
+    return Pil.fromarray(_drawn(colors.shares(values, _single(message)), message))
 
 
 def overlay(original: Pil.Image, values: Floats, message: types.Heatmap, placement: types.Placement) -> Pil.Image:
     """A map over the original image, at the place and size where the model saw it. The stronger the map, the less
     transparent."""
-    values = np.nan_to_num(values, posinf=0, neginf=0)
-    heat = picture(values, message)
-    peak = float(np.abs(values).max()) or 1.0
-    pixels = message.enlargement in (types.ENLARGEMENT_NONE, types.ENLARGEMENT_UNSPECIFIED)
-    strength = np.asarray(heat.convert("L")) / 255 if pixels else 0.75 * np.clip(np.abs(values) / peak, 0, 1)
-    mask = Pil.fromarray((strength * 255).astype(np.uint8))
-    size = (max(1, round(heat.width * placement.scale_x)), max(1, round(heat.height * placement.scale_y)))
+    shares = colors.shares(values, _single(message))
+    strength = np.abs(shares) * (1 if _single(message) else _OPAQUE)
     result = original.convert("RGB")
-    place = (round(placement.offset_x), round(placement.offset_y))
-    result.paste(heat.resize(size, Pil.Resampling.BICUBIC), place, mask.resize(size, Pil.Resampling.BICUBIC))
+    heat, mask = Pil.fromarray(_drawn(shares, message)), Pil.fromarray((strength * 255).round().astype(np.uint8))
+    paste(result, heat, placement, mask)
     return result
 
 
-def _mixed(share: NDArray[np.floating[Any]], anchors: NDArray[np.int_]) -> Bytes:
-    places = np.linspace(0, 1, len(anchors))
-    return np.stack([np.interp(share, places, anchors[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
+def cutout(original: Pil.Image, mask: Floats, placement: types.Placement) -> Pil.Image:
+    """The object of a mask [H, W] of zeros and ones, cut out of the original image: RGBA of its size, all else
+    transparent."""
+    alpha = _alpha(original, mask, placement)
+    # No colour is left where nothing is to be seen, of which some programs would show it.
+    result = Pil.composite(original.convert("RGB"), Pil.new("RGB", original.size), alpha.point(bool, "1"))
+    result.putalpha(alpha)
+    return result
+
+
+def shown(original: Pil.Image, mask: Floats, placement: types.Placement) -> Pil.Image:
+    """The object of a mask [H, W] of zeros and ones in its image, all else grey and dark."""
+    original = original.convert("RGB")
+    around = original.convert("L").point(lambda value: value * _AROUND).convert("RGB")
+    return Pil.composite(original, around, _alpha(original, mask, placement))
+
+
+def paste(onto: Pil.Image, image: Pil.Image, placement: types.Placement, mask: Pil.Image | None = None) -> None:
+    """Puts an image of the model's size to the place where the model saw it."""
+    size = (max(1, round(image.width * placement.scale_x)), max(1, round(image.height * placement.scale_y)))
+    place = (round(placement.offset_x), round(placement.offset_y))
+    resized = mask.resize(size, Pil.Resampling.BICUBIC) if mask else None
+    onto.paste(image.resize(size, Pil.Resampling.BICUBIC), place, resized)
+
+
+def _alpha(original: Pil.Image, mask: Floats, placement: types.Placement) -> Pil.Image:
+    """How opaque each pixel of the original is, 0 to 255; the mask's edges become smooth."""
+    alpha = Pil.new("L", original.size)
+    paste(alpha, Pil.fromarray((np.clip(mask, 0, 1) * 255).astype(np.uint8)), placement)
+    return alpha
+
+
+def _drawn(shares: Floats, message: types.Heatmap) -> colors.Bytes:
+    grey = _single(message) and not message.signed
+    return colors.grey(shares) if grey else colors.colored(shares, message.signed)
+
+
+def _single(message: types.Heatmap) -> bool:
+    """Whether every pixel has a value of its own."""
+    return message.enlargement in (types.ENLARGEMENT_NONE, types.ENLARGEMENT_UNSPECIFIED)
