@@ -162,6 +162,7 @@ ARROWS = {
         "catalog",
         "device.describe",
         "device.estimate",
+        "device.filters",
         "device.limits",
         "device.question",
         "device.reply",

@@ -57,7 +57,7 @@ def test_signs_are_of_equal_strength_around_zero():
     below, above = drawn[:17], drawn[:15:-1]
     assert uneven(below) < 1.4 and uneven(above) < 1.4
     assert np.abs(lab(below)[:, 0] - lab(above)[:, 0]).max() < 1
-    assert np.linalg.norm(lab(below) - lab(above), axis=1)[:-2].min() > 20  # and yet two colours
+    assert np.linalg.norm(lab(below) - lab(above), axis=1)[:-3].min() > 20  # and yet two colours
 
 
 def test_zero_is_the_middle_and_has_no_colour():

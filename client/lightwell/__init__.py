@@ -23,6 +23,7 @@ from lightwell.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from lightwell.filters import Filters
 from lightwell.results import Estimate, Explanation, Progress, Synthesis
 from lightwell.v1 import methods_pb2
 from lightwell.v1.methods_pb2 import *  # noqa: F403 - every method's message, by the protos
@@ -43,6 +44,7 @@ __all__ = [
     "Element",
     "Estimate",
     "Explanation",
+    "Filters",
     "ForbiddenError",
     "Image",
     "InvalidArgumentError",

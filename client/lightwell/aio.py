@@ -25,6 +25,7 @@ from google.protobuf.message import Message
 
 from lightwell.channel import Certificate, Connection, Token, new_request_id
 from lightwell.errors import cancelled, from_rpc, translated
+from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.progress import bar
 from lightwell.requests import (
@@ -159,6 +160,11 @@ class AsyncClient:
         """One version: its card, its layers, and which methods apply."""
         request = models_pb2.GetModelRequest(model=name, version=version)
         return await self._asked(self._models.GetModel, request)
+
+    async def filters(self, layer: str = "", model: str = "", version: str = "", picture: bool = False) -> Filters:
+        """The weights of a layer; as `Client.filters`."""
+        request = models_pb2.GetFiltersRequest(model=model, version=version, layer=layer, picture=picture)
+        return Filters(await self._asked(self._models.GetFilters, request))
 
     async def status(self) -> admin_pb2.GetStatusResponse:
         """How the server, its workers and its models are; as `Client.status`."""

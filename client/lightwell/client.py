@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from lightwell.channel import Certificate, Connection, Token, new_request_id
 from lightwell.errors import cancelled, from_rpc, translated
+from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.progress import bar
 from lightwell.requests import (
@@ -160,6 +161,12 @@ class Client:
     def model(self, name: str = "", version: str = "") -> models_pb2.GetModelResponse:
         """One version: its card, its layers, and which methods apply."""
         return self._asked(self._models.GetModel, models_pb2.GetModelRequest(model=name, version=version))
+
+    def filters(self, layer: str = "", model: str = "", version: str = "", picture: bool = False) -> Filters:
+        """The weights of a convolution or a linear layer (unset: of the first convolution); with `picture` the server
+        draws them. Raises `LightwellError`."""
+        request = models_pb2.GetFiltersRequest(model=model, version=version, layer=layer, picture=picture)
+        return Filters(self._asked(self._models.GetFilters, request))
 
     def status(self) -> admin_pb2.GetStatusResponse:
         """How the server, its workers and its models are. This and all below need the right to administer."""

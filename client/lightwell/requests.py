@@ -43,7 +43,7 @@ class Options(TypedDict, total=False):
 
 
 class ExplainOptions(Options, total=False):
-    """And what an explanation may: `pictures` that the server draws (map, overlay)."""
+    """And what an explanation may: `pictures` that the server draws (map, overlay, sheet, cutout)."""
 
     pictures: Sequence[str]
 

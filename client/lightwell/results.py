@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 from PIL import Image as Pil
 
-from lightwell import images, render
+from lightwell import drawing, images
 from lightwell.heatmap import Floats, enlarged
 from lightwell.v1 import estimate_pb2, explain_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
@@ -57,13 +57,20 @@ class Explanation(_Shared):
 
     @cached_property
     def values(self) -> Floats:
-        """The map on its native grid, float32 [h, w]."""
+        """The map on its native grid, float32 [h, w]. Raises ValueError for methods that have none."""
+        if not self.message.HasField("map"):
+            raise ValueError(f"{self.method} has no map; it has: {', '.join(self.tensors) or 'predictions'}")
         return images.to_array(self.message.map.values).astype("float32")
 
     @cached_property
     def map(self) -> Floats:
-        """The map at the model's input size, float32 [H, W]."""
+        """The map at the model's input size, float32 [H, W]. Raises ValueError for methods that have none."""
         return enlarged(self.values, self.message.map)
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.message.resolved.WhichOneof("method"))
 
     @property
     def predictions(self) -> list[types.Prediction]:
@@ -76,23 +83,44 @@ class Explanation(_Shared):
         return images.to_picture(self.source)
 
     def picture(self) -> Pil.Image:
-        """The map alone, at the model's input size."""
-        return render.picture(self.map, self.message.map)
+        """What was found, without the image: the map at the model's input size; the sheet of activations; the object
+        that a segmentation cut out. Raises ValueError for methods that have no picture."""
+        return self._drawn("sheet", "cutout", "map")
 
     def overlay(self) -> Pil.Image:
-        """The map over the original image."""
-        return render.overlay(self.original, self.map, self.message.map, self.message.placement)
+        """The map over the original image; of a segmentation the object in it, all else dark and grey. Raises
+        ValueError for methods without a map."""
+        return self._drawn("overlay")
+
+    def cutout(self) -> Pil.Image:
+        """The object that a segmentation found: RGBA of the original image's size, all else transparent. Raises
+        ValueError for other methods."""
+        return self._drawn("cutout")
+
+    def shown(self) -> Pil.Image:
+        """The picture that says most, which is saved and which a notebook shows: the overlay, the sheet or the cut-out.
+        Raises ValueError for methods that have no picture."""
+        return self._drawn("sheet", "cutout", "overlay")
 
     def save(self, path: str | Path) -> None:
-        """Writes the overlay; the path's ending says the format."""
-        self.overlay().save(path)
+        """Writes the overlay, the sheet or the cut-out; the path's ending says the format. Where that knows no
+        transparency, a cut-out lies on white. Raises ValueError for methods that have no picture."""
+        _save(self.shown(), Path(path))
 
-    def _repr_png_(self) -> bytes:
-        return images.png(self.overlay())
+    def _drawn(self, *kinds: str) -> Pil.Image:
+        """The first of the kinds that there is."""
+        known = drawing.kinds(self.message)
+        return drawing.draw(next((kind for kind in kinds if kind in known), kinds[-1]), self.message, self.original)
+
+    def _repr_png_(self) -> bytes | None:
+        return images.png(self.shown()) if drawing.kinds(self.message) else None
 
     def __repr__(self) -> str:
-        method = self.message.resolved.WhichOneof("method")
-        return f"<Explanation {method} of {named(self.target)}, map {self.values.shape}>"
+        shapes = {"map": self.values.shape} if self.message.HasField("map") else {}
+        shapes |= {name: values.shape for name, values in self.tensors.items()}
+        found = [f"{name} {shape}" for name, shape in shapes.items()] or [_listed(self.predictions)]
+        aimed = f" of {named(self.target)}" if self.message.HasField("target") else ""
+        return f"<Explanation {self.method}{aimed}, {', '.join(found)}>"
 
 
 @dataclass(frozen=True)
@@ -223,6 +251,18 @@ def named(target: types.ExplainedTarget) -> str:
     if kind == "contrast":
         return f"class {inner.contrast.class_index} against {inner.contrast.against}"
     return f"{kind} {getattr(inner, kind).layer}:{getattr(inner, kind).channel}" if kind else "no target"
+
+
+def _listed(predictions: list[types.Prediction]) -> str:
+    return ", ".join(f"{item.label or f'class {item.class_index}'} {item.probability:.1%}" for item in predictions)
+
+
+def _save(picture: Pil.Image, path: Path) -> None:
+    """Writes a picture; in a format without transparency it lies on white."""
+    if picture.mode == "RGBA" and path.suffix.lower() in (".jpg", ".jpeg"):
+        white = Pil.new("RGBA", picture.size, "white")
+        picture = Pil.alpha_composite(white, picture).convert("RGB")
+    picture.save(path)
 
 
 def _opened(png: bytes, pixels: types.Tensor) -> Pil.Image:

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from lightwell.client import Stream
 from lightwell.errors import error_for
+from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.progress import bar
 from lightwell.requests import (
@@ -35,12 +36,13 @@ from lightwell_server.bring.trace import trace
 from lightwell_server.catalog import Request
 from lightwell_server.device import describe, reply
 from lightwell_server.device.estimate import estimate
+from lightwell_server.device.filters import filters
 from lightwell_server.device.limits import Limits
 from lightwell_server.device.question import Question, understand
 from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
 from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable
-from lightwell_server.front.sight import Sight, look
+from lightwell_server.front.sight import Sight, look, with_picture
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import Model, load_file
@@ -128,6 +130,14 @@ class Local:
         response = reply.estimation(question, cost, self._limits.bytes)
         sight.understood(getattr(response, response.WhichOneof("resolved") or "explain"))
         return Estimate.of(response)
+
+    def filters(self, layer: str = "", picture: bool = False) -> Filters:
+        """The weights of a convolution or a linear layer; as `Client.filters`."""
+        try:
+            response = filters(self.model, layer)
+        except LightwellError as error:
+            raise _told(error) from None
+        return Filters(with_picture(response) if picture else response)
 
     def close(self) -> None:
         """Ends the thread of the engine."""

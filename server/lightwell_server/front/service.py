@@ -20,7 +20,7 @@ from lightwell_server.core import Core, Told
 from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, NotApplicable, Overloaded
 from lightwell_server.front.admission import Admission
 from lightwell_server.front.library import Entry, Library
-from lightwell_server.front.sight import Sight, look
+from lightwell_server.front.sight import Sight, look, with_picture
 from lightwell_server.threads import beside
 
 T = TypeVar("T")
@@ -220,9 +220,10 @@ class ModelService(explainer_pb2_grpc.ModelServiceServicer):
     async def GetFilters(
         self, request: models_pb2.GetFiltersRequest, context: Context
     ) -> models_pb2.GetFiltersResponse:
-        """A layer's weights."""
+        """A layer's weights, and if asked for their picture."""
         entry = self._library.get(request.model, request.version)
         current.get().model = entry.name
         inner = models_pb2.GetFiltersRequest(model=entry.name, version=entry.version, layer=request.layer)
         with entry.used():
-            return await self._core.filters(inner)
+            response = await self._core.filters(inner)
+        return await asyncio.to_thread(with_picture, response) if request.picture else response

@@ -4,18 +4,19 @@ encoded behind it. Takes time: run it beside the event loop."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightwell import heatmap, render
+from lightwell import drawing, tiles
+from lightwell.images import to_array
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
-from lightwell.v1.models_pb2 import GetModelResponse, Interpolation
+from lightwell.v1.models_pb2 import GetFiltersResponse, GetModelResponse, Interpolation
 from lightwell_server import fields, wire
 from lightwell_server.catalog import Method, Request, method_of
 from lightwell_server.errors import InvalidArgument, NotApplicable
@@ -44,7 +45,7 @@ class Sight:
     def explanation(self, response: explain.ExplainResponse) -> explain.ExplainResponse:
         """A device's answer with all that its pictures add."""
         self._complete(response)
-        response.pictures.extend(self._drawn(response.map))
+        self._draw(response)
         return response
 
     def synthesis(self, result: synthesize.SynthesizeResult) -> synthesize.SynthesizeResult:
@@ -89,21 +90,32 @@ class Sight:
                 message=f"The model saw {1 - lost:.0%} of the image; the rest was cut off by the crop to a square.",
             )
 
-    def _drawn(self, message: types.Heatmap) -> Iterator[types.Picture]:
-        kinds = self.asked.output.pictures if isinstance(self.asked, explain.ExplainRequest) else ()
-        if not kinds or not message.HasField("values"):
+    def _draw(self, response: explain.ExplainResponse) -> None:
+        """Draws the pictures that were asked for; of those that the method has none of a warning tells."""
+        if self.original is None or not isinstance(self.asked, explain.ExplainRequest):
             return
-        values = heatmap.enlarged(wire.to_tensor(message.values, "map.values").float().numpy(), message)
-        for kind in dict.fromkeys(kinds):
-            if kind == explain.PICTURE_KIND_MAP:
-                yield types.Picture(name="map", png=wire.png(render.picture(values, message)))
-            elif kind == explain.PICTURE_KIND_OVERLAY and self.original is not None:
-                drawn = render.overlay(self.original.picture(), values, message, self.placement)
-                yield types.Picture(name="overlay", png=wire.png(drawn))
+        original, known = self.original.picture(), drawing.kinds(response)
+        for number in dict.fromkeys(self.asked.output.pictures):
+            kind = explain.PictureKind.Name(number).removeprefix("PICTURE_KIND_").lower()
+            if kind in known:
+                response.pictures.add(name=kind, png=wire.png(drawing.draw(kind, response, original)))
+                continue
+            has = f"its pictures are {', '.join(known)}" if known else "it has no picture"
+            response.warnings.add(
+                code=types.WARNING_CODE_NO_PICTURE,
+                message=f"No {kind} was drawn: {method_of(self.asked).name} has none; {has}.",
+            )
 
 
 def _png(pixels: types.Tensor) -> bytes:
     return wire.png(wire.to_pixels(pixels))
+
+
+def with_picture(response: GetFiltersResponse) -> GetFiltersResponse:
+    """The weights of a layer with their picture."""
+    picture, response.filters, response.channels = tiles.filters(to_array(response.weights))
+    response.png = wire.png(picture)
+    return response
 
 
 def look(request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS) -> Sight:
