@@ -13,6 +13,7 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Iterator,
+    Sequence,
     Sized,
 )
 from contextlib import aclosing
@@ -24,7 +25,7 @@ import grpc
 from google.protobuf.message import Message
 
 from lightwell.channel import Certificate, Connection, Token, new_request_id
-from lightwell.errors import cancelled, from_rpc, translated
+from lightwell.errors import LightwellError, cancelled, from_rpc, translated
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.progress import bar
@@ -33,6 +34,7 @@ from lightwell.requests import (
     ExplainOptions,
     Options,
     SynthesizeOptions,
+    TargetLike,
     estimate_request,
     explain_request,
     others,
@@ -41,6 +43,8 @@ from lightwell.requests import (
 )
 from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
 from lightwell.retrying import Event
+from lightwell.sheet import Answer, Sheet
+from lightwell.sheet_plan import Cell, Plan, SheetOptions, Sweep, asked, settled
 from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
 
@@ -148,6 +152,37 @@ class AsyncClient:
                     yield answer
                     advance()
 
+    async def sheet(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        methods: Message | Sequence[Message],
+        *,
+        targets: int | Sequence[TargetLike] = (None,),
+        models: str | Sequence[str] = "",
+        sweep: Sweep | None = None,
+        progress: bool = False,
+        **options: Unpack[SheetOptions],
+    ) -> Sheet:
+        """Asks for many answers at once, to be seen side by side; as `Client.sheet`."""
+        plan = await asyncio.to_thread(Plan, images, methods, targets, models, sweep or {}, options)
+        told = [answer async for answer in self._cells(plan, plan.questions())]
+        cells, answers = plan.cells(told), []
+        with bar(len(cells), progress) as advance:
+            async with aclosing(self._cells(plan, cells)) as answered:
+                async for answer in answered:
+                    answers.append(answer)
+                    advance()
+        return plan.sheet(cells, answers)
+
+    def _cells(self, plan: Plan, cells: Sequence[Cell]) -> AsyncGenerator[Answer, None]:
+        return _in_order((self._cell(cell, plan.options) for cell in cells), CONCURRENCY)
+
+    async def _cell(self, cell: Cell, options: SheetOptions) -> Answer:
+        try:
+            return settled(cell, await asked(cell, self, options))
+        except LightwellError as error:
+            return settled(cell, error)
+
     async def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
         """What a request would cost; as `Client.estimate`."""
         return Estimate.of(await self._asked(self._explainer.Estimate, estimate_request(method, image, **options)))
@@ -219,12 +254,10 @@ def _of_call_or_task(request_id: str) -> BaseException:
     return asyncio.CancelledError() if task is not None and task.cancelling() else cancelled(request_id)
 
 
-async def _in_order(
-    asked: Iterator[Coroutine[Any, Any, Explanation]], concurrency: int
-) -> AsyncGenerator[Explanation, None]:
+async def _in_order(asked: Iterator[Coroutine[Any, Any, T]], concurrency: int) -> AsyncGenerator[T, None]:
     """The answers in order, at most `concurrency` calls at a time. What is wrong with a request is raised when its turn
     comes: the answers before it are not lost."""
-    begun: deque[asyncio.Task[Explanation]] = deque()
+    begun: deque[asyncio.Task[T]] = deque()
     wrong: Exception | None = None
     try:
         while wrong is None:

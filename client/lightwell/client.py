@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from lightwell.requests import (
     ExplainOptions,
     Options,
     SynthesizeOptions,
+    TargetLike,
     estimate_request,
     explain_request,
     others,
@@ -31,6 +32,8 @@ from lightwell.requests import (
 )
 from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
 from lightwell.retrying import Event
+from lightwell.sheet import Sheet
+from lightwell.sheet_plan import Plan, SheetOptions, Sweep, ask_all
 from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
 
@@ -148,6 +151,24 @@ class Client:
             for answer in self._answers(requests, concurrency):
                 yield answer
                 advance()
+
+    def sheet(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        methods: Message | Sequence[Message],
+        *,
+        targets: int | Sequence[TargetLike] = (None,),
+        models: str | Sequence[str] = "",
+        sweep: Sweep | None = None,
+        progress: bool = False,
+        **options: Unpack[SheetOptions],
+    ) -> Sheet:
+        """Asks for many answers at once, to be seen side by side: of each image, model and target a row, of each method
+        a column. `targets` are several, or how many classes of the highest scores; methods of `synthesize` may be
+        among the `methods`. `sweep` has parameters with the values that each takes in turn, in columns of their own,
+        for the methods that have them. `progress` shows a bar. What fails is told in its place; errors of the server
+        are raised."""
+        return ask_all(Plan(images, methods, targets, models, sweep or {}, options), self, progress)
 
     def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
         """What a request would cost, of either kind by the method's type, and how it would be understood; nothing is

@@ -24,8 +24,8 @@ def draw(
     response says. Raises ValueError for a kind that it has not."""
     known = kinds(response)
     if kind not in known:
-        has = f"it has: {', '.join(known)}" if known else "it has no picture"
-        raise ValueError(f"{response.resolved.WhichOneof('method')} has no {kind}; {has}")
+        name = response.resolved.WhichOneof("method")
+        raise ValueError(f"{name} has no {kind}; it has: {', '.join(known)}" if known else f"{name} has no picture")
     placement = placement or response.placement
     tensors = {item.name: images.to_array(item.tensor) for item in response.tensors}
     if kind == "sheet":

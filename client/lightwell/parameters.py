@@ -51,6 +51,28 @@ def method(command: str, name: str, parameters: Iterable[str] = ()) -> Message:
     return message
 
 
+def assign(message: Message, method: str, name: str, value: Any) -> None:  # noqa: ANN401 - of the field's type
+    """Sets a parameter of a method from its value, or from the value's words. Raises `Usage` for bad words."""
+    field = cast(FieldDescriptor, message.DESCRIPTOR.fields_by_name[name])
+    if isinstance(value, str):
+        _parameter(message, method, f"{name}={value}")
+    elif field.is_repeated:
+        getattr(message, name).extend(value if isinstance(value, list | tuple) else [value])
+    elif field.message_type is not None:
+        getattr(message, name).CopyFrom(value)
+    else:
+        setattr(message, name, value)
+
+
+def told(message: Message) -> dict[str, str]:
+    """The parameters that are set, as words; without those that are messages, or several."""
+    return {
+        field.name: _word(field, value)
+        for field, value in message.ListFields()
+        if field.message_type is None and not field.is_repeated
+    }
+
+
 def command_of(name: str) -> str:
     """The command that asks a method: explain or synthesize. Raises `Usage` if there is no such method."""
     for command in _COMMANDS:
@@ -89,6 +111,14 @@ def nearest(name: str, names: list[str]) -> str:
     """A clause with the names nearest to a wrong one."""
     close = get_close_matches(name, names, n=3, cutoff=0.4) or sorted(names)
     return f"the nearest are {', '.join(close)}" if close else "there are none"
+
+
+def _word(field: FieldDescriptor, value: Any) -> str:  # noqa: ANN401 - of the field's type
+    if field.enum_type is not None:
+        return next(word for word, number in enum_words(field.enum_type).items() if number == value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _parameter(message: Message, name: str, word: str) -> None:

@@ -17,14 +17,14 @@ _AROUND = 0.25
 
 def picture(values: Floats, message: types.Heatmap) -> Pil.Image:
     """A map at the model's input size, drawn as its kind asks for."""
-    return Pil.fromarray(_drawn(colors.shares(values, _single(message)), message))
+    return Pil.fromarray(_drawn(colors.shares(values, single(message)), message))
 
 
 def overlay(original: Pil.Image, values: Floats, message: types.Heatmap, placement: types.Placement) -> Pil.Image:
     """A map over the original image, at the place and size where the model saw it. The stronger the map, the less
     transparent."""
-    shares = colors.shares(values, _single(message))
-    strength = np.abs(shares) * (1 if _single(message) else _OPAQUE)
+    shares = colors.shares(values, single(message))
+    strength = np.abs(shares) * (1 if single(message) else _OPAQUE)
     result = original.convert("RGB")
     heat, mask = Pil.fromarray(_drawn(shares, message)), Pil.fromarray((strength * 255).round().astype(np.uint8))
     paste(result, heat, placement, mask)
@@ -48,6 +48,26 @@ def shown(original: Pil.Image, mask: Floats, placement: types.Placement) -> Pil.
     return Pil.composite(original, around, _alpha(original, mask, placement))
 
 
+def alone(size: tuple[int, int], values: Floats, message: types.Heatmap, placement: types.Placement) -> Pil.Image:
+    """A map by itself, at its place in an image of a size (width, height); around it are the colours of nothing."""
+    nothing = _drawn(np.zeros((1, 1), np.float32), message)[0, 0]
+    result = Pil.new("RGB", size, tuple(nothing.tolist()))
+    paste(result, picture(values, message), placement)
+    return result
+
+
+def on_white(picture: Pil.Image) -> Pil.Image:
+    """A picture without transparency: what was transparent is white."""
+    if picture.mode != "RGBA":
+        return picture
+    return Pil.alpha_composite(Pil.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def single(message: types.Heatmap) -> bool:
+    """Whether every pixel has a value of its own."""
+    return message.enlargement in (types.ENLARGEMENT_NONE, types.ENLARGEMENT_UNSPECIFIED)
+
+
 def paste(onto: Pil.Image, image: Pil.Image, placement: types.Placement, mask: Pil.Image | None = None) -> None:
     """Puts an image of the model's size to the place where the model saw it."""
     size = (max(1, round(image.width * placement.scale_x)), max(1, round(image.height * placement.scale_y)))
@@ -64,10 +84,5 @@ def _alpha(original: Pil.Image, mask: Floats, placement: types.Placement) -> Pil
 
 
 def _drawn(shares: Floats, message: types.Heatmap) -> colors.Bytes:
-    grey = _single(message) and not message.signed
+    grey = single(message) and not message.signed
     return colors.grey(shares) if grey else colors.colored(shares, message.signed)
-
-
-def _single(message: types.Heatmap) -> bool:
-    """Whether every pixel has a value of its own."""
-    return message.enlargement in (types.ENLARGEMENT_NONE, types.ENLARGEMENT_UNSPECIFIED)

@@ -132,6 +132,19 @@ def _request(request: RequestT, method: Message, image: ImageLike | None, option
     return request
 
 
+def name_of(method: Message) -> str:
+    """A method's name, as a command line has it. Raises TypeError if it is none."""
+    for request in (explain_pb2.ExplainRequest(), synthesize_pb2.SynthesizeRequest()):
+        if (name := _field(request, method)) is not None:
+            return name
+    raise TypeError(f"{type(method).__name__} is no method")
+
+
+def explains(method: Message) -> bool:
+    """Whether a method is one of `explain`, not of `synthesize`."""
+    return _field(explain_pb2.ExplainRequest(), method) is not None
+
+
 def to_target(target: TargetLike, of: str = "score") -> types.Target:
     """The target as a message; `of` is score, probability or log_probability."""
     if isinstance(target, types.Target):

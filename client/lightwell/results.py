@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 from PIL import Image as Pil
 
-from lightwell import drawing, images
+from lightwell import drawing, images, render
 from lightwell.heatmap import Floats, enlarged
 from lightwell.v1 import estimate_pb2, explain_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
@@ -105,7 +105,8 @@ class Explanation(_Shared):
     def save(self, path: str | Path) -> None:
         """Writes the overlay, the sheet or the cut-out; the path's ending says the format. Where that knows no
         transparency, a cut-out lies on white. Raises ValueError for methods that have no picture."""
-        _save(self.shown(), Path(path))
+        opaque = Path(path).suffix.lower() in (".jpg", ".jpeg")
+        (render.on_white(self.shown()) if opaque else self.shown()).save(path)
 
     def _drawn(self, *kinds: str) -> Pil.Image:
         """The first of the kinds that there is."""
@@ -118,7 +119,7 @@ class Explanation(_Shared):
     def __repr__(self) -> str:
         shapes = {"map": self.values.shape} if self.message.HasField("map") else {}
         shapes |= {name: values.shape for name, values in self.tensors.items()}
-        found = [f"{name} {shape}" for name, shape in shapes.items()] or [_listed(self.predictions)]
+        found = [f"{name} {shape}" for name, shape in shapes.items()] or listed(self.predictions)
         aimed = f" of {named(self.target)}" if self.message.HasField("target") else ""
         return f"<Explanation {self.method}{aimed}, {', '.join(found)}>"
 
@@ -253,16 +254,14 @@ def named(target: types.ExplainedTarget) -> str:
     return f"{kind} {getattr(inner, kind).layer}:{getattr(inner, kind).channel}" if kind else "no target"
 
 
-def _listed(predictions: list[types.Prediction]) -> str:
-    return ", ".join(f"{item.label or f'class {item.class_index}'} {item.probability:.1%}" for item in predictions)
-
-
-def _save(picture: Pil.Image, path: Path) -> None:
-    """Writes a picture; in a format without transparency it lies on white."""
-    if picture.mode == "RGBA" and path.suffix.lower() in (".jpg", ".jpeg"):
-        white = Pil.new("RGBA", picture.size, "white")
-        picture = Pil.alpha_composite(white, picture).convert("RGB")
-    picture.save(path)
+def listed(predictions: list[types.Prediction]) -> list[str]:
+    """Classes with their probabilities. A probability of nothing at all is none: the model's values are no scores of
+    classes, and are told as they are."""
+    return [
+        f"{item.label or f'class {item.class_index}'} "
+        + (f"{item.probability:.1%}" if item.probability else f"score {item.score:.4g}")
+        for item in predictions
+    ]
 
 
 def _opened(png: bytes, pixels: types.Tensor) -> Pil.Image:

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from rich.text import Text
 
-from lightwell.results import Estimate, Explanation, Synthesis, named
+from lightwell.results import Estimate, Explanation, Synthesis, listed, named
 from lightwell.v1 import types_pb2 as types
 
 
@@ -51,7 +51,7 @@ def synthesis_line(made: Synthesis, file: Path) -> Text:
     if made.succeeded is not None:
         line.append("  succeeded" if made.succeeded else "  did not succeed", "green" if made.succeeded else "red")
     if made.before and made.after:
-        line.append(f"  {_top(made.before)} → {_top(made.after)}", "yellow")
+        line.append(f"  {listed(made.before)[0]} → {listed(made.after)[0]}", "yellow")
     for name, value in made.measures.items():
         line.append(f"  {name} {value:.4g}", "dim")
     return _noted(_at(line, file), made.warnings)
@@ -130,13 +130,6 @@ def _bytes(count: int) -> str:
 
 def _strength(target: types.ExplainedTarget) -> str:
     return f"{target.probability:.1%}" if target.HasField("probability") else f"score {target.score:.4g}"
-
-
-def _top(predictions: list[types.Prediction]) -> str:
-    best = predictions[0]
-    # A probability of nothing at all is none: the model's values are no scores of classes.
-    strength = f"{best.probability:.1%}" if best.probability else f"score {best.score:.4g}"
-    return f"{best.label or f'class {best.class_index}'} {strength}"
 
 
 def _at(line: Text, file: Path | None) -> Text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Unpack, overload
 
@@ -21,6 +21,7 @@ from lightwell.requests import (
     ExplainOptions,
     Options,
     SynthesizeOptions,
+    TargetLike,
     estimate_request,
     explain_request,
     others,
@@ -28,6 +29,8 @@ from lightwell.requests import (
     top_request,
 )
 from lightwell.results import Estimate, Explanation, Synthesis
+from lightwell.sheet import Sheet
+from lightwell.sheet_plan import Plan, SheetOptions, Sweep, ask_all
 from lightwell.v1.estimate_pb2 import EstimateResponse
 from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainResponse, ExplainStreamResponse
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
@@ -114,6 +117,19 @@ class Local:
     def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream[Synthesis]:
         """Synthesises an image; options as for `Client.synthesize`."""
         return Stream(self._synthesized(synthesize_request(method, **options)))
+
+    def sheet(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        methods: Message | Sequence[Message],
+        *,
+        targets: int | Sequence[TargetLike] = (None,),
+        sweep: Sweep | None = None,
+        progress: bool = False,
+        **options: Unpack[SheetOptions],
+    ) -> Sheet:
+        """Many answers to be seen side by side; as `Client.sheet`, of one model."""
+        return ask_all(Plan(images, methods, targets, "", sweep or {}, options), self, progress)
 
     def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
         """What a request would cost; nothing is run."""

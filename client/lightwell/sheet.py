@@ -1,0 +1,83 @@
+"""One picture or page of many answers: images x models x targets below each other, methods x parameters beside each
+other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import Message
+from PIL import Image as Pil
+
+from lightwell import images, sheet_page, sheet_picture
+from lightwell.errors import LightwellError
+from lightwell.requests import TargetLike, name_of
+from lightwell.results import Explanation, Synthesis, named
+from lightwell.v1 import types_pb2 as types
+
+Answer = Explanation | Synthesis | LightwellError
+"""What became of a cell: a result, or why there is none."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the cells of a row are about: an image with its name, a model (empty: the only one) and a target (None: the
+    class with the highest score)."""
+
+    name: str
+    image: types.Image
+    model: str
+    target: TargetLike
+
+
+@dataclass(frozen=True)
+class Column:
+    """A method, and in `words` the parameters that it was given."""
+
+    method: Message
+    words: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """What stands above the column."""
+        return [name_of(self.method), *self.words]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Answers in rows and columns: `answers[i][j]` is the one of `rows[i]` and `columns[j]`, or its error. In a
+    notebook it shows its picture."""
+
+    rows: list[Row]
+    columns: list[Column]
+    answers: list[list[Answer]]
+
+    def labels(self, row: int) -> list[str]:
+        """What stands beside a row: the image's name, the model, the target with its probability."""
+        seen = [answer for answer in self.answers[row] if not isinstance(answer, LightwellError)]
+        models = [answer.provenance.model for answer in seen][:1] or [self.rows[row].model]
+        targets = [answer.target for answer in seen if answer.message.HasField("target")][:1]
+        return [self.rows[row].name, *filter(None, models), *map(_with_probability, targets)]
+
+    def picture(self) -> Pil.Image:
+        """All in one picture; its first column are the images as they were sent."""
+        return sheet_picture.drawn(self)
+
+    def html(self) -> str:
+        """All on one page of HTML that needs nothing else."""
+        return sheet_page.page(self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the page if the path ends in .html, else the picture."""
+        if Path(path).suffix.lower() == ".html":
+            Path(path).write_text(self.html(), "utf-8")
+        else:
+            self.picture().save(path)
+
+    def _repr_png_(self) -> bytes:
+        return images.png(self.picture())
+
+
+def _with_probability(target: types.ExplainedTarget) -> str:
+    probability = f" {target.probability:.1%}" if target.HasField("probability") else ""
+    return named(target) + probability

@@ -1,0 +1,55 @@
+"""What a cell of a sheet shows: a picture as large as its image, or words."""
+
+from __future__ import annotations
+
+from PIL import Image as Pil
+
+from lightwell import drawing, images, render
+from lightwell.errors import LightwellError
+from lightwell.results import Explanation, Synthesis, listed
+from lightwell.v1 import types_pb2 as types
+
+
+def reduced(image: types.Image, side: int) -> Pil.Image:
+    """An image as large as fits into a square."""
+    return _fitted(images.to_picture(image), (side, side))
+
+
+def shown(answer: Explanation | Synthesis | LightwellError, original: Pil.Image) -> Pil.Image | str:
+    """An answer about an image that was reduced to `original`."""
+    if isinstance(answer, LightwellError):
+        return answer.message
+    if isinstance(answer, Synthesis):
+        return _fitted(answer.image.convert("RGB"), original.size)
+    kinds = drawing.kinds(answer.message)
+    if not kinds:
+        return "\n".join(listed(answer.predictions)) or ", ".join(
+            f"{name} {list(values.shape)}" for name, values in answer.tensors.items()
+        )
+    placement = _placement(answer.message.placement, original)
+    if kinds[0] == "overlay" and render.single(answer.message.map):
+        return render.alone(original.size, answer.map, answer.message.map, placement)
+    drawn = drawing.draw(kinds[0], answer.message, original, placement)
+    if kinds[0] == "sheet":
+        return _fitted(drawn, original.size)
+    return render.on_white(drawn)
+
+
+def _fitted(picture: Pil.Image, size: tuple[int, int]) -> Pil.Image:
+    """A picture as large as fits into a size."""
+    ratio = min(size[0] / picture.width, size[1] / picture.height)
+    width, height = max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio))
+    return picture.resize((width, height), Pil.Resampling.LANCZOS)
+
+
+def _placement(place: types.Placement, original: Pil.Image) -> types.Placement:
+    """Where the model's pixels lie in the reduced image."""
+    across, down = original.width / place.width, original.height / place.height
+    return types.Placement(
+        scale_x=place.scale_x * across,
+        scale_y=place.scale_y * down,
+        offset_x=place.offset_x * across,
+        offset_y=place.offset_y * down,
+        width=original.width,
+        height=original.height,
+    )
