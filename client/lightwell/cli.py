@@ -1,4 +1,4 @@
-"""The command line: `lightwell serve | demo | explain | estimate | synthesize | models | status | jobs`."""
+"""The command line: `lightwell serve | demo | explain | sheet | estimate | synthesize | models | status | jobs`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lightwell import cli_admin, cli_explain, cli_models, cli_synthesize
+from lightwell import cli_admin, cli_explain, cli_filters, cli_models, cli_sheet, cli_synthesize
 from lightwell.serving import missing
 from lightwell.terminal import Commands, failed, sentences
 
@@ -21,9 +21,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (cli_explain.explain, cli_explain.estimate, cli_synthesize.synthesize, cli_admin.status):
+for command in (
+    cli_explain.explain,
+    cli_sheet.sheet,
+    cli_explain.estimate,
+    cli_synthesize.synthesize,
+    cli_admin.status,
+):
     app.command()(command)
-for command in (cli_admin.load, cli_admin.unload):
+for command in (cli_filters.filters, cli_admin.load, cli_admin.unload):
     cli_models.app.command()(command)
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_admin.jobs, name="jobs")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from google.protobuf.message import Message
 from rich.text import Text
@@ -32,6 +35,10 @@ Line = Text | dict[str, Any]
 Tell = Callable[[Explanation, str, Path | None], Line]
 
 
+WRITTEN = {"embedding": ".npy", "predictions": None}
+"""The endings of what methods without a picture write; None: nothing."""
+
+
 class BadImage(ValueError):
     """An image that cannot be read or explained; others may fare better."""
 
@@ -54,11 +61,13 @@ def explain(
     top: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Explain that many classes, those of the highest scores.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="A directory for the overlays, or the one file.")] = Path(),
+    out: Annotated[Path, typer.Option(help="A directory for what is written, or the one file.")] = Path(),
     resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose files are there already.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What the model saw: an overlay for each image."""
+    """What the model saw: an overlay for each image. Of activations a sheet of the channels is written, of a
+    segmentation the object that is cut out (PNG with transparency), of an embedding its vector (.npy, float32);
+    predictions are printed."""
     with server.client() as client:
         if top and target is not None:
             raise Usage("--top chooses the targets itself; leave --target out")
@@ -70,7 +79,7 @@ def explain(
             "of": of.value,
             "seed": seed,
         }
-        planned = files.plans(images, method, out, top)
+        planned = _planned(images, method, out, top)
         plans = [plan for plan in planned if not (resume and plan.done)]
         if resume:
             remark(f"{len(planned) - len(plans)} of {len(planned)} images are done already")
@@ -89,6 +98,15 @@ def explain(
             raise failed(f"{bad} of {len(plans)} images failed")
         if bad:
             raise typer.Exit(1)
+
+
+def _planned(images: list[str], method: str, out: Path, top: int | None) -> list[Plan]:
+    ending = WRITTEN.get(method, ".png")
+    if ending is not None:
+        return files.plans(images, method, out, top, ending)
+    if out != Path():
+        raise Usage(f"{method} writes no file; leave --out out")
+    return [Plan(image, []) for image in files.found(images)]
 
 
 @asking
@@ -164,12 +182,18 @@ def _made(plan: Plan, fit: Fit, ask: Ask, told: Tell) -> list[Line] | BadImage:
         raise
     lines = []
     # From the last to the first: where the first file is, all are.
-    for seen, place in reversed(list(zip(answers, plan.places, strict=False))):
-        drawn = place if seen.message.HasField("map") else None
-        if drawn:
-            files.write(drawn, seen.save)
-        lines.append(told(seen, str(plan.image), drawn))
+    for seen, place in reversed(list(zip_longest(answers, plan.places[: len(answers)]))):
+        if place:
+            files.write(place, partial(_save, seen))
+        lines.append(told(seen, str(plan.image), place))
     return lines[::-1]
+
+
+def _save(seen: Explanation, path: Path) -> None:
+    if path.suffix == ".npy":
+        np.save(path, seen.tensors["embedding"])
+    else:
+        seen.save(path)
 
 
 def _teller(as_json: bool) -> Tell:

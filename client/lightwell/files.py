@@ -35,21 +35,27 @@ class Plan:
     @property
     def done(self) -> bool:
         """Whether all files are there: the first is written last."""
-        return self.places[0].exists()
+        return any(place.exists() for place in self.places[:1])
 
 
-def plans(words: Iterable[str], method: str, out: Path, top: int | None = None) -> list[Plan]:
-    """What to write for files, folders and patterns. It is `out` itself if that names a picture, else
-    `<image>_<method>.png` in that directory, in the same folders as the images; for the `top` classes a numbered file
-    each. Raises `Usage` if `out` is one file for several images, ValueError if there are no images."""
+def found(words: Iterable[str]) -> list[Path]:
+    """The pictures that files, folders and patterns mean, each once. Raises ValueError if there are none."""
+    return [one.image for one in _found(words)]
+
+
+def plans(words: Iterable[str], method: str, out: Path, top: int | None = None, ending: str = ".png") -> list[Plan]:
+    """What to write for files, folders and patterns. It is `out` itself if that names a file, else
+    `<image>_<method>` with the ending in that directory, in the same folders as the images; for the `top` classes a
+    numbered file each. Raises `Usage` if `out` is one file for several images, or another kind of file; ValueError if
+    there are no images."""
     found = _found(words)
     if out.suffix and not out.is_dir():
         if len(found) > 1:
             raise Usage(f"--out {out} names one file for {len(found)} images; give a directory")
-        places = [picture(out)]
+        places = [picture(out) if ending == ".png" else _file(out, ending)]
     else:
         out.mkdir(parents=True, exist_ok=True)
-        places = _places(found, method, out)
+        places = _places(found, method, out, ending)
     planned = [Plan(one.image, _numbered(place, top)) for one, place in zip(found, places, strict=True)]
     # What an earlier run wrote into a folder of pictures is none of them.
     own = {place.absolute() for plan in planned for place in plan.places}
@@ -61,6 +67,14 @@ def picture(path: Path) -> Path:
     """The path, its ending known and its directory made: better to fail before the work than after it."""
     if path.suffix.lower() not in Pil.registered_extensions():
         raise Usage(f"{path}: the ending {path.suffix or 'is missing and'} says no format; use .png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _file(path: Path, ending: str) -> Path:
+    """The path of a file that is no picture, its directory made."""
+    if path.suffix.lower() != ending:
+        raise Usage(f"{path}: what is written is no picture; let it end in {ending}")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -107,7 +121,7 @@ def _inside(folder: Path, files: Iterable[Path]) -> list[Found]:
     ]
 
 
-def _places(found: list[Found], method: str, out: Path) -> list[Path]:
+def _places(found: list[Found], method: str, out: Path, ending: str) -> list[Path]:
     """a, then a_2: images of the same name from several directories, or with several endings."""
     taken: dict[Path, int] = {}
     places = []
@@ -115,7 +129,7 @@ def _places(found: list[Found], method: str, out: Path) -> list[Path]:
         stem = out / one.folder / one.image.stem
         taken[stem] = taken.get(stem, 0) + 1
         number = "" if taken[stem] == 1 else f"_{taken[stem]}"
-        places.append(stem.with_name(f"{stem.name}{number}_{method}.png"))
+        places.append(stem.with_name(f"{stem.name}{number}_{method}{ending}"))
     return places
 
 

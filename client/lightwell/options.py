@@ -31,7 +31,7 @@ class Fit(StrEnum):
     EXACT = "exact"
 
 
-def _methods(context: typer.Context, incomplete: str) -> list[str]:
+def methods_of(context: typer.Context, incomplete: str) -> list[str]:
     """The methods of the command, or of both kinds."""
     own = context.info_name
     kinds = [own] if own in ("explain", "synthesize") else ["explain", "synthesize"]
@@ -50,7 +50,9 @@ def model_names(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-Method = Annotated[str, typer.Option("--method", help="The method, such as grad_cam or pgd.", autocompletion=_methods)]
+Method = Annotated[
+    str, typer.Option("-m", "--method", help="The method, such as grad_cam or pgd.", autocompletion=methods_of)
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."),

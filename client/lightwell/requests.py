@@ -87,7 +87,10 @@ def top_request(
 def others(
     first: Explanation, targets: int, method: Message, **options: Unpack[ExplainOptions]
 ) -> Iterator[explain_pb2.ExplainRequest]:
-    """The requests that follow on the answer to `top_request`: of the same image and the same version of the model."""
+    """The requests that follow on the answer to `top_request`: of the same image and the same version of the model.
+    Raises ValueError if the method looks at no target."""
+    if not first.message.HasField("target"):
+        raise ValueError(f"{first.method} looks at no target; leave targets out")
     options["model"], options["version"] = first.provenance.model, first.provenance.version
     options["predictions"] = max(targets, options.get("predictions", 0))
     classes = [prediction.class_index for prediction in first.predictions]

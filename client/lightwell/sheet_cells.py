@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from PIL import Image as Pil
 
-from lightwell import drawing, images, render
+from lightwell import drawing, images, render, tiles
 from lightwell.errors import LightwellError
 from lightwell.results import Explanation, Synthesis, listed
 from lightwell.v1 import types_pb2 as types
+
+CHANNELS = 16
+"""Of activations, how many are shown in a cell."""
 
 
 def reduced(image: types.Image, side: int) -> Pil.Image:
@@ -29,10 +32,10 @@ def shown(answer: Explanation | Synthesis | LightwellError, original: Pil.Image)
     placement = _placement(answer.message.placement, original)
     if kinds[0] == "overlay" and render.single(answer.message.map):
         return render.alone(original.size, answer.map, answer.message.map, placement)
-    drawn = drawing.draw(kinds[0], answer.message, original, placement)
     if kinds[0] == "sheet":
-        return _fitted(drawn, original.size)
-    return render.on_white(drawn)
+        maps, channels = answer.tensors["activations"][:CHANNELS], answer.tensors["channels"][:CHANNELS]
+        return _fitted(tiles.activations(maps, channels.tolist()), original.size)
+    return render.on_white(drawing.draw(kinds[0], answer.message, original, placement))
 
 
 def _fitted(picture: Pil.Image, size: tuple[int, int]) -> Pil.Image:

@@ -24,13 +24,13 @@ def plain(message: Message) -> dict[str, Any]:
 
 def explanation(seen: Explanation, image: str, file: Path | None) -> dict[str, Any]:
     """An explanation without its map, which is in the file."""
-    return {**_both(seen, image, file), "predictions": [plain(item) for item in seen.predictions]}
+    return {**both(seen, image, file), "predictions": [plain(item) for item in seen.predictions]}
 
 
 def synthesis(made: Synthesis, image: str | None, files: list[Path], previews: list[Path]) -> dict[str, Any]:
     """A synthesis; the pictures are in the files, its image in the first."""
     return {
-        **_both(made, image, files[0]),
+        **both(made, image, files[0]),
         "succeeded": made.succeeded,
         "predictions_before": [plain(item) for item in made.before],
         "predictions_after": [plain(item) for item in made.after],
@@ -41,8 +41,15 @@ def synthesis(made: Synthesis, image: str | None, files: list[Path], previews: l
 
 def explanation_line(seen: Explanation, image: str, file: Path | None) -> Text:
     """What an explanation found, and where it is."""
-    line = Text.assemble((Path(image).name, "bold"), "  ", (named(seen.target), "yellow"), "  ", _strength(seen.target))
-    return _noted(_at(line, file), seen.warnings)
+    line = Text(Path(image).name, "bold")
+    if seen.message.HasField("target"):
+        line.append("  ").append(named(seen.target), "yellow").append(f"  {_strength(seen.target)}")
+    else:
+        shapes = (f"{name} {' x '.join(map(str, values.shape))}" for name, values in seen.tensors.items())
+        line.append(f"  {', '.join(shapes)}")
+    if not seen.message.HasField("map") and not seen.tensors:
+        line.append("".join(f"\n  {words}" for words in _chances(seen.predictions)))
+    return noted(at(line, file), seen.warnings)
 
 
 def synthesis_line(made: Synthesis, file: Path) -> Text:
@@ -54,7 +61,7 @@ def synthesis_line(made: Synthesis, file: Path) -> Text:
         line.append(f"  {listed(made.before)[0]} → {listed(made.after)[0]}", "yellow")
     for name, value in made.measures.items():
         line.append(f"  {name} {value:.4g}", "dim")
-    return _noted(_at(line, file), made.warnings)
+    return noted(at(line, file), made.warnings)
 
 
 def estimate(told: Estimate, method: str) -> dict[str, Any]:
@@ -82,7 +89,8 @@ def estimate_line(told: Estimate, method: str) -> Text:
     return line.append(f"  {seconds}", "cyan")
 
 
-def _both(result: Explanation | Synthesis, image: str | None, file: Path | None) -> dict[str, Any]:
+def both(result: Explanation | Synthesis, image: str | None, file: Path | None) -> dict[str, Any]:
+    """What both kinds of result tell."""
     name = result.message.resolved.WhichOneof("method")
     return {
         "image": image,
@@ -132,11 +140,23 @@ def _strength(target: types.ExplainedTarget) -> str:
     return f"{target.probability:.1%}" if target.HasField("probability") else f"score {target.score:.4g}"
 
 
-def _at(line: Text, file: Path | None) -> Text:
+def _chances(predictions: list[types.Prediction]) -> list[str]:
+    """A line for each class: its probability, or its score where there is none, and its name."""
+    known = any(item.probability for item in predictions)
+    figures = [f"{item.probability:.1%}" if known else f"{item.score:.4g}" for item in predictions]
+    return [
+        f"{figure:>6}  {item.label or f'class {item.class_index}'}"
+        for figure, item in zip(figures, predictions, strict=True)
+    ]
+
+
+def at(line: Text, file: Path | None) -> Text:
+    """A line with the file that it speaks of."""
     return line.append("  ").append(str(file), "cyan") if file else line
 
 
-def _noted(line: Text, warnings: Iterable[str]) -> Text:
+def noted(line: Text, warnings: Iterable[str]) -> Text:
+    """A line with what is to be said about it, below."""
     for warning in warnings:
         line.append(f"\n  {warning}", "dim")
     return line

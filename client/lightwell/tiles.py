@@ -105,16 +105,17 @@ def _table(tiles: Bytes) -> tuple[Pil.Image, int, int]:
 
 
 def _times(shape: tuple[int, ...], gap: int) -> int:
-    """How often a weight's side is enlarged: so that a tile is well seen, and less, down to a quarter, where not all
-    tiles [rows, columns, h, w] would fit."""
+    """How often a weight's side is enlarged: so that tiles [rows, columns, h, w] are well seen, and less where not all
+    of them would fit, as long as anything can be seen."""
     rows, columns, height, width = shape
     most = max(1, _CELL // max(height, width))
+    least = min(most, max(1, _CELL // 4 // max(height, width)))
     fitting = (
         times
-        for times in range(most, most // 4, -1)
+        for times in range(most, least, -1)
         if max(rows * (height * times + gap), columns * (width * times + gap)) <= LARGEST - _EDGE
     )
-    return next(fitting, max(1, most // 4))
+    return next(fitting, least)
 
 
 def _every(pitch: int, needed: int) -> int:
