@@ -21,11 +21,12 @@ def eigen_cam(image: Fitted, target: Unaimed, facts: Facts, rng: Generator, *, l
 
 def _component(activations: Tensor) -> Tensor:
     """Each place's share of the first principal component [h, w] of activations [channels, h, w]; of its two signs the
-    one that is high where the activations are strong. (Their mean would say nothing behind a layer norm: it is zero.)"""
+    one that is high where the activations are strong."""
     channels, height, width = activations.shape
     places = activations.reshape(channels, -1).T
     left, strengths, _ = torch.linalg.svd(places - places.mean(0), full_matrices=False)
     shares = left[:, 0] * strengths[0]
+    # Their mean would say nothing behind a layer norm: it is zero everywhere.
     sign = -1 if (shares * places.abs().mean(1)).sum() < 0 else 1
     found: Tensor = (sign * shares).view(height, width)
     return found

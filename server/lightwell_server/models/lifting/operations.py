@@ -24,6 +24,8 @@ def canonical(target: OpOverload, args: tuple[Any, ...]) -> tuple[OpOverload, tu
     """One form for what exporters write in several."""
     if target in (aten._convolution.default, aten.convolution.default) and not args[6] and len(args[3]) == 2:
         return aten.conv2d.default, (*args[:6], args[8])
+    if target is aten._convolution_mode.default and len(args[3]) == 2:
+        return aten.conv2d.padding, args
     return _REPLACED.get(target, target), args
 
 
