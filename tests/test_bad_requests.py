@@ -16,7 +16,19 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from PIL import Image as Pil
 
-from lightwell import GradCam, Occlusion, Pgd, Saliency, Style, StyleTransfer
+from lightwell import (
+    Cam,
+    GradCam,
+    IntegratedGradients,
+    LayerCam,
+    Occlusion,
+    Pgd,
+    Saliency,
+    Segmentation,
+    SmoothGrad,
+    Style,
+    StyleTransfer,
+)
 from lightwell.errors import from_rpc
 from lightwell.images import to_message, to_tensor
 from lightwell.requests import explain_request, synthesize_request
@@ -30,6 +42,7 @@ from tests.test_service import PAINTING, STAR, free_port
 FLAGS = ("--threads", "1", "--max-request-steps", "500", "--max-request-rows", "2000",
          "--max-memory-bytes", str(64 * 2**20), "--max-message-bytes", str(4 * 2**20))  # fmt: skip
 SMALL = np.random.default_rng(0).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+ONES = to_tensor(np.ones(7, np.float32))
 TRANSFER = {"styles": [PAINTING], "size": 48, "steps": 2}
 LONG = StyleTransfer(styles=[PAINTING], size=96, steps=500)
 NAMES = ("../shapes", "/etc/passwd", "sha\0pes", "x" * 10_000, "\u202e\U0001f600" * 500)
@@ -154,7 +167,7 @@ def targets():
         ("a contrast out of range", types.Contrast(class_index=15), "contrast.class_index"),
         ("a contrast against out of range", types.Contrast(against=-1), "contrast.against"),
         ("a contrast of a class with itself", types.Contrast(class_index=3, against=3), "contrast.against"),
-        ("a neuron of no layer", types.Neuron(), "neuron.layer"),
+        ("a neuron of no layer's channel", types.Neuron(channel=15), "neuron.channel"),
         ("a neuron of the output", types.Neuron(layer="<output>"), "neuron.layer"),
         ("a neuron's channel", types.Neuron(layer="features.2", channel=16), "neuron.channel"),
         ("a neuron's row", types.Neuron(layer="features.2", row=96), "neuron.row"),
@@ -162,8 +175,12 @@ def targets():
         ("a neuron at another size than the card's", types.Neuron(layer="features.2", row=90, column=90), "neuron"),
         ("a channel out of range", types.Channel(layer="head", channel=15), "channel.channel"),
         ("a channel below", types.Channel(layer="head", channel=-1), "channel.channel"),
-        ("an element", types.Element(), "element"),
-        ("a direction", types.Direction(layer="head", vector=to_tensor(np.zeros(15, np.float32))), "direction"),
+        ("an element of nothing", types.Element(), "element.index"),
+        ("an element out of range", types.Element(index=[15]), "element.index"),
+        ("an element of another output", types.Element(output="other", index=[1]), "element.output"),
+        ("a direction without a vector", types.Direction(layer="head"), "direction.vector.dtype"),
+        ("a direction that is too short", types.Direction(layer="head", vector=ONES), "direction.vector"),
+        ("a direction of no layer", types.Direction(layer="hed", vector=ONES), "direction.layer"),
         ("an unknown reading", types.Target(class_index=1, of=77), "of"),
         ("the probability of a neuron",
          types.Target(neuron=types.Neuron(layer="head"), of=types.OF_PROBABILITY), "of"),
@@ -210,6 +227,19 @@ def sums():
     yield Row("a window larger than the image", explain(Occlusion(window=37)), field="occlusion.window")
     yield Row("a stride that leaves the image", explain(Occlusion(stride=2**31 - 1)), "OK", "")
     yield Row("more rows than are allowed", explain(Occlusion(stride=1), image=STAR), reason="TOO_MANY_ROWS")
+    short = IntegratedGradients(steps=1, quadrature="QUADRATURE_TRAPEZOID")
+    yield Row("a trapezoid with one end", explain(short), field="integrated_gradients.steps")
+    yield Row("two means at once", explain(SmoothGrad(squared=True, variance=True)), field="smooth_grad.variance")
+    yield Row("a background above", explain(Segmentation(background=0.9, foreground=0.1)),
+              field="segmentation.background")  # fmt: skip
+    early = types.Channel(layer="features.2")
+    yield Row("a CAM of a channel", explain(Cam(), target=early), field="target")
+    yield Row("a CAM of a probability", explain(Cam(), target=types.Target(class_index=1, of=2)), field="target")
+    behind = explain(LayerCam(layer="features.6"), target=early)
+    yield Row("a layer behind the target", behind, reason="NO_INFLUENCE")
+    for name, layer in {"no": "hed", "no convolution's": "features.2"}.items():
+        yield Row(f"weights of {name} layer", models_pb2.GetFiltersRequest(layer=layer), field="layer")
+    yield Row("weights of no model", models_pb2.GetFiltersRequest(model="no"), "NOT_FOUND", "MODEL_NOT_FOUND")
     for name, method in {"steps": Pgd(steps=501), "steps and restarts": Pgd(steps=300, restarts=2)}.items():
         yield Row(f"more {name} than are allowed", synthesize(method), field="pgd.steps")
         yield Row(f"more {name} than are allowed, estimated", estimate(synthesize(method)), field="pgd.steps")
@@ -273,6 +303,9 @@ def wrong(field: FieldDescriptor, hint):
         for color in ("red", "green", "blue"):
             for value in (-0.01, 1.01, math.nan, math.inf):
                 yield f"{field.name}.{color}", _setter(lambda m: getattr(m, field.name), color, value)
+    elif field.message_type is types.Image.DESCRIPTOR:
+        for data in (b"", b"no image"):
+            yield field.name, lambda message, data=data: setattr(getattr(message, field.name), "encoded", data) or data
     elif field.message_type is None:
         for value in bad_values(field, hint):
             yield field.name, _setter(lambda message: message, field.name, value)

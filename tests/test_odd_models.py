@@ -128,7 +128,7 @@ def test_without_a_path_the_candidates_are_told(tmp_path, module, form):
 
 
 def test_an_image_is_no_classifiers_output(tmp_path):
-    with pytest.raises(Refused, match=r"set its kind. It returns: output \[n, 4, 16, 16\]"):
+    with pytest.raises(Refused, match=r"set its kind, .*It returns: output \[n, 4, 16, 16\]"):
         lifted(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)).eval(), tmp_path)
 
 
@@ -230,7 +230,7 @@ def test_get_model_tells_what_was_found_in_a_file(tmp_path):
     aliases = {layer.name: list(layer.aliases) for layer in model.layers if layer.aliases}
     assert aliases == {"conv": ["entrance"]}
     reasons = {method.method: method.reason for method in model.methods if not method.applies}
-    assert reasons == {"pgd": "the model's values are no scores of classes"}
+    assert reasons["pgd"] == "the model's values are no scores of classes"
 
 
 class Training(nn.Module):
