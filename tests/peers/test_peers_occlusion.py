@@ -13,7 +13,7 @@ from lightwell.heatmap import enlarged
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.methods._math import blurred
 from lightwell_server.target import ClassTarget
-from tests.peers.twins import MIXED, NETS, SIDE, agree
+from tests.peers.twins import MIXED, SIDE, SMALL, SMALL_FILES, agree
 
 # 64 = 24 + 24 + 16 and 20 + 4 * 12 - 4: in both the last windows stick out and are cut off by the border. 32 fits.
 PLACES = [(24, 24), (20, 12), (32, 32)]
@@ -72,11 +72,12 @@ def as_captum(case, window, stride, of):
     assert torch.equal(theirs[0, 0], theirs[0, 2])
 
 
+@pytest.mark.parametrize("case", SMALL_FILES, indirect=True)
 def test_captum(case):
     as_captum(case, 24, 24, "probability")
 
 
-@pytest.mark.parametrize("case", [f"{name}-pt2" for name in NETS], indirect=True)
+@pytest.mark.parametrize("case", [f"{name}-pt2" for name in SMALL], indirect=True)
 @pytest.mark.parametrize("of", READINGS)
 def test_captum_where_windows_overlap(case, of):
     as_captum(case, 20, 12, of)

@@ -10,7 +10,7 @@ import torchattacks
 from foolbox.criteria import Misclassification, TargetedMisclassification
 
 from lightwell_server.ask import Frame
-from tests.peers.twins import MIXED, agree
+from tests.peers.twins import MIXED, SMALL_FILES, agree
 
 STEPS = 4
 # Balls that the third step leaves, so that projecting matters.
@@ -73,6 +73,7 @@ def test_step_by_step(case, peer, norm, targeted):
     agree(ours[-1] - case.image, theirs[-1] - case.image)
 
 
+@pytest.mark.parametrize("case", SMALL_FILES, indirect=True)
 def test_one_step_of_the_radius_is_torchattacks_fgsm(case):
     theirs = torchattacks.FGSM(case.twin, eps=4 / 255)(case.image, torch.tensor([case.top]))
     ours = case.ask("pgd", epsilon=4 / 255, step=4 / 255, **{**PLAIN, "steps": 1})

@@ -6,7 +6,8 @@ import torch
 from captum.attr import Saliency
 
 from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget
-from tests.peers.twins import LAYERS, MIXED, agree
+from tests.peers.captums import attributed
+from tests.peers.twins import LAYERS, MIXED, SMALL_FILES, agree
 
 READINGS = {
     "score": lambda logits: logits,
@@ -26,10 +27,10 @@ def gradient(case, score):
 
 
 def test_captum(case):
-    theirs = Saliency(case.twin).attribute(case.image.clone().requires_grad_(), target=case.top, abs=True)
-    agree(case.ask("saliency").map.values, theirs.amax(1)[0])
+    agree(case.ask("saliency").map.values, attributed("Saliency", case.twin, abs=True).amax(0))
 
 
+@pytest.mark.parametrize("case", SMALL_FILES, indirect=True)
 @pytest.mark.parametrize("of", READINGS)
 def test_captum_on_each_reading_of_a_class(case, of):
     peer = Saliency(lambda x: READINGS[of](case.twin(x)))
@@ -48,6 +49,7 @@ def test_ways_over_the_colours(case, magnitude, channels):
     assert ours.map.signed is not magnitude
 
 
+@pytest.mark.parametrize("case", SMALL_FILES, indirect=True)
 def test_all_colours(case):
     grad = gradient(case, lambda x: case.twin(x)[0, 3])
     ours = case.ask("saliency", ClassTarget(3), magnitude=False, channels="none")
@@ -55,12 +57,14 @@ def test_all_colours(case):
     agree(ours.map.values, COLOURS["max"](grad))
 
 
+@pytest.mark.parametrize("case", SMALL_FILES, indirect=True)
 def test_contrast(case):
     theirs = gradient(case, lambda x: case.twin(x)[0, 3] - case.twin(x)[0, 5])
     ours = case.ask("saliency", ContrastTarget(3, 5), magnitude=False, channels="none")
     agree(ours.tensors["gradient"], theirs[0])
 
 
+@pytest.mark.parametrize("case", SMALL_FILES, indirect=True)
 @pytest.mark.parametrize("position", [None, (1, 0)])
 @pytest.mark.parametrize("depth", range(3))
 def test_channels_and_neurons(case, depth, position):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lightwell_server.ask import GRAD, Ask, Frame
 from lightwell_server.catalog import catalog
 from lightwell_server.methods._math import gram
-from tests.peers.twins import NETS, SCRIPTED, SIDE, agree, picture
+from tests.peers.twins import SCRIPTED, SIDE, SMALL, SMALL_FILES, agree, picture
 
 WEIGHTS = {"content_weight": 5.0, "style_weight": 100.0, "tv_weight": 0.5}
 STARTS = ("content", "noise")
@@ -69,6 +69,7 @@ def gradient(score, x):
     return value.detach(), torch.autograd.grad(value, x)[0]
 
 
+@pytest.mark.parametrize("case", SMALL_FILES, indirect=True)
 @pytest.mark.parametrize("start", STARTS)
 def test_first_question(case, start):
     eager = Eager(case, [(picture(1), 1)])
@@ -112,7 +113,7 @@ def test_every_step(case, optimizer, start):
     assert (x.detach() - steps[0][0].rows).abs().max() > 1e-4, "a picture that stays where it was proves nothing"
 
 
-@pytest.mark.parametrize("case", [f"{name}-{form}" for name in NETS for form in ("traced", "scripted")], indirect=True)
+@pytest.mark.parametrize("case", [f"{name}-{form}" for name in SMALL for form in ("traced", "scripted")], indirect=True)
 def test_several_styles_are_the_weighted_mean_of_their_grams(case):
     # Pictures of different sizes: Gram matrices are means over positions, so they may be averaged as they are.
     eager = Eager(case, [(picture(1), 3.0), (picture(2, 48, 64), 1.0)])
@@ -133,6 +134,7 @@ def test_style_scale_resizes_the_style(case):
         agree(ours[0], theirs)
 
 
+@pytest.mark.parametrize("case", SMALL_FILES, indirect=True)
 def test_nothing_at_all_is_one_away(case):
     ((ask, _),), _, _ = asked(case, styles=[style()], steps=1)
     loss = ask.score

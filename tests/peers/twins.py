@@ -1,50 +1,142 @@
 """The eager network behind a file, the same pixels in front of it, and how far two results may lie apart."""
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import nn
+from torchvision.models.densenet import DenseNet
+from torchvision.models.googlenet import BasicConv2d
 
 from lightwell_server.catalog import catalog
 from lightwell_server.models.store import Model
 from lightwell_server.target import ClassTarget
 from tests.drive import drive
+from tests.nets import FORMS
 
-NETS = ("resnet18", "squeezenet1_1", "mobilenet_v2")
-SCRIPTED = [f"{name}-scripted" for name in NETS]
-MIXED = ["resnet18-scripted", "squeezenet1_1-pt2", "mobilenet_v2-traced"]
-"""Every network and every form once, for what takes longer."""
 SIDE = 64
 
-# Layers of each network from fine to coarse. An in-place ReLU follows most of them: what is read must be what was
-# there before it.
+# Layers of each network from fine to coarse, the last being our default of a file that knows its modules. An in-place
+# ReLU follows many of them: what is read must be what was there before it.
 LAYERS = {
     "resnet18": ("bn1", "layer2.0.conv2", "layer4"),
-    "squeezenet1_1": ("features.0", "features.6.expand3x3", "features.12"),
+    "vgg19_bn": ("features.1", "features.14", "avgpool"),
     "mobilenet_v2": ("features.0.1", "features.7.conv.1.0", "features.18"),
+    "squeezenet1_1": ("features.0", "features.6.expand3x3", "features.12", "classifier.2"),
+    "googlenet": ("conv1.bn", "inception4a", "inception5b"),
+    "densenet121": ("features.norm0", "features.denseblock2.denselayer6.conv1", "features"),
+    "efficientnet_b0": ("features.0.1", "features.4.0.block.1.0", "features"),
+    "convnext_tiny": ("features.0", "features.3", "features"),
+    "vit_b_16": tuple(f"encoder.layers.encoder_layer_{i}.ln_1" for i in (1, 6, 11)),
 }
+# The same layers of a frozen file, by their order in its graph, the last being our default again. A convolution whose
+# batch norm was folded into it is none any more; the last layer of DenseNet is its last ReLU, which is no module.
+FROZEN = {
+    "resnet18": {"bn1": "conv2d_0", "layer4": "relu_16"},
+    "vgg19_bn": {"features.1": "conv2d_0", "avgpool": "adaptive_avg_pool2d_0"},
+    "mobilenet_v2": {"features.0.1": "conv2d_0", "features.18": "hardtanh_34"},
+    "squeezenet1_1": {"features.0": "conv2d_0", "features.12": "cat_7", "classifier.2": "relu_25"},
+    "googlenet": {"conv1.bn": "conv2d_0", "inception4a": "cat_2", "inception5b": "cat_8"},
+    "densenet121": {"features.norm0": "conv2d_0", "features": "batch_norm_119", "relu": "relu_120"},
+    "efficientnet_b0": {"features.0.1": "conv2d_0", "features": "silu_48"},
+    "convnext_tiny": {"features.3": "add_5", "features": "add_17"},
+    "vit_b_16": {f"encoder.layers.encoder_layer_{i}.ln_1": f"layer_norm_{2 * i}" for i in (1, 6, 11)},
+}
+NETS = tuple(LAYERS)
+FILES = [f"{name}-{form}" for name in NETS for form in (*FORMS, "frozen")]
+"""Every network in every form."""
+
+
+def layers(file):
+    """The layers of a file that are compared, by the names that its network has for them."""
+    name, form = file.split("-")
+    return tuple(FROZEN[name] if form == "frozen" else LAYERS[name])
+
+
+PLACES = [(file, layer) for file in FILES for layer in layers(file)]
+"""Every layer of every file."""
+
+SMALL = ("resnet18", "squeezenet1_1", "mobilenet_v2")
+SMALL_FILES = [f"{name}-{form}" for name in SMALL for form in FORMS]
+SCRIPTED = [f"{name}-scripted" for name in SMALL]
+MIXED = ["resnet18-scripted", "squeezenet1_1-pt2", "mobilenet_v2-traced"]
+"""Three networks and every form that knows its modules once, for what takes longer."""
+
+
+class WithModule(BasicConv2d):
+    """GoogLeNet's convolution with a module for its ReLU."""
+
+    def forward(self, x):
+        return self.relu(self.bn(self.conv(x)))
+
+
+class WithLastModule(DenseNet):
+    """DenseNet with a module for its last ReLU."""
+
+    def forward(self, x):
+        return self.classifier(self.relu(self.features(x)).mean((2, 3)))
+
+
+FUNCTIONAL = {BasicConv2d: WithModule, DenseNet: WithLastModule}
+
+
+class Clamp(nn.Module):
+    """The upper half of a ReLU6."""
+
+    def forward(self, x):
+        return x.clamp(max=6)
+
+
+def with_modules(net):
+    """The same function, every ReLU being an nn.ReLU that is not in place: the peers' hooks see no other ReLU, and
+    would see of a layer in front of an in-place one what that left of it."""
+    for module in list(net.modules()):
+        if type(module) in FUNCTIONAL:
+            module.__class__ = FUNCTIONAL[type(module)]
+            module.relu = nn.ReLU()
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU6):
+                setattr(module, name, nn.Sequential(nn.ReLU(), Clamp()))
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    return net
 
 
 class Twin(nn.Module):
-    """The network as it was before the export, taking pixels in [0, 1].
+    """The network as it was before the export, taking pixels in [0, 1]; `image` is the one that is explained.
 
     Its mean and deviation are rounded to float32 as the file's graph keeps them. They are not called `mean` and
     `std`, by which torchattacks would take the network for one that is fed normalised pixels.
     """
 
-    def __init__(self, net, card):
+    def __init__(self, net, card, image):
         super().__init__()
-        self.net = net
+        self.net = with_modules(net)
         for name, values in (("zero", card.input.mean), ("unit", card.input.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1))
-        # Hooks on a layer before an in-place ReLU would see what the ReLU left of it.
-        for module in net.modules():
-            if hasattr(module, "inplace"):
-                module.inplace = False
+        self.register_buffer("image", image)
         self.eval().requires_grad_(False)
 
     def forward(self, x):
         return self.net((x - self.zero) / self.unit)
+
+    @cached_property
+    def top(self):
+        """Its first class for the image."""
+        return int(self(self.image).argmax(1))
+
+    def seeing(self, image):
+        """The same network before another image."""
+        other = copy(self)
+        other._buffers = {**self._buffers, "image": image}
+        other.__dict__.pop("top", None)
+        return other
+
+    @property
+    def leaf(self):
+        """The image, as peers want it that take its gradient."""
+        return self.image.clone().requires_grad_()
 
     def layer(self, name):
         """The module of a layer's name."""
@@ -67,17 +159,32 @@ class Case:
     """A lifted file and its twin."""
 
     name: str
+    form: str
     model: Model
     twin: Twin
-    image: torch.Tensor = field(init=False)
 
-    def __post_init__(self):
-        self.image = picture(0).to(self.model.graph.dtype)
+    def seeing(self, image):
+        """The same file before another image."""
+        return replace(self, twin=self.twin.seeing(image))
+
+    def named(self, layer):
+        """The file's name for a layer of the network."""
+        return FROZEN[self.name][layer] if self.form == "frozen" else layer
+
+    @property
+    def default(self):
+        """The network's name for the layer that is taken where none is asked for."""
+        return layers(f"{self.name}-{self.form}")[-1]
+
+    @property
+    def image(self):
+        """The image that is explained."""
+        return self.twin.image
 
     @property
     def top(self):
         """The twin's first class for the image."""
-        return int(self.twin(self.image).argmax(1))
+        return self.twin.top
 
     def ask(self, name, target=None, image=None, seen=None, seed=0, **given):
         """A method's result; parameters are checked and filled in as for a request."""
