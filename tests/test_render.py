@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from lightwell import colors, render, tiles
+from lightwell import colors, drawing, images, render, tiles
+from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
 
 NEARLY_WHITE = 95
@@ -210,3 +211,24 @@ def test_other_filters_have_a_row_each():
         expected = (kernel - own.min()) / np.ptp(own) * 255
         assert np.abs(pixels[top : top + 24 : 8, left : left + 24 : 8] - expected).max() <= 0.51
     assert pixels[36:60, :36].min() < 100 and pixels[:36, 36:60].min() < 100  # numbers at both edges
+
+
+def answer(*tensors, drawn=False):
+    """A response with tensors of these names, and perhaps a map."""
+    response = explain_pb2.ExplainResponse(resolved=explain_pb2.ExplainRequest(embedding={}))
+    for name in tensors:
+        values = np.eye(2, dtype=np.uint8)[None] if name == "activations" else np.zeros(1, np.int32)
+        response.tensors.add(name=name).tensor.CopyFrom(images.to_tensor(values))
+    if drawn:
+        response.map.height = 2
+    return response
+
+
+def test_what_has_no_picture_says_so():
+    assert drawing.kinds(answer("embedding")) == () and drawing.kinds(answer(drawn=True)) == ("overlay", "map")
+    assert drawing.kinds(answer("activations", "channels")) == ("sheet",)
+    assert drawing.kinds(answer("mask", drawn=True)) == ("cutout", "overlay", "map")
+    with pytest.raises(ValueError, match=r"^embedding has no picture$"):
+        drawing.draw("map", answer("embedding"), Pil.new("RGB", (9, 9)))
+    with pytest.raises(ValueError, match=r"^embedding has no map; it has: sheet$"):
+        drawing.draw("map", answer("activations", "channels"), Pil.new("RGB", (9, 9)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple, TypedDict
 
 from google.protobuf.message import Message
 from numpy.typing import NDArray
+from PIL import Image as Pil
+from PIL import UnidentifiedImageError
 
 from lightwell import parameters
 from lightwell.errors import CancelledCallError, ForbiddenError, LightwellError, UnauthenticatedError, UnavailableError
@@ -19,6 +22,7 @@ from lightwell.requests import CONCURRENCY, TargetLike, explains, name_of
 from lightwell.results import Explanation
 from lightwell.sheet import Answer, Column, Row, Sheet
 from lightwell.v1 import explain_pb2
+from lightwell.v1 import types_pb2 as types
 
 ENDING = (UnavailableError, UnauthenticatedError, ForbiddenError, CancelledCallError)
 """Errors that no other cell would be spared: they end the sheet."""
@@ -59,13 +63,11 @@ class Plan:
         sweep: Sweep,
         options: SheetOptions,
     ) -> None:
-        given = images if isinstance(images, list | tuple) else [images]
+        given: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
         self.options = options
         self.columns = columns([methods] if isinstance(methods, Message) else methods, sweep)
-        named = [
-            (_name(image, number), to_message(image, options.get("fit", "card")))
-            for number, image in enumerate(given, 1)
-        ]
+        fit = options.get("fit", "card")
+        named = [(name, _read(image, fit, name)) for image, name in zip(given, _names(given), strict=True)]
         self._pairs = list(product(named, [models] if isinstance(models, str) else models))
         self._targets = targets
 
@@ -166,5 +168,16 @@ def _classes(answer: Answer) -> list[TargetLike]:
     return [prediction.class_index for prediction in found] or [None]
 
 
-def _name(image: ImageLike, number: int) -> str:
-    return Path(image).name if isinstance(image, str | Path) else f"image {number}"
+def _names(images: Iterable[ImageLike]) -> list[str]:
+    return [Path(image).name if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images, 1)]
+
+
+def _read(image: ImageLike, fit: str, name: str) -> types.Image:
+    """Raises ValueError for a file that cannot be shown: a sheet shows its images."""
+    message = to_message(image, fit)
+    try:
+        if message.encoded:
+            Pil.open(io.BytesIO(message.encoded))  # looks at the header alone
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is no picture that can be read") from None
+    return message
