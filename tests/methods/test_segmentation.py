@@ -54,6 +54,26 @@ def test_the_object_is_found_to_its_edge(lifted):
     assert float((found & inside).sum() / (found | inside).sum()) > 0.95
 
 
+class Noisy(nn.Module):
+    """Looks at the disc of `disc`, at some of its pixels much and at others hardly, and a little at all around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3 * SIDE * SIDE, 2)
+        strength = torch.where(disc()[1], 1.0, 0.3) * torch.rand(SIDE, SIDE) ** 2
+        self.fc.weight.data = torch.stack([torch.zeros(3, SIDE, SIDE), strength.expand(3, -1, -1)]).flatten(1)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def test_noise_in_the_saliency_makes_neither_holes_nor_specks(tmp_path):
+    torch.manual_seed(0)
+    image, inside = disc()
+    found = mask(model(Noisy(), tmp_path, side=SIDE), image, background=0.5).bool()
+    assert int((found ^ inside).sum()) < 0.02 * SIDE * SIDE
+
+
 def test_the_same_seed_is_the_same_mask(lifted):
     image = picture(SIDE)
     masks = [mask(lifted, image, seed=seed, background=0.6) for seed in (1, 1, 2)]

@@ -19,6 +19,8 @@ from lightwell_server.methods.saliency import saliency
 from lightwell_server.target import Target
 
 Bytes = NDArray[np.uint8]
+SMOOTH = 1 / 75
+"""The saliency is smoothed before it is compared: a Gaussian's sigma, as a share of the shorter side."""
 
 
 def segmentation(
@@ -49,8 +51,10 @@ def segmentation(
 
 
 def _marked(values: Tensor, foreground: float, background: float) -> Bytes:
-    """Which pixels [H, W] surely are the object and which are not; the rest is taken for background at first."""
+    """Which pixels [H, W] surely are the object and which are not; the rest is taken for background at first. These
+    marks are final, and the saliency of single pixels is noisy: unsmoothed it leaves holes and specks."""
     array = values.double().cpu().numpy()
+    array = cv2.GaussianBlur(array, (0, 0), SMOOTH * min(array.shape))
     low, high = np.quantile(array, (background, foreground))
     marks = np.full(array.shape, cv2.GC_PR_BGD, np.uint8)
     marks[array <= low] = cv2.GC_BGD  # many may have none at all
