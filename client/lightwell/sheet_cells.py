@@ -9,7 +9,7 @@ from lightwell.errors import LightwellError
 from lightwell.results import Explanation, Synthesis, listed
 from lightwell.v1 import types_pb2 as types
 
-CHANNELS = 16
+CHANNELS = 20
 """Of activations, how many are shown in a cell."""
 
 
