@@ -186,7 +186,7 @@ def test_an_estimate_is_one_line(lightwell, photo):
     assert answer["applies"] and answer["steps"] == 7 and answer["may_stop_early"]
     assert answer["parameters"]["steps"] == 7 and answer["memory_bytes"] < answer["memory_limit_bytes"]
     assert "at most 7 steps" in lightwell("estimate", photo, "--method", "pgd", "-p", "steps=7")[1]
-    assert "pgd, predictions" in sentence(lightwell("estimate", photo, "--method", "x"), 2)
+    assert "pgd, predictions, saliency" in sentence(lightwell("estimate", photo, "--method", "x"), 2)
     assert "window" in sentence(lightwell("estimate", photo, "--method", "occlusion", "-p", "window=0"), 1)
 
 
@@ -261,7 +261,9 @@ def test_help_tells_the_exit_codes(lightwell):
     [
         ("lightwell explain --method ", parameters.method_names("explain")),
         ("lightwell synthesize --method p", ["pgd"]),
+        ("lightwell estimate --method sa", ["saliency"]),
         ("lightwell estimate --method st", ["style_transfer"]),
+        ("lightwell sheet -m guided_b", ["guided_backprop"]),
         ("lightwell explain --model ", ["shapes"]),
         ("lightwell models show sh", ["shapes"]),
         ("lightwell explain --server 127.0.0.1:1 --model ", []),

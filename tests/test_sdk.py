@@ -403,7 +403,8 @@ def test_without_a_certificate_nobody_is_let_in(guard):
 
 
 TYPED = """\
-from lightwell import AsyncClient, Client, Estimate, Explanation, GradCam, Occlusion, Pgd, Progress, Stream, Synthesis
+from lightwell import AsyncClient, Client, Estimate, Explanation, Filters, GradCam, Occlusion, Pgd, Progress, Sheet
+from lightwell import Stream, Synthesis
 
 
 def waiting() -> None:
@@ -417,10 +418,14 @@ def waiting() -> None:
         cost: Estimate = c.estimate(Pgd(), "cat.jpg", model="resnet50")
         seconds: float | None = cost.device_seconds
         maps: list[Explanation] = list(c.explain_all(["a.jpg", "b.jpg"], GradCam(), concurrency=4, progress=True))
+        page: str = c.sheet("cat.jpg", [GradCam(), Pgd()], targets=[3, "tabby"], sweep={"layer": ["a"]}, seed=3).html()
+        top: Sheet = c.sheet(["a.jpg", b"..."], GradCam(), targets=5, models=["a", "b"])
+        shape: tuple[int, ...] = c.filters("conv1", model="resnet50").weights.shape
         up: float = c.status().up_seconds
         numbers: list[int] = [job.number for job in c.jobs()]
         layers: int = len(c.load_model("resnet50").layers)
         print(one.map.shape, many, steps, dense.overlay().size, made.succeeded, seconds, maps, up, numbers, layers)
+        print(page, top, shape)
 
 
 async def awaited() -> None:
@@ -430,7 +435,9 @@ async def awaited() -> None:
         made: Synthesis = await c.synthesize(Pgd(), image="cat.jpg").result()
         steps: list[int] = [progress.step async for progress in c.explain_stream("cat.jpg", Occlusion())]
         maps: list[Explanation] = [seen async for seen in c.explain_all(["a.jpg"], GradCam())]
-        print(one, many, made, steps, maps)
+        top: Sheet = await c.sheet("cat.jpg", [GradCam(), Pgd()], targets=5)
+        weights: Filters = await c.filters(picture=True)
+        print(one, many, made, steps, maps, top, weights)
 """
 WRONG = "Client('localhost:50051').explain('cat.jpg', GradCam(), modle='resnet50')"
 
