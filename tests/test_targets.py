@@ -149,6 +149,16 @@ TARGETS = {
         lambda scores, stem: (stem.mean((2, 3)) * torch.linspace(-1, 1, 8, dtype=torch.float64)).sum(1),
     ),
 }
+IN_WORDS = {
+    "class": "class 3",
+    "contrast": "class 3 against 1",
+    "neuron": "neuron stem:2 at 5, 9",
+    "middle": "neuron stem:2 at 8, 8",
+    "channel": "channel stem:4",
+    "element": "output [2]",
+    "score as a channel": "channel output:2",
+    "direction": "a direction at stem",
+}
 READINGS = {
     "score": lambda scores: scores,
     "probability": lambda scores: scores.softmax(1),
@@ -173,6 +183,7 @@ def test_the_gradient_is_that_of_the_target(residual, eager, image, kind):
     ours, seen = gradient(residual, image, target)
     assert near(ours, wanted(lambda rows: score(eager(rows), eager.stem(rows)), image))
     assert seen.target.score == pytest.approx(float(score(eager(image[None]), eager.stem(image[None]))), abs=1e-6)
+    assert IN_WORDS.get(kind, "class") in repr(seen)
     resolved = seen.message.resolved
     again, _ = gradient(residual, image, resolved.target)
     assert torch.equal(ours, again)

@@ -64,7 +64,9 @@ Model = Annotated[
 Version = Annotated[str, typer.Option("--version", help="The model's version; the newest if left out.")]
 Target = Annotated[
     str | None,
-    typer.Option(help="A class by label or index, channel:LAYER:3, neuron:LAYER:3, contrast:3:5; else the top class."),
+    typer.Option(
+        help="A class by label or index, channel:LAYER:3, neuron:LAYER:3, contrast:3:5, element:OUTPUT:3,7; else the top class."
+    ),
 ]
 OfOption = Annotated[Of, typer.Option("--of", help="Which reading of a class is meant.")]
 FitOption = Annotated[Fit, typer.Option("--fit", help="By the card's resize and crop, or used exactly as it is.")]

@@ -88,7 +88,8 @@ def method_names(command: str) -> list[str]:
 
 
 def target(text: str | None) -> Any:  # noqa: ANN401 - what `to_target` takes
-    """A class by index or label, or `channel:LAYER:3`, `neuron:LAYER:3:ROW:COLUMN`, `contrast:3:5`. Raises `Usage`."""
+    """A class by index or label, or `channel:LAYER:3`, `neuron:LAYER:3:ROW:COLUMN`, `contrast:3:5`,
+    `element:OUTPUT:3,0,7`; without a layer or output, as in `channel::3`, it is of the main output. Raises `Usage`."""
     if text is None or text.isdecimal():
         return None if text is None else int(text)
     kind, colon, rest = text.partition(":")

@@ -251,7 +251,14 @@ def named(target: types.ExplainedTarget) -> str:
         return target.label or f"class {inner.class_index}"
     if kind == "contrast":
         return f"class {inner.contrast.class_index} against {inner.contrast.against}"
-    return f"{kind} {getattr(inner, kind).layer}:{getattr(inner, kind).channel}" if kind else "no target"
+    if kind == "element":
+        return f"{inner.element.output or 'output'} {list(inner.element.index)}"
+    if kind == "direction":
+        return f"a direction at {inner.direction.layer or 'the output'}"
+    if kind is None:
+        return "no target"
+    place = f" at {inner.neuron.row}, {inner.neuron.column}" if kind == "neuron" else ""
+    return f"{kind} {getattr(inner, kind).layer or 'output'}:{getattr(inner, kind).channel}{place}"
 
 
 def listed(predictions: list[types.Prediction]) -> list[str]:
