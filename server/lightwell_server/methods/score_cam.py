@@ -30,10 +30,11 @@ def score_cam(
     target, clean = yield from settle(target, image, layer, ACT)
     activations = grid(clean.act)
     tried = activations[strongest(activations, max_channels)]
+    above = tried - tried.amin((1, 2), keepdim=True)  # a channel of one value is empty: nothing is left to round
     mean = mean_color(facts, image)
 
     def through(index: Tensor) -> Tensor:
-        masks = enlarged(tried[index], image)[:, None]
+        masks = enlarged(above[index], image)[:, None]
         low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
         return mean + (masks - low) / (high - low).clamp(min=1e-12) * (image - mean)
 
