@@ -31,7 +31,7 @@ class GradCAMPlusPlus(peers.GradCAMPlusPlus):
     """Its 1e-6 beside the squared gradients weighs more than gradients below 1e-3. Weights times units: of gradients
     in smaller units, and activations in larger ones, they are the same, and the epsilon is nothing."""
 
-    UNIT = 1e6
+    UNIT = 2.0**40
 
     def get_cam_weights(self, x, layers, targets, activations, grads):
         return super().get_cam_weights(x, layers, targets, activations / self.UNIT, grads * self.UNIT) / self.UNIT
@@ -41,7 +41,7 @@ class XGradCAM(peers.XGradCAM):
     """Its 1e-7 beside the sum of a channel: of activations in smaller units it is nothing."""
 
     def get_cam_weights(self, x, layers, targets, activations, grads):
-        return super().get_cam_weights(x, layers, targets, activations * 1e6, grads)
+        return super().get_cam_weights(x, layers, targets, activations * 2.0**40, grads)
 
 
 class EigenCAM(peers.EigenCAM):
@@ -85,12 +85,14 @@ class AblationCAM(peers.AblationCAM):
 
 class ScoreCAM(peers.ScoreCAM):
     """It enlarges the channels from corner to corner: of channels that have the image's size already nothing is
-    enlarged. Its 1e-8 beside their range is nothing for large units. Its scores are in single precision."""
+    enlarged. Its 1e-8 beside their range is nothing for large units, if a channel of one value is zero; that of
+    another value it would take for what rounding leaves of it. Its scores are in single precision."""
 
     def get_cam_weights(self, x, layer, targets, activations, grads):
-        large = F.interpolate(torch.from_numpy(activations), size=x.shape[2:], mode="bilinear", align_corners=False)
+        above = torch.from_numpy(activations - activations.min((2, 3), keepdims=True)) * 2.0**40
+        large = F.interpolate(above, size=x.shape[2:], mode="bilinear", align_corners=False)
         with doubled():
-            return super().get_cam_weights(x, layer, targets, 1e6 * large.numpy(), grads)
+            return super().get_cam_weights(x, layer, targets, large.numpy(), grads)
 
 
 MENDED = {

@@ -4,7 +4,7 @@ network; values and class activation maps at late layers agree to 1e-4."""
 import pytest
 import torch
 
-from tests.peers.cams import ONE_PASS, cam
+from tests.peers.cams import ONE_PASS, cam, tried
 from tests.peers.captums import attributed, integrated, well_integrated
 from tests.peers.twins import MIXED, agree, picture
 
@@ -56,3 +56,13 @@ def test_late_layers(make, file):
     for method in ONE_PASS:
         raw, _ = cam(method, double.twin, double.default)
         agree(single.ask(method).map.values + raw.clamp(max=0), raw, 1e-4)
+
+
+def test_a_channel_of_one_value_is_no_mask_of_its_rounding(make):
+    """The max-pool of GoogLeNet's last block gives channels that are the same everywhere: Score-CAM's mask of such a one
+    is empty, in whatever precision."""
+    single, double = (make("googlenet", "scripted", dtype) for dtype in (torch.float32, torch.float64))
+    values = single.ask("activations", max_channels=6).tensors["activations"].flatten(1)
+    assert (values.amax(1) == values.amin(1)).any()
+    raw, _ = tried("score_cam", double.twin, double.default, 6)
+    agree(single.ask("score_cam", max_channels=6).map.values + raw.clamp(max=0), raw, 1e-4)
