@@ -65,7 +65,8 @@ Version = Annotated[str, typer.Option("--version", help="The model's version; th
 Target = Annotated[
     str | None,
     typer.Option(
-        help="A class by label or index, channel:LAYER:3, neuron:LAYER:3, contrast:3:5, element:OUTPUT:3,7; else the top class."
+        help="A class by label or index, channel:LAYER:3, neuron:LAYER:3, contrast:3:5, element:OUTPUT:3,7; else the "
+        "top class."
     ),
 ]
 OfOption = Annotated[Of, typer.Option("--of", help="Which reading of a class is meant.")]
