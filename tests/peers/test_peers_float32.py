@@ -59,8 +59,8 @@ def test_late_layers(make, file):
 
 
 def test_a_channel_of_one_value_is_no_mask_of_its_rounding(make):
-    """The max-pool of GoogLeNet's last block gives channels that are the same everywhere: Score-CAM's mask of such a one
-    is empty, in whatever precision."""
+    """The max-pool of GoogLeNet's last block gives channels that are the same everywhere: Score-CAM's mask of such a
+    one is empty, in whatever precision."""
     single, double = (make("googlenet", "scripted", dtype) for dtype in (torch.float32, torch.float64))
     values = single.ask("activations", max_channels=6).tensors["activations"].flatten(1)
     assert (values.amax(1) == values.amin(1)).any()
