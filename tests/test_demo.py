@@ -45,7 +45,16 @@ def test_the_page_needs_nothing_but_itself(page):
 def test_all_methods_are_on_the_page(page):
     text = page.read_text()
     assert all(
-        word in text for word in ("Grad-CAM", "Occlusion", "Saliency", "difference × 10", "the painting", "step 12")
+        word in text
+        for word in (
+            "Grad-CAM",
+            "Occlusion",
+            "Saliency",
+            "Guided backprop",
+            "difference × 10",
+            "the painting",
+            "step 12",
+        )
     )
     names = [path.stem for path in demo.samples()][: demo.EXPLAINED]
     assert all(f"<b>{name}</b>" in text for name in names), "the model named its own samples differently"

@@ -1,4 +1,4 @@
-"""`lightwell demo`: serves the bundled model, asks all five methods at once, and makes a page of the answers."""
+"""`lightwell demo`: serves the bundled model, asks six methods at once, and makes a page of the answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightwell.gallery import Attack, Gallery, Painted, Step
 from lightwell.results import Explanation
 from lightwell.serving import bundled, served
 from lightwell.v1 import synthesize_pb2 as synthesize
-from lightwell.v1.explain_pb2 import GradCam, Occlusion, Saliency
+from lightwell.v1.explain_pb2 import GradCam, GuidedBackprop, Occlusion, Saliency
 
 SAMPLES = Path(__file__).parent / "samples"
 SCENE, PAINTING = SAMPLES / "scene.png", SAMPLES / "painting.png"
@@ -28,6 +28,7 @@ METHODS: dict[str, Message] = {
     "grad_cam": GradCam(),
     "occlusion": Occlusion(window=24, stride=6),
     "saliency": Saliency(),
+    "guided_backprop": GuidedBackprop(),
 }
 
 Told = Callable[[int, int], None]

@@ -12,7 +12,7 @@ from string import Template
 import numpy as np
 from PIL import Image as Pil
 
-from lightwell import colors, images
+from lightwell import colors, images, render
 from lightwell.results import Explanation, Synthesis
 from lightwell.v1 import types_pb2 as types
 
@@ -31,6 +31,11 @@ _METHODS = {
         "Saliency",
         "How strongly each single pixel moves the answer. At the bright ones a small change of colour counts most.",
         ("none", "strong"),
+    ),
+    "guided_backprop": (
+        "Guided backprop",
+        "The same, where on its way back no layer lets pass what speaks against: it draws the lines that were seen.",
+        ("darker", "brighter"),
     ),
 }
 _ENLARGED = 192
@@ -95,16 +100,16 @@ def html(gallery: Gallery) -> str:
     )
 
 
-def drawn(method: str, seen: Explanation) -> Pil.Image:
+def drawn(seen: Explanation) -> Pil.Image:
     """Single pixels are shown as they are, grids over the picture."""
-    return seen.picture() if method == "saliency" else seen.overlay()
+    return seen.picture() if render.single(seen.message.map) else seen.overlay()
 
 
 def _pictures(gallery: Gallery) -> Iterable[tuple[str, Pil.Image]]:
     """Every picture with the name of its file."""
     for method, answers in gallery.maps.items():
         for name, seen in zip(gallery.names, answers, strict=True):
-            yield f"{name}_{method}", drawn(method, seen)
+            yield f"{name}_{method}", drawn(seen)
     for number, attack in enumerate(gallery.attacks, 1):
         yield f"attack_{number}_before", attack.before
         yield f"attack_{number}_after", attack.made.image
@@ -123,8 +128,8 @@ def _originals(gallery: Gallery) -> str:
 
 def _maps(method: str, answers: list[Explanation]) -> str:
     title, words, ends = _METHODS[method]
-    shown = "".join(_figure(drawn(method, seen), f"{title} of {seen.target.label}") for seen in answers)
-    return _row(title, words, _legend(method, ends), shown)
+    shown = "".join(_figure(drawn(seen), f"{title} of {seen.target.label}") for seen in answers)
+    return _row(title, words, _legend(answers[0].message.map, ends), shown)
 
 
 def _row(title: str, words: str, extra: str, shown: str) -> str:
@@ -132,10 +137,10 @@ def _row(title: str, words: str, extra: str, shown: str) -> str:
     return f'<div class="method">{about}<div class="row">{shown}</div></div>\n'
 
 
-def _legend(method: str, ends: tuple[str, str]) -> str:
-    signed = method == "occlusion"
-    ramp = np.linspace(-1 if signed else 0, 1, 110, dtype=np.float32)[None]
-    pixels = colors.grey(ramp) if method == "saliency" else colors.colored(ramp, signed)
+def _legend(message: types.Heatmap, ends: tuple[str, str]) -> str:
+    ramp = np.linspace(-1 if message.signed else 0, 1, 110, dtype=np.float32)[None]
+    grey = render.single(message) and not message.signed
+    pixels = colors.grey(ramp) if grey else colors.colored(ramp, message.signed)
     return f'<div class="legend">{ends[0]}<img src="{_data(Pil.fromarray(pixels))}" alt="">{ends[1]}</div>'
 
 
