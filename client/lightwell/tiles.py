@@ -109,7 +109,7 @@ def _times(shape: tuple[int, ...], gap: int) -> int:
     of them would fit, as long as anything can be seen."""
     rows, columns, height, width = shape
     most = max(1, _CELL // max(height, width))
-    least = min(most, max(1, _CELL // 4 // max(height, width)))
+    least = max(1, most // (4 if gap else 8))
     fitting = (
         times
         for times in range(most, least, -1)
