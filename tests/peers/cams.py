@@ -163,9 +163,10 @@ def rescaled(values):
     return values / (1e-7 + values.max())
 
 
-def agree_cut_off(ours, raw):
-    """Fails unless what is left of a peer's map where it is positive is ours, to 1e-8 of the largest of all values."""
-    agree(ours + raw.clamp(max=0), raw)
+def agree_cut_off(ours, raw, share=1e-8):
+    """Fails unless what is left of a peer's map where it is positive is ours, to a share of the largest of all
+    values."""
+    agree(ours + raw.clamp(max=0), raw, share)
 
 
 def agree_as_pictures(ours, picture):

@@ -95,8 +95,9 @@ def test_class_activation_maps(name, layer, method):
 @pytest.mark.parametrize(("name", "layer"), PLACES)
 @pytest.mark.parametrize("method", TRYING)
 def test_maps_by_trying_channels(name, layer, method):
+    """What Score-CAM hides takes the card's mean colour, which a lifted graph keeps in single precision."""
     case = compared(name)
     raw, picture = tried(method, case.twin, layer, 4)
     ours = case.ask(method, layer=layer, max_channels=4).map
-    agree_cut_off(ours.values, raw)
+    agree_cut_off(ours.values, raw, 1e-6 if method == "score_cam" else 1e-8)
     agree_as_pictures(ours, picture)
