@@ -35,7 +35,7 @@ def test_grad_cam_with_its_negative_values(case, layer):
 def test_default_layer(case):
     named = case.ask("grad_cam", layer=case.named(case.default), relu=False).map.values
     agree(case.ask("grad_cam", relu=False).map.values, named, 0)
-    chosen = {method: catalog()[method].defaults(case.model.facts) for method in MENDED}
+    chosen = {method: catalog()[method].defaults(case.model.facts) for method in (*MENDED, "guided_grad_cam")}
     assert all(defaults == chosen["grad_cam"] for defaults in chosen.values())
 
 
