@@ -135,12 +135,11 @@ def run(peer, x, target):
 
 
 @cache
-def cam(method, twin, layer, target=None, mended=True):
+def cam(method, twin, layer, mended=True):
     """Map [h, w] and picture [H, W] of a method that looks at the picture once."""
     kind = MENDED[method] if mended else getattr(peers, MENDED[method].__name__)
     # Its backward stops at the layer only if something before it requires gradients: the image does.
-    peer = kind(twin, [twin.layer(layer)], laid_out)
-    return run(peer, twin.leaf, twin.top if target is None else target)
+    return run(kind(twin, [twin.layer(layer)], laid_out), twin.leaf, twin.top)
 
 
 @cache

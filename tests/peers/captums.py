@@ -36,11 +36,10 @@ def attributed(method, twin, target=None, **options):
 
 
 @cache
-def grad_cam(twin, layer, relu=False, target=None):
+def grad_cam(twin, layer, relu=False):
     """captum's Grad-CAM: [h, w]."""
-    target = twin.top if target is None else target
     peer = captum.LayerGradCam(twin, twin.layer(layer))
-    return peer.attribute(twin.leaf, target=target, relu_attributions=relu)[0, 0].detach()
+    return peer.attribute(twin.leaf, target=twin.top, relu_attributions=relu)[0, 0].detach()
 
 
 @cache

@@ -9,8 +9,9 @@ import torch
 from lightwell_server.models.card import Card, InputCard
 from lightwell_server.models.store import load_file
 from tests.nets import export
+from tests.peers.files import FILES, SIDE
 from tests.peers.nets import lively
-from tests.peers.twins import FILES, SIDE, Case, Twin, picture
+from tests.peers.twins import Case, Twin, picture
 
 CARD = Card(input=InputCard(size=(SIDE, SIDE), mean=(0.5, 0.4375, 0.375), std=(0.25, 0.21875, 0.234375)))
 """Its numbers are the same in every precision."""

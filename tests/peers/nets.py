@@ -8,7 +8,8 @@ from torch import nn
 from torchvision.models.convnext import CNBlock
 from torchvision.models.vision_transformer import VisionTransformer
 
-from tests.peers.twins import SIDE, picture
+from tests.peers.files import SIDE
+from tests.peers.twins import picture
 
 CLASSES = 10
 NARROW = 64

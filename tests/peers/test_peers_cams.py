@@ -8,7 +8,8 @@ from lightwell_server.catalog import catalog
 from lightwell_server.target import ClassTarget
 from tests.peers.cams import MENDED, ONE_PASS, TRYING, agree_as_pictures, agree_cut_off, cam, tried
 from tests.peers.captums import grad_cam
-from tests.peers.twins import FILES, LAYERS, PLACES, agree, distance
+from tests.peers.files import FILES, LAYERS, PLACES
+from tests.peers.twins import agree, distance
 
 POOLED = [file for file in FILES if not file.startswith(("vgg19_bn", "convnext_tiny", "vit_b_16"))]
 """Files that end in a global average pooling; test_peers_refusals.py shows that cam is refused for the others."""

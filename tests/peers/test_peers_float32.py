@@ -7,7 +7,8 @@ import torch
 from lightwell_server.target import ClassTarget
 from tests.peers.cams import ONE_PASS, cam, tried
 from tests.peers.captums import attributed, well_integrated
-from tests.peers.twins import MIXED, agree, picture
+from tests.peers.files import MIXED
+from tests.peers.twins import agree, picture
 
 PICTURES = 5
 

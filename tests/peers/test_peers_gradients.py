@@ -8,7 +8,8 @@ from lightwell_server.methods._math import blurred
 from lightwell_server.target import ClassTarget
 from tests.peers.captums import KINDS, RULES, attributed, integrated, smoothed, well_integrated
 from tests.peers.conftest import CARD
-from tests.peers.twins import MIXED, agree, distance, picture
+from tests.peers.files import MIXED
+from tests.peers.twins import agree, distance, picture
 
 MEAN = torch.tensor(CARD.input.mean, dtype=torch.float64).view(1, 3, 1, 1)
 

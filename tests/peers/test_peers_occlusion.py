@@ -13,7 +13,8 @@ from lightwell.heatmap import enlarged
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.methods._math import blurred
 from lightwell_server.target import ClassTarget
-from tests.peers.twins import MIXED, SIDE, SMALL, SMALL_FILES, agree
+from tests.peers.files import MIXED, SIDE, SMALL, SMALL_FILES
+from tests.peers.twins import agree
 
 # 64 = 24 + 24 + 16 and 20 + 4 * 12 - 4: in both the last windows stick out and are cut off by the border. 32 fits.
 PLACES = [(24, 24), (20, 12), (32, 32)]

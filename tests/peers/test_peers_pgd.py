@@ -10,7 +10,8 @@ import torchattacks
 from foolbox.criteria import Misclassification, TargetedMisclassification
 
 from lightwell_server.ask import Frame
-from tests.peers.twins import MIXED, SMALL_FILES, agree
+from tests.peers.files import MIXED, SMALL_FILES
+from tests.peers.twins import agree
 
 STEPS = 4
 # Balls that the third step leaves, so that projecting matters.

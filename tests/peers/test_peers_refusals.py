@@ -5,7 +5,7 @@ import pytest
 
 from lightwell_server.catalog import catalog
 from lightwell_server.errors import NotApplicable
-from tests.peers.twins import NETS
+from tests.peers.files import NETS
 
 NO_RELU = "the model has no ReLU, so that its result would be the plain gradient"
 NOT_POOLED = "it does not end in a global average pooling with at most one linear layer behind it; use grad_cam"

@@ -7,8 +7,9 @@ import captum.attr as captum
 import pytest
 
 from tests.peers.captums import attributed, guided_grad_cam
+from tests.peers.files import FILES, PLACES, SIDE
 from tests.peers.nets import lively
-from tests.peers.twins import FILES, PLACES, SIDE, agree, distance
+from tests.peers.twins import agree, distance
 
 PEERS = {"guided_backprop": "GuidedBackprop", "deconvnet": "Deconvolution"}
 WITHOUT = ("efficientnet_b0", "convnext_tiny", "vit_b_16")

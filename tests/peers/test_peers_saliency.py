@@ -7,7 +7,8 @@ from captum.attr import Saliency
 
 from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget
 from tests.peers.captums import attributed
-from tests.peers.twins import LAYERS, MIXED, SMALL_FILES, agree
+from tests.peers.files import LAYERS, MIXED, SMALL_FILES
+from tests.peers.twins import agree
 
 READINGS = {
     "score": lambda logits: logits,

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from lightwell_server.ask import GRAD, Ask, Frame
 from lightwell_server.catalog import catalog
 from lightwell_server.methods._math import gram
-from tests.peers.twins import SCRIPTED, SIDE, SMALL, SMALL_FILES, agree, picture
+from tests.peers.files import SCRIPTED, SIDE, SMALL, SMALL_FILES
+from tests.peers.twins import agree, picture
 
 WEIGHTS = {"content_weight": 5.0, "style_weight": 100.0, "tv_weight": 0.5}
 STARTS = ("content", "noise")
