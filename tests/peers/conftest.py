@@ -1,7 +1,7 @@
 """Models on disk and their eager twins, made once for all comparisons."""
 
 from copy import deepcopy
-from functools import cache
+from functools import cache, lru_cache
 
 import pytest
 import torch
@@ -15,6 +15,16 @@ from tests.peers.twins import Case, Twin, picture
 
 CARD = Card(input=InputCard(size=(SIDE, SIDE), mean=(0.5, 0.4375, 0.375), std=(0.25, 0.21875, 0.234375)))
 """Its numbers are the same in every precision."""
+
+
+def pytest_collection_modifyitems(items):
+    """The comparisons of one file follow one another, so that few files need to be in memory."""
+
+    def place(item):
+        file = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+        return FILES.index(file) if file in FILES else -1
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +42,7 @@ def make(tmp_path_factory):
     def twin(name, dtype):
         return Twin(deepcopy(lively(name)), CARD, picture(0)).to(dtype)
 
-    @cache
+    @lru_cache(maxsize=4)
     def made(name, form, dtype=torch.float64):
         model = load_file(file(name, form), CARD, (), name, "1", "cpu", dtype)
         return Case(name, form, model, twin(name, dtype))

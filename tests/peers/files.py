@@ -41,8 +41,12 @@ def layers(file):
     return tuple(FROZEN[name] if form == "frozen" else LAYERS[name])
 
 
-PLACES = [(file, layer) for file in FILES for layer in layers(file)]
-"""Every layer of every file."""
+PLACES = [
+    (file, layer)
+    for file in FILES
+    for layer in (layers(file) if file.endswith(("-scripted", "-frozen")) else layers(file)[-1:])
+]
+"""The last of these layers of every file, and the others of those whose graphs differ most."""
 
 SMALL = ("resnet18", "squeezenet1_1", "mobilenet_v2")
 SMALL_FILES = [f"{name}-{form}" for name in SMALL for form in FORMS]
