@@ -36,10 +36,10 @@ def attributed(method, twin, target=None, **options):
 
 
 @cache
-def grad_cam(twin, layer, relu=False):
-    """captum's Grad-CAM: [h, w]."""
+def grad_cam(twin, layer):
+    """captum's Grad-CAM with its negative values: [h, w]."""
     peer = captum.LayerGradCam(twin, twin.layer(layer))
-    return peer.attribute(twin.leaf, target=twin.top, relu_attributions=relu)[0, 0].detach()
+    return peer.attribute(twin.leaf, target=twin.top)[0, 0].detach()
 
 
 @cache
@@ -101,10 +101,10 @@ def smoothed(case, kind, samples):
     ours = case.ask("smooth_grad", seen=seen, samples=samples, noise=0.1, seed=5, channels="none", **given)
     (ask,) = (step for step, _ in seen if isinstance(step, Ask) and GRAD in step.want)
     rows = ask.rows.make(torch.arange(samples))
-    if (case.twin, kind) not in _known:
+    if (case.twin, kind, samples) not in _known:
         peer = Tunnel(captum.Saliency(case.twin), rows)
         theirs = peer.attribute(case.image, nt_type=kind, nt_samples=samples, target=case.top, **options)
-        _known[case.twin, kind] = rows, theirs[0].detach()
-    known, theirs = _known[case.twin, kind]
+        _known[case.twin, kind, samples] = rows, theirs[0].detach()
+    known, theirs = _known[case.twin, kind, samples]
     assert torch.equal(rows, known)
     return ours.tensors["attribution"], theirs

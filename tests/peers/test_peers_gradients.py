@@ -15,8 +15,7 @@ MEAN = torch.tensor(CARD.input.mean, dtype=torch.float64).view(1, 3, 1, 1)
 
 
 def test_input_x_gradient_in_pixels(case):
-    ours = case.ask("input_x_gradient", scale="pixels", channels="none")
-    agree(ours.tensors["attribution"], attributed("InputXGradient", case.twin))
+    agree(case.ask("input_x_gradient", scale="pixels").map.values, attributed("InputXGradient", case.twin).sum(0))
 
 
 def test_input_x_gradient_in_the_models_scale(case):
@@ -25,11 +24,10 @@ def test_input_x_gradient_in_the_models_scale(case):
     theirs = captum.InputXGradient(case.twin.net).attribute(inputs.requires_grad_(), target=case.top)[0].detach()
     ours = case.ask("input_x_gradient", channels="none")
     agree(ours.tensors["attribution"], theirs)
-    agree(case.ask("input_x_gradient").map.values, theirs.sum(0))
 
 
 def test_smooth_grad(case):
-    agree(*smoothed(case, "smoothgrad", 3))
+    agree(*smoothed(case, "smoothgrad", 2))
 
 
 @pytest.mark.parametrize("case", MIXED, indirect=True)
@@ -70,8 +68,8 @@ integrals = {}
 
 def test_integrated_gradients(case):
     if case.twin not in integrals:
-        integrals[case.twin] = well_integrated(case.twin, torch.zeros_like(case.image), "gauss_legendre", 3)
-    ours = case.ask("integrated_gradients", steps=3, channels="none")
+        integrals[case.twin] = well_integrated(case.twin, torch.zeros_like(case.image), "gauss_legendre", 2)
+    ours = case.ask("integrated_gradients", steps=2, channels="none")
     agree(ours.tensors["attribution"], integrals[case.twin])
 
 

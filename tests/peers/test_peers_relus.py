@@ -7,7 +7,7 @@ import captum.attr as captum
 import pytest
 
 from tests.peers.captums import attributed, guided_grad_cam
-from tests.peers.files import FILES, PLACES, SIDE
+from tests.peers.files import FILES, MIXED, PLACES, SIDE
 from tests.peers.nets import lively
 from tests.peers.twins import agree, distance
 
@@ -23,8 +23,13 @@ AT = [(file, layer) for file, layer in PLACES if file in WITH]
 def test_rules(case, method):
     theirs = attributed(PEERS[method], case.twin)
     agree(case.ask(method, channels="none").tensors["gradient"], theirs)
-    agree(case.ask(method, magnitude=True).map.values, theirs.abs().amax(0))
     assert distance(theirs, attributed("Saliency", case.twin, abs=False)) > 0.1, "the plain gradient is another one"
+
+
+@pytest.mark.parametrize("case", MIXED, indirect=True)
+@pytest.mark.parametrize("method", PEERS)
+def test_magnitudes(case, method):
+    agree(case.ask(method, magnitude=True).map.values, attributed(PEERS[method], case.twin).abs().amax(0))
 
 
 @pytest.mark.parametrize("name", ["googlenet", "densenet121", "mobilenet_v2"])
