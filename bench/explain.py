@@ -93,9 +93,9 @@ def correlation(ours: Explanation, theirs: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([values.flatten(), theirs.detach().flatten()]))[0, 1])
 
 
-def cams(lone: Lone, net: nn.Module, rounds: int = 15) -> Iterator[Row]:
+def cams(lone: Lone, net: nn.Module, shared: int = SHARED, rounds: int = 15) -> Iterator[Row]:
     """The lines and goals of CAMs beside a forward pass."""
-    model, pixels = lone.model, pictures(SHARED)
+    model, pixels = lone.model, pictures(shared)
     rows = pixels.float() / 255
     normal = SAMPLE.normalise(rows)
 
@@ -106,18 +106,18 @@ def cams(lone: Lone, net: nn.Module, rounds: int = 15) -> Iterator[Row]:
 
     ask = Ask(rows, TOP.score)
     calls: dict[str, Callable[[], object]] = {name: partial(together, model, name, pixels) for name in DEARER}
-    calls |= {"forward": lambda: answer(model.graph, [Part(ask, 0, SHARED)]), "eager": eager}
+    calls |= {"forward": lambda: answer(model.graph, [Part(ask, 0, shared)]), "eager": eager}
     seconds = medians({name: partial(lone.run, call) for name, call in calls.items()}, rounds)
     beside = f"forward {ms(seconds['forward'])}, eager {ms(seconds['eager'])}"
     for name, bound in DEARER.items():
         ratio = seconds[name] / seconds["forward"]
-        line = f"{name}, batch {SHARED}", ms(seconds[name]), beside, f"ours / forward {ratio:.2f}", ""
+        line = f"{name}, batch {shared}", ms(seconds[name]), beside, f"ours / forward {ratio:.2f}", ""
         yield line, None if bound is None else Goal(f"{line[0]}: ours / forward", ratio, bound, False)
 
 
-def guided(lone: Lone, rounds: int = 15) -> Iterator[Row]:
+def guided(lone: Lone, batches: tuple[int, ...] = (1, SHARED), rounds: int = 15) -> Iterator[Row]:
     """The lines and goals of guided backprop beside plain saliency."""
-    for batch in (1, SHARED):
+    for batch in batches:
         names = "guided_backprop", "saliency"
         calls = {name: partial(lone.run, partial(together, lone.model, name, pictures(batch))) for name in names}
         seconds = medians(calls, rounds)
