@@ -6,7 +6,17 @@ import torch
 import torchvision
 from torch import nn
 
-from lightwell import Channel, Client, Contrast, Direction, Element, InvalidArgumentError, Neuron, Saliency
+from lightwell import (
+    Channel,
+    Client,
+    Contrast,
+    Direction,
+    Element,
+    IntegratedGradients,
+    InvalidArgumentError,
+    Neuron,
+    Saliency,
+)
 from lightwell.images import to_tensor
 from lightwell.v1 import explain_pb2
 from lightwell_server.local import Local
@@ -127,6 +137,26 @@ def test_every_method_explains_an_element_with_other_inputs(tmp_path, image, nam
     if name == "integrated_gradients":
         total = seen.target.score - seen.measures["baseline_score"] + seen.measures["completeness_gap"]
         assert float(seen.values.sum()) == pytest.approx(total, abs=1e-5)
+
+
+class Brightness(nn.Module):
+    """A single number [n]."""
+
+    def forward(self, x):
+        return x.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "card", "given"),
+    [
+        (Captioner, CAPTIONER, {"target": Element(index=[3, 6]), "inputs": {"tokens": TOKENS}}),
+        (Brightness, {"output": {"activation": "none"}}, {"target": Element()}),
+    ],
+)
+def test_an_element_of_any_shape_has_a_price(tmp_path, image, net, card, given):
+    with local(seeded(net), tmp_path, **card) as model:
+        for method, rows in ((Saliency(), 1), (IntegratedGradients(steps=4), 6)):
+            assert model.estimate(method, image.numpy(), fit="exact", **given).rows == rows
 
 
 def message(name, **given):

@@ -80,7 +80,8 @@ def estimate(question: Question, limits: Limits, seconds: Pricing) -> Cost:
             graph = question.graph(step)
             limits.fitting(graph, step)
             cost.add(graph, step, seconds(graph, step, question.inputs))
-            reply = empty(graph, step, getattr(question.target, "index", None) or 0)
+            index = getattr(question.target, "index", None)
+            reply = empty(graph, step, index if isinstance(index, int) else 0)
     steps.close()
     cost.early = early
     return cost
@@ -90,20 +91,23 @@ def empty(graph: Graph, ask: Ask, top: int) -> Answer:
     """An answer that says nothing but that the class `top` has the highest score, so that no attack has succeeded.
     Layers that are read have one place only: what a method makes of them could cost as much as the model."""
 
-    def zeros(name: str) -> torch.Tensor:
-        return torch.zeros(ask.count, *shape_at(graph, ask, name), device=graph.device)
+    dtype = torch.promote_types(graph.dtype, torch.float32)
+
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(ask.count, *shape, device=graph.device, dtype=dtype)
 
     def read(name: str) -> torch.Tensor:
         if name != OUTPUT:
-            return torch.zeros(ask.count, *(1 if i else n for i, n in enumerate(shape_at(graph, ask, name))))
-        scores = zeros(name)
-        scores[:, top] = 1
+            return zeros(*(1 if i else n for i, n in enumerate(shape_at(graph, ask, name))))
+        scores = zeros(*shape_at(graph, ask, name))
+        if scores.dim() == 2:
+            scores[:, top] = 1
         return scores
 
-    act = zeros(ask.wrt) if ask.want & (ACT | GRAD) else None
+    act = zeros(*shape_at(graph, ask, ask.wrt)) if ask.want & (ACT | GRAD) else None
     outs = tuple(read(name) for name in ((ask.at,) if isinstance(ask.at, str) else ask.at)) if ask.want & OUT else None
     return Answer(
-        score=torch.zeros(ask.count, device=graph.device) if ask.want & SCORE else None,
+        score=zeros() if ask.want & SCORE else None,
         out=outs[0] if outs is not None and isinstance(ask.at, str) else outs,
         act=act if ask.want & ACT else None,
         grad=act if ask.want & GRAD else None,
