@@ -90,6 +90,11 @@ def test_eigen_cam_is_the_first_principal_component_whatever_the_target(lifted, 
     assert torch.equal(values, ask(lifted, "eigen_cam", picture(), ClassTarget(1)).map.values)
 
 
+def test_of_activations_that_are_not_finite_no_component_is_made_up(lifted):
+    seen = ask(lifted, "eigen_cam", torch.full((1, 3, 16, 16), torch.nan, dtype=torch.float64), TARGET)
+    assert bool(seen.map.values.isnan().all())
+
+
 def test_ablation_cam_takes_each_channel_away(lifted, net, parts):
     activations, _, score = parts
     weights = []

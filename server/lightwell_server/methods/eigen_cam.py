@@ -21,8 +21,10 @@ def eigen_cam(image: Fitted, target: Unaimed, facts: Facts, rng: Generator, *, l
 
 def _component(activations: Tensor) -> Tensor:
     """Each place's share of the first principal component [h, w] of activations [channels, h, w]; of its two signs the
-    one that is high where the activations are strong."""
+    one that is high where the activations are strong. Of activations that are not finite there is none: all is NaN."""
     channels, height, width = activations.shape
+    if not bool(activations.isfinite().all()):
+        return torch.full((height, width), torch.nan, dtype=activations.dtype)
     places = activations.reshape(channels, -1).T
     left, strengths, _ = torch.linalg.svd(places - places.mean(0), full_matrices=False)
     shares = left[:, 0] * strengths[0]
