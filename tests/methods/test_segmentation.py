@@ -88,10 +88,10 @@ def test_its_map_is_the_saliency(lifted):
 
 
 def test_each_round_is_a_piece_of_work_of_its_own(lifted):
-    """So that a request can be stopped between any two."""
+    """So that a request can be stopped between any two; so are the marks before them."""
     seen = []
     ask(lifted, "segmentation", disc()[0], ClassTarget(1), iterations=7, background=0.5, seen=seen)
-    assert sum(isinstance(step, Work) for step, _ in seen) == 7
+    assert sum(isinstance(step, Work) for step, _ in seen) == 8
 
 
 def test_nothing_salient_is_no_object(lifted):

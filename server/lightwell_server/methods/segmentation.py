@@ -39,7 +39,7 @@ def segmentation(
         raise InvalidArgument.at("segmentation.background", f"{background:g} is above foreground, {foreground:g}")
     seen = yield from saliency(image, target, facts, rng)
     assert seen.map is not None  # it is what saliency gives
-    marks = _marked(seen.map.values, foreground, background)
+    marks = yield Work(_marked, seen.map.values, foreground, background)
     if {cv2.GC_FGD, cv2.GC_BGD} <= set(np.unique(marks).tolist()):
         seed = int(torch.randint(2**31, (), generator=rng))
         cut = GrabCut(image, marks, seed)
