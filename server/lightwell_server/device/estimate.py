@@ -15,8 +15,9 @@ from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.footprint import row_bytes, shape_at
 from lightwell_server.models.graph import Graph
 
-ASKS = 64
-"""Asks of a method that are looked at; one that repeats itself shows it by its second frame."""
+ASKS = 256
+"""Asks of a method that are looked at: all of those without frames, of which smooth_grad makes most, 158; one with frames
+shows by its second how it repeats itself."""
 Pricing = Callable[[Any, Ask, Any], float | None]
 """Device seconds of an Ask to a model with other inputs, from experience; None without."""
 
