@@ -15,7 +15,9 @@ from lightwell import (
     IntegratedGradients,
     InvalidArgumentError,
     Neuron,
+    Occlusion,
     Saliency,
+    SmoothGrad,
 )
 from lightwell.images import to_tensor
 from lightwell.v1 import explain_pb2
@@ -153,10 +155,12 @@ class Brightness(nn.Module):
         (Brightness, {"output": {"activation": "none"}}, {"target": Element()}),
     ],
 )
-def test_an_element_of_any_shape_has_a_price(tmp_path, image, net, card, given):
+def test_an_element_of_any_shape_has_a_price_and_can_be_occluded(tmp_path, image, net, card, given):
     with local(seeded(net), tmp_path, **card) as model:
-        for method, rows in ((Saliency(), 1), (IntegratedGradients(steps=4), 6)):
+        for method, rows in ((Saliency(), 1), (IntegratedGradients(steps=4), 6), (SmoothGrad(samples=10_000), 10_001)):
             assert model.estimate(method, image.numpy(), fit="exact", **given).rows == rows
+        seen = model.explain(image.numpy(), Occlusion(window=8, stride=8), fit="exact", **given)
+    assert seen.values.shape == (2, 2) and seen.values.any() and list(seen.tensors) == ["value"]
 
 
 def message(name, **given):

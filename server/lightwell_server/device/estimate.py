@@ -16,8 +16,8 @@ from lightwell_server.models.footprint import row_bytes, shape_at
 from lightwell_server.models.graph import Graph
 
 ASKS = 256
-"""Asks of a method that are looked at: all of those without frames, of which smooth_grad makes most, 158; one with frames
-shows by its second how it repeats itself."""
+"""Asks of a method that are looked at: all of methods without frames, of which smooth_grad makes most, 158; one with
+frames shows by its second how it repeats itself."""
 Pricing = Callable[[Any, Ask, Any], float | None]
 """Device seconds of an Ask to a model with other inputs, from experience; None without."""
 

@@ -34,7 +34,7 @@ def occlusion(
     value: Literal["score", "probability", "log_probability"] = "probability",
 ) -> Explaining:
     """The drop of the value for each window [rows, columns]; `value`, what was left of it (the paper's heat map: low
-    is important); `top_class`, the most probable class at each place (its figure 7e)."""
+    is important); of classifiers `top_class`, the most probable class at each place (its figure 7e)."""
     height, width = image.shape[-2:]
     if window > min(height, width):
         raise InvalidArgument.at(
@@ -55,13 +55,13 @@ def occlusion(
             row[:, top : top + window, left : left + window] = patch[:, top : top + window, left : left + window]
         return rows
 
-    at_output = target.at == OUTPUT
+    classified = target.at == OUTPUT and facts.classes > 0
     answer = yield Ask(
-        Rows(down * across, masked), target.score, at=target.at, want=SCORE | OUT if at_output else SCORE
+        Rows(down * across, masked), target.score, at=target.at, want=SCORE | OUT if classified else SCORE
     )
     left_over = answer.score.view(down, across)
     tensors = {"value": left_over}
-    if at_output:
+    if classified:
         tensors["top_class"] = answer.out.argmax(1).to(torch.int32).view(down, across)
     return Explanation(
         Heatmap(clean - left_over, "windows", window, stride, signed=True), tensors, {"clean_value": float(clean)}
