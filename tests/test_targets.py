@@ -223,6 +223,14 @@ def test_the_gradient_is_that_of_the_target(residual, eager, image, kind):
     assert torch.equal(ours, again)
 
 
+@pytest.mark.parametrize("name", ["eigen_cam", "activations", "embedding"])
+def test_what_looks_at_no_target_claims_none(residual, image, name):
+    seen = residual.explain(image.numpy(), message(name, layer="stem"), target=3, fit="exact")
+    assert not seen.message.HasField("target") and not seen.message.resolved.HasField("target")
+    with pytest.raises(InvalidArgumentError, match="no class"):
+        residual.explain(image.numpy(), message(name, layer="stem"), target=99, fit="exact")
+
+
 @pytest.mark.parametrize("of", READINGS)
 @pytest.mark.parametrize("kind", ["class", "unset", "contrast"])
 def test_the_gradient_is_that_of_the_reading(residual, eager, image, kind, of):

@@ -25,14 +25,20 @@ _OF: dict[int, Of] = {
 }
 
 
-def target_of(message: types.Target, model: Model, needed: bool = True) -> Target:
-    """The target of a request; none, if it is unset and not `needed`. Raises InvalidArgument with what there is to
-    choose from."""
+def target_of(message: types.Target, model: Model, aimed: bool = True) -> Target:
+    """The target of a request; none, if its method is not `aimed` at one, but a bad one is told all the same. Raises
+    InvalidArgument with what there is to choose from."""
     kind = message.WhichOneof("target")
     if message.of not in _OF:
         raise InvalidArgument.at("target.of", f"{message.of} is no reading of a class")
-    if kind is None and not needed:
-        return Target()
+    if aimed:
+        return _named(message, kind, model)
+    if kind is not None:
+        _named(message, kind, model)
+    return Target()
+
+
+def _named(message: types.Target, kind: str | None, model: Model) -> Target:
     if kind in (None, "class_index", "label", "contrast"):
         return _class_target(message, kind, model)
     if _OF[message.of] != "score":

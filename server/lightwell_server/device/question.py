@@ -94,6 +94,8 @@ class Question:
         message.CopyFrom(self.request)
         message.image.ClearField(message.image.WhichOneof("source") or "encoded")
         message.model, message.version, message.seed = self.model.name, self.model.version, self.request.seed
+        if not self.method.aimed:
+            message.ClearField("target")
         parameters = getattr(message, self.method.name)
         parameters.Clear()
         parameters.SetInParent()
