@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from PIL import Image as Pil
 
 from lightwell import (
+    Activations,
     Cam,
     GradCam,
     IntegratedGradients,
@@ -237,6 +238,8 @@ def sums():
     yield Row("a CAM of a probability", explain(Cam(), target=types.Target(class_index=1, of=2)), field="target")
     behind = explain(LayerCam(layer="features.6"), target=early)
     yield Row("a layer behind the target", behind, reason="NO_INFLUENCE")
+    many = explain(Activations(layer="features.0"), np.zeros((300, 300, 3), np.uint8), fit="exact")
+    yield Row("an answer too large for a message", many, reason="ANSWER_TOO_LARGE")
     for name, layer in {"no": "hed", "no convolution's": "features.2"}.items():
         yield Row(f"weights of {name} layer", models_pb2.GetFiltersRequest(layer=layer), field="layer")
     yield Row("weights of no model", models_pb2.GetFiltersRequest(model="no"), "NOT_FOUND", "MODEL_NOT_FOUND")

@@ -50,7 +50,9 @@ class Serving:
         self._settings = settings
         self._tracing = _tracing(settings)
         observers: list[Observer] = [logs.CallLog(settings.slow_seconds), *([self._tracing] if self._tracing else [])]
-        self._boundary = Boundary(Access(settings.tokens), observers, settings.max_streams_per_caller)
+        self._boundary = Boundary(
+            Access(settings.tokens), observers, settings.max_streams_per_caller, settings.max_message_bytes
+        )
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings))
         self._probed = _health_alone(settings, self._health)

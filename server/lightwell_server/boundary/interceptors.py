@@ -19,7 +19,7 @@ from lightwell_server import metrics
 from lightwell_server.boundary.access import Access, Right, identity
 from lightwell_server.boundary.statuses import status
 from lightwell_server.call import Call, current, named
-from lightwell_server.errors import Code, Internal, LightwellError, Overloaded
+from lightwell_server.errors import Code, Internal, InvalidArgument, LightwellError, Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,11 @@ Observer = Callable[[Call], object]
 
 class Boundary(grpc.aio.ServerInterceptor):
     """The outermost layer of Lightwell's own services. `calls` is how many of their calls are open; `observers` are
-    told of each call that is over; a caller may have `max_streams` streams open."""
+    told of each call that is over; a caller may have `max_streams` streams open, and an answer `max_bytes`."""
 
-    def __init__(self, access: Access, observers: Sequence[Observer] = (), max_streams: int = 64) -> None:
-        self.access, self.observers, self.max_streams = access, observers, max_streams
+    def __init__(self, access: Access, observers: Sequence[Observer], max_streams: int, max_bytes: int) -> None:
+        self.access, self.observers = access, observers
+        self.max_streams, self.max_bytes = max_streams, max_bytes
         self.calls = 0
         self.streams: Counter[str] = Counter()
 
@@ -63,6 +64,17 @@ class Boundary(grpc.aio.ServerInterceptor):
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(_stream(self, rpc, right, handler.unary_stream), **codecs)
         return grpc.unary_unary_rpc_method_handler(_unary(self, rpc, right, handler.unary_unary), **codecs)
+
+    def sendable(self, response: Any) -> Any:  # noqa: ANN401 - a message
+        """An answer that is not too large. gRPC would tell of the others without details. Raises InvalidArgument."""
+        size = response.ByteSize()
+        if size > self.max_bytes:
+            raise InvalidArgument(
+                f"the answer would have {size / 2**20:.1f} MiB and may have {self.max_bytes / 2**20:.1f}; ask for fewer"
+                " channels, for FLOAT16, or of a smaller image",
+                reason="ANSWER_TOO_LARGE",
+            )
+        return response
 
     def stream(self, caller: str) -> AbstractContextManager[None]:
         """Holds one of a caller's streams. Raises `Overloaded` if there are too many."""
@@ -154,7 +166,7 @@ def _unary(
     async def call(request: Any, context: Context) -> Any:  # noqa: ANN401
         async with _Watch(boundary, rpc, context) as watch:
             watch.admitted(right)
-            return await handle(request, context)
+            return boundary.sendable(await handle(request, context))
 
     return call
 
@@ -167,7 +179,7 @@ def _stream(
             with boundary.stream(watch.admitted(right)):
                 async with aclosing(handle(request, context)) as responses:
                     async for response in responses:
-                        yield response
+                        yield boundary.sendable(response)
 
     return call
 

@@ -8,8 +8,8 @@ from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.filters import convolutions, weights
 from lightwell_server.models.store import Model
 
-MOST = 2**24
-"""Weights that an answer may hold: 64 MB."""
+MOST = 15_000_000
+"""Weights that an answer may hold: 60 MB, which fit into a message of 64 MiB."""
 
 
 def filters(model: Model, layer: str) -> models.GetFiltersResponse:
