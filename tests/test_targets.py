@@ -24,6 +24,7 @@ from lightwell.v1 import explain_pb2
 from lightwell_server.local import Local
 from lightwell_server.models.card import Card
 from tests.methods.asking import PLAIN
+from tests.methods.test_cams import Tokens
 from tests.nets import Residual, export, seeded
 from tests.serving import served
 
@@ -229,6 +230,23 @@ def test_what_looks_at_no_target_claims_none(residual, image, name):
     assert not seen.message.HasField("target") and not seen.message.resolved.HasField("target")
     with pytest.raises(InvalidArgumentError, match="no class"):
         residual.explain(image.numpy(), message(name, layer="stem"), target=99, fit="exact")
+
+
+def test_the_tokens_of_a_transformer_have_channels_and_places(tmp_path, image):
+    """Sixteen tokens behind a class token are four rows of four."""
+    eager, weights = seeded(Tokens).double(), torch.linspace(-1, 1, 8, dtype=torch.float64)
+    targets = [
+        (Neuron(layer="norm", channel=2, row=1, column=3), lambda tokens: tokens[:, 1 + 4 + 3, 2]),
+        (Channel(layer="norm", channel=2), lambda tokens: tokens[:, 1:, 2].mean(1)),
+        (Direction(layer="norm", vector=to_tensor(weights.numpy())), lambda t: t[:, 1:].mean(1) @ weights),
+    ]
+    tokens = []
+    eager.norm.register_forward_hook(lambda module, given, out: tokens.append(out))
+    with local(seeded(Tokens), tmp_path) as model:
+        for target, score in targets:
+            ours, seen = gradient(model, image, target)
+            theirs = wanted(lambda rows, score=score: (eager(rows), score(tokens[-1]))[1], image)
+            assert near(ours, theirs) and seen.target.score == pytest.approx(float(score(tokens[-1])), abs=1e-6)
 
 
 @pytest.mark.parametrize("of", READINGS)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lightwell_server.ask import INPUT, OUT, OUTPUT, SCORE, Activation, Ask, Explanation, Result, Step, Want
+from lightwell_server.ask import INPUT, OUT, OUTPUT, SCORE, Activation, Ask, Explanation, Result, Step, Want, as_grid
 from lightwell_server.errors import InvalidArgument
 
 Of = Literal["score", "probability", "log_probability"]
@@ -25,6 +25,12 @@ def reading(scores: Tensor, of: Of, activation: Activation = "softmax") -> Tenso
     if activation == "sigmoid":
         return scores.sigmoid() if of == "probability" else logsigmoid(scores)
     return scores.softmax(1) if of == "probability" else scores.log_softmax(1)
+
+
+def _laid_out(values: Tensor) -> Tensor:
+    """A transformer's tokens as a grid, [n, channels, h, w]; all else as it is."""
+    laid_out = as_grid(values)
+    return values if laid_out is None else laid_out
 
 
 class Target:
@@ -96,7 +102,7 @@ class ChannelTarget(Target):
         return self.position is not None
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
-        activations = values[:, self.channel]
+        activations = _laid_out(values)[:, self.channel]
         if self.position is not None:
             return activations[:, self.position[0], self.position[1]]
         return activations.flatten(1).mean(1) if activations.dim() > 1 else activations
@@ -135,7 +141,8 @@ class DirectionTarget(Target):
         return self.layer
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
-        means = values.flatten(2).mean(2) if values.dim() > 2 else values
+        laid_out = _laid_out(values)
+        means = laid_out.flatten(2).mean(2) if laid_out.dim() > 2 else laid_out
         return means @ self.vector.to(means)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from lightwell.v1 import types_pb2 as types
 from lightwell_server import wire
-from lightwell_server.ask import OUTPUT, Facts
+from lightwell_server.ask import OUTPUT, Facts, as_grid
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.store import Model
 from lightwell_server.target import (
@@ -150,12 +152,16 @@ def _activations(name: str, channel: int, path: str, facts: Facts) -> tuple[int,
 
 
 def _shape(name: str, path: str, facts: Facts) -> tuple[int, ...]:
-    """The shape of a layer with channels, or of the main output if no layer is named."""
+    """The shape of a layer with channels, tokens laid out as a grid; or of the main output if no layer is named."""
     layer = facts.layer(name) if name else None
     if layer is None and name:
         known = [layer.name for layer in facts.layers]
         raise InvalidArgument.at(f"{path}.layer", f"the model has no layer {name!r}; {nearest(name, known)}")
     shape = facts.outputs[facts.output] if layer is None else layer.shape
+    if layer is not None and layer.has_grid:
+        laid_out = as_grid(torch.empty(1, *shape, device="meta"))
+        assert laid_out is not None  # it has a grid
+        shape = tuple(laid_out.shape[1:])
     if len(shape) not in (1, 3):
         raise InvalidArgument.at(f"{path}.layer", f"{name or 'the output'} has no channels; its shape is {list(shape)}")
     return shape
