@@ -24,7 +24,7 @@ def _component(activations: Tensor) -> Tensor:
     one that is high where the activations are strong. Of activations that are not finite there is none: all is NaN."""
     channels, height, width = activations.shape
     if not bool(activations.isfinite().all()):
-        return torch.full((height, width), torch.nan, dtype=activations.dtype)
+        return activations.new_full((height, width), torch.nan)
     places = activations.reshape(channels, -1).T
     left, strengths, _ = torch.linalg.svd(places - places.mean(0), full_matrices=False)
     shares = left[:, 0] * strengths[0]
