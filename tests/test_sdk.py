@@ -4,7 +4,6 @@ pictures as pixels, administration, credentials, and what a type checker makes o
 import asyncio
 import io
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image as Pil
 
 import lightwell
@@ -37,8 +35,7 @@ from lightwell import (
 from lightwell.images import to_message
 from lightwell.v1 import admin_pb2
 from tests.guarded import LOOKER, TOKEN, guarded
-from tests.nets import Linear, export, seeded
-from tests.serving import bundled, served
+from tests.serving import bundled_and_flat, served
 from tests.terminals import on_terminal
 
 SAMPLES = Path(lightwell.__file__).parent / "samples"
@@ -47,14 +44,7 @@ STAR, HEART = SAMPLES / "star.png", SAMPLES / "heart.png"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The bundled model, and one without any layer that has height and width."""
-    root = tmp_path_factory.mktemp("repository")
-    shutil.copytree(bundled() / "shapes", root / "shapes")
-    flat = root / "flat" / "1"
-    flat.mkdir(parents=True)
-    export(seeded(Linear), "scripted", flat, torch.rand(2, 3, 16, 16)).rename(flat / "model.pt")
-    (flat / "card.toml").write_text("[input]\nsize = [16, 16]\nmean = [0, 0, 0]\nstd = [1, 1, 1]\n")
-    with served(root, "--threads", "1") as server:
+    with served(bundled_and_flat(tmp_path_factory.mktemp("repository")), "--threads", "1") as server:
         yield server
 
 

@@ -25,7 +25,7 @@ from lightwell.errors import (
 )
 from lightwell.filters import Filters
 from lightwell.results import Estimate, Explanation, Progress, Synthesis
-from lightwell.sheet import Sheet
+from lightwell.sheets.sheet import Sheet
 from lightwell.v1 import methods_pb2
 from lightwell.v1.methods_pb2 import *  # noqa: F403 - every method's message, by the protos
 from lightwell.v1.synthesize_pb2 import LayerWeight, Style

@@ -43,8 +43,9 @@ from lightwell.requests import (
 )
 from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
 from lightwell.retrying import Event
-from lightwell.sheet import Answer, Sheet
-from lightwell.sheet_plan import Cell, Plan, SheetOptions, Sweep, asked, settled
+from lightwell.sheets.plan import Cell, Plan, SheetOptions, Sweep, asked, settled
+from lightwell.sheets.sheet import Sheet
+from lightwell.sheets.table import Answer
 from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
 

@@ -32,8 +32,8 @@ from lightwell.requests import (
 )
 from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
 from lightwell.retrying import Event
-from lightwell.sheet import Sheet
-from lightwell.sheet_plan import Plan, SheetOptions, Sweep, ask_all
+from lightwell.sheets.plan import Plan, SheetOptions, Sweep, ask_all
+from lightwell.sheets.sheet import Sheet
 from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lightwell.errors import LightwellError
 from lightwell.filters import Filters
-from lightwell.sheet import Sheet
+from lightwell.sheets.sheet import Sheet
 from lightwell.tell import at, both, noted
 
 

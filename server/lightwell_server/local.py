@@ -29,8 +29,8 @@ from lightwell.requests import (
     top_request,
 )
 from lightwell.results import Estimate, Explanation, Synthesis
-from lightwell.sheet import Sheet
-from lightwell.sheet_plan import Plan, SheetOptions, Sweep, ask_all
+from lightwell.sheets.plan import Plan, SheetOptions, Sweep, ask_all
+from lightwell.sheets.sheet import Sheet
 from lightwell.v1.estimate_pb2 import EstimateResponse
 from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainResponse, ExplainStreamResponse
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse

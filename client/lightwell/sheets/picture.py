@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from PIL import Image as Pil
 from PIL import ImageDraw, ImageFont
 
-from lightwell.sheet_cells import reduced, shown
-
-if TYPE_CHECKING:
-    from lightwell.sheet import Sheet
+from lightwell.sheets.cells import reduced, shown
+from lightwell.sheets.table import Table
 
 SIDE = 240
-"""The longer side in pixels of the images in a sheet."""
+"""The longer side in pixels of the images in a table."""
 _EDGE = 170
 """The width of the column of labels."""
 _GAP = 10
@@ -24,26 +21,26 @@ _SIZE, _LINE = 15, 19
 _PAPER, _INK, _PALE, _BOX = (255, 255, 255), (30, 30, 30), (110, 110, 110), (240, 240, 240)
 
 
-def drawn(sheet: Sheet) -> Pil.Image:
+def drawn(table: Table) -> Pil.Image:
     """Labels above and beside the cells; the images as they were sent in the first column."""
-    known = {id(row.image): row.image for row in sheet.rows}
+    known = {id(row.image): row.image for row in table.rows}
     originals = {number: reduced(image, SIDE) for number, image in known.items()}
-    heads = [["original"], *(column.labels for column in sheet.columns)]
+    heads = [["original"], *(column.labels for column in table.columns)]
     top = max(_height(labels, SIDE) for labels in heads) + 2 * _GAP
-    labels = [sheet.labels(i) for i in range(len(sheet.rows))]
+    labels = [table.labels(i) for i in range(len(table.rows))]
     heights = [
         max(originals[id(row.image)].height, _height(words, _EDGE)) + _GAP
-        for row, words in zip(sheet.rows, labels, strict=True)
+        for row, words in zip(table.rows, labels, strict=True)
     ]
     *tops, bottom = accumulate(heights, initial=top)
     picture = Pil.new("RGB", (_EDGE + 2 * _GAP + len(heads) * (SIDE + _GAP), bottom), _PAPER)
     for j, words in enumerate(heads):
         _write(picture, words, (_left(j), _GAP), SIDE)
-    for i, row in enumerate(sheet.rows):
+    for i, row in enumerate(table.rows):
         original = originals[id(row.image)]
         _write(picture, labels[i], (_GAP, tops[i]), _EDGE)
         picture.paste(original, (_left(0), tops[i]))
-        for j, answer in enumerate(sheet.answers[i], 1):
+        for j, answer in enumerate(table.answers[i], 1):
             _put(picture, shown(answer, original), (_left(j), tops[i]), original.size)
     return picture
 

@@ -20,7 +20,8 @@ from lightwell.images import ImageLike, to_message
 from lightwell.progress import bar
 from lightwell.requests import CONCURRENCY, TargetLike, explains, name_of
 from lightwell.results import Explanation
-from lightwell.sheet import Answer, Column, Row, Sheet
+from lightwell.sheets.sheet import Sheet
+from lightwell.sheets.table import Answer, Column, Row
 from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
 

@@ -7,38 +7,35 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 from PIL import Image as Pil
 
 from lightwell import images
-from lightwell.sheet_cells import reduced, shown
-
-if TYPE_CHECKING:
-    from lightwell.sheet import Sheet
+from lightwell.sheets.cells import reduced, shown
+from lightwell.sheets.table import Table
 
 SIDE = 320
 """The longer side in pixels of the images on a page."""
 _PADDING = 10
 
 
-def page(sheet: Sheet) -> str:
+def page(table: Table) -> str:
     """Labels above and beside the cells; the images as they were sent in the first column."""
-    known = {id(row.image): row.image for row in sheet.rows}
+    known = {id(row.image): row.image for row in table.rows}
     originals = {number: reduced(image, SIDE) for number, image in known.items()}
-    heads = [["original"], *(column.labels for column in sheet.columns)]
-    rows = (_row(sheet, i, originals[id(row.image)]) for i, row in enumerate(sheet.rows))
+    heads = [["original"], *(column.labels for column in table.columns)]
+    rows = (_row(table, i, originals[id(row.image)]) for i, row in enumerate(table.rows))
     frame = Template(Path(__file__).with_name("sheet.html").read_text("utf-8"))
     return frame.substitute(side=SIDE, inner=SIDE - 2 * _PADDING, heads="".join(map(_label, heads)), rows="".join(rows))
 
 
-def _row(sheet: Sheet, number: int, original: Pil.Image) -> str:
-    labels = sheet.labels(number)
-    names = [" ".join(column.labels) for column in sheet.columns]
+def _row(table: Table, number: int, original: Pil.Image) -> str:
+    labels = table.labels(number)
+    names = [" ".join(column.labels) for column in table.columns]
     cells = [_cell(original, labels[0])]
     cells += [
         _cell(shown(answer, original), f"{name} of {', '.join(labels)}")
-        for name, answer in zip(names, sheet.answers[number], strict=True)
+        for name, answer in zip(names, table.answers[number], strict=True)
     ]
     return f"<tr>{_label(labels)}{''.join(cells)}</tr>\n"
 

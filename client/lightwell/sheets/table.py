@@ -1,15 +1,11 @@
-"""One picture or page of many answers: images x models x targets below each other, methods x parameters beside each
-other."""
+"""Answers in rows and columns, with what stands beside and above them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from google.protobuf.message import Message
-from PIL import Image as Pil
 
-from lightwell import images, sheet_page, sheet_picture
 from lightwell.errors import LightwellError
 from lightwell.requests import TargetLike, name_of
 from lightwell.results import Explanation, Synthesis, named
@@ -44,9 +40,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """Answers in rows and columns: `answers[i][j]` is the one of `rows[i]` and `columns[j]`, or its error. In a
-    notebook it shows its picture."""
+class Table:
+    """`answers[i][j]` is the one of `rows[i]` and `columns[j]`, or its error."""
 
     rows: list[Row]
     columns: list[Column]
@@ -58,24 +53,6 @@ class Sheet:
         models = [answer.provenance.model for answer in seen][:1] or [self.rows[row].model]
         targets = [answer.target for answer in seen if answer.message.HasField("target")][:1]
         return [self.rows[row].name, *filter(None, models), *map(_with_probability, targets)]
-
-    def picture(self) -> Pil.Image:
-        """All in one picture; its first column are the images as they were sent."""
-        return sheet_picture.drawn(self)
-
-    def html(self) -> str:
-        """All on one page of HTML that needs nothing else."""
-        return sheet_page.page(self)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the page if the path ends in .html, else the picture."""
-        if Path(path).suffix.lower() == ".html":
-            Path(path).write_text(self.html(), "utf-8")
-        else:
-            self.picture().save(path)
-
-    def _repr_png_(self) -> bytes:
-        return images.png(self.picture())
 
 
 def _with_probability(target: types.ExplainedTarget) -> str:

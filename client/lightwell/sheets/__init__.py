@@ -1,0 +1,1 @@
+"""Many answers side by side, as one picture or page."""
