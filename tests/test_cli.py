@@ -360,6 +360,7 @@ def test_models_are_listed_and_shown(lightwell):
     assert {method["method"]: method["applies"] for method in card["methods"]}["grad_cam"] is True
     shown = lightwell("models", "show")[1]
     assert "16 x 96 x 96" in shown and "style_transfer" in shown
+    assert "outputs: output 15\n" in shown
     assert "shapes" in sentence(lightwell("models", "show", "shape"), 1)
 
 

@@ -205,6 +205,7 @@ def _shown(model: models_pb2.GetModelResponse) -> None:
     say(f"  input {card.height} x {card.width} of images resized to {card.resize}; {sizes} can be sent")
     say(f"  channels {card.channels}, mean {_numbers(card.mean)}, std {_numbers(card.std)}")
     say(f"  computed in {told['dtype']}, {'in batches' if model.batches else 'row by row'}")
+    say(f"  outputs: {', '.join(map(_output, model.outputs))}")
     if card.labels:
         say(f"  {len(card.labels)} classes: {', '.join(card.labels[:12])}{' ...' if len(card.labels) > 12 else ''}")
     for note in model.notes:
@@ -214,6 +215,11 @@ def _shown(model: models_pb2.GetModelResponse) -> None:
     say("")
     methods = ((m.method, (", ".join(m.default_layers) or "applies") if m.applies else m.reason) for m in model.methods)
     say(table(("method", ""), methods))
+
+
+def _output(output: models_pb2.Output) -> str:
+    beside = "" if output.main else " (beside the main one)"
+    return f"{output.path or 'output'} {_shape(output.shape) or 'one number'}{beside}"
 
 
 def _layer(layer: models_pb2.Layer) -> tuple[str, ...]:
