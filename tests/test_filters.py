@@ -8,6 +8,8 @@ from torch import nn
 from lightwell import Client, InvalidArgumentError, Neuron, NotFoundError, Saliency
 from lightwell.images import to_array
 from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
+from lightwell_server.local import Local
+from lightwell_server.models.card import Card
 from tests.nets import FORMS, Residual, export, seeded
 from tests.serving import served_as_is
 
@@ -26,6 +28,23 @@ class Plain(nn.Module):
 
     def forward(self, x):
         return self.head(self.body(x).mean((2, 3)))
+
+
+class Product(nn.Module):
+    """A linear layer that is no module, whose weights stand the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 5))
+
+    def forward(self, x):
+        return x.mean((2, 3)) @ self.weight
+
+
+def test_weights_of_a_product_that_is_no_module():
+    net, card = seeded(Product), Card.model_validate({"input": {"size": (16, 16)}})
+    with Local(net, card) as local:
+        assert np.array_equal(local.filters("matmul_0").weights, net.weight.detach().T.numpy())
 
 
 @pytest.fixture(scope="module", params=["0", "1"], ids=["one process", "a worker"])

@@ -8,23 +8,24 @@ import torch
 from torch import Tensor, fx
 
 from lightwell_server.models.graph import Graph
+from lightwell_server.models.head import WEIGHTS
 
 aten = torch.ops.aten
 
 _CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
-_PRODUCTS = (aten.addmm.default, aten.mm.default)
 
 
 def weights(graph: Graph, name: str) -> Tensor | None:
     """The weights of a layer without its bias: [filters, channels, height, width] of a convolution, [filters, channels]
     of a linear layer; None if it is neither, or its weights depend on the image."""
     node = graph.node(name)
-    if node.target in (*_CONVOLUTIONS, aten.linear.default):
+    if node.target in _CONVOLUTIONS:
         return _constant(graph, node.args[1])
-    if node.target in _PRODUCTS:
-        value = _constant(graph, node.args[-1])
-        return None if value is None else value.T
-    return None
+    place = WEIGHTS.get(node.target)
+    value = None if place is None else _constant(graph, node.args[place])
+    if value is None or value.dim() != 2:
+        return None
+    return value if node.target is aten.linear.default else value.T
 
 
 def convolutions(graph: Graph) -> list[str]:

@@ -10,7 +10,7 @@ from torch import fx
 
 aten = torch.ops.aten
 
-_WEIGHTS: dict[Any, int] = {
+WEIGHTS: dict[Any, int] = {
     aten.linear.default: 1,
     aten.addmm.default: 2,
     aten.mm.default: 1,
@@ -42,7 +42,7 @@ def pooled(output: fx.Node) -> fx.Node | None:
 
 
 def _linear(node: fx.Node) -> bool:
-    place = _WEIGHTS.get(node.target)
+    place = WEIGHTS.get(node.target)
     return place is not None and _constant(cast(fx.Node, node.args[place]))
 
 
@@ -51,7 +51,7 @@ def _constant(node: fx.Node) -> bool:
 
 
 def _applied_to(linear: fx.Node) -> fx.Node:
-    return cast(fx.Node, linear.args[_WEIGHTS[linear.target] - 1])
+    return cast(fx.Node, linear.args[WEIGHTS[linear.target] - 1])
 
 
 def _behind(node: fx.Node) -> fx.Node:
