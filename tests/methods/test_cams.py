@@ -8,7 +8,7 @@ from torch import nn
 from lightwell_server.errors import InvalidArgument, NotApplicable
 from lightwell_server.target import ChannelTarget, ClassTarget
 from tests.methods.asking import ask, close, model, picture
-from tests.nets import Linear, Residual, seeded
+from tests.nets import FORMS, Linear, Residual, seeded
 
 ONE_GRADIENT = ("grad_cam", "grad_cam_plus_plus", "x_grad_cam", "hires_cam", "layer_cam")
 CAMS = (*ONE_GRADIENT, "eigen_cam", "ablation_cam", "score_cam")
@@ -31,6 +31,23 @@ class Tokens(nn.Module):
         x = self.norm(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1))
         x = x + F.scaled_dot_product_attention(x, x, x)
         return self.head(x[:, 0])
+
+
+class Windowed(nn.Module):
+    """Places whose channels come last, as networks with windows keep them: a norm, a linear layer and a skip."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 2, stride=2)
+        self.norm = nn.LayerNorm(6)
+        self.mix = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
+        self.block = nn.Identity()
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.patches(x).permute(0, 2, 3, 1)
+        x = self.block(x + self.mix(self.norm(x)).roll((1, 2), (1, 2)))
+        return self.head(x.mean((1, 2)))
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +195,26 @@ def test_layers_need_height_and_width(lifted, name):
 def test_a_model_without_such_layers_is_refused(tmp_path, name):
     with pytest.raises(NotApplicable, match="no layer with height and width"):
         ask(model(seeded(Linear), tmp_path), name, picture())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", CAMS)
+def test_channels_that_come_last_are_read_as_all_others(tmp_path, name, form):
+    """The same sums with channels first give the same maps."""
+    windowed = seeded(Windowed)
+    lifted, image = model(windowed, tmp_path, form), picture()
+    last = [layer.name for layer in lifted.facts.layers if layer.shape == (6, 8, 8)][-1]
+    assert lifted.facts.layer("norm").shape == (6, 8, 8) and lifted.facts.layer("mix.0").shape == (12, 8, 8)
+    seen = ask(lifted, name, image, TARGET, layer=last)
+    assert seen.map.values.shape == (8, 8)
+    eager = windowed.double()
+    x = eager.patches(image).permute(0, 2, 3, 1)
+    whole = x + eager.mix(eager.norm(x)).roll((1, 2), (1, 2))
+    if name in ("grad_cam", "hires_cam", "x_grad_cam"):  # all alike on the mean of places and a linear layer
+        weights = eager.head.weight[CLASS].detach() / 64
+        assert close(seen.map.values, (whole.detach()[0] * weights).sum(2).relu())
+    channel = ask(lifted, "saliency", image, ChannelTarget(last, 4), channels="none", magnitude=False)
+    rows = image.clone().requires_grad_()
+    x = eager.patches(rows).permute(0, 2, 3, 1)
+    (x + eager.mix(eager.norm(x)).roll((1, 2), (1, 2)))[..., 4].mean().backward()
+    assert close(channel.tensors["gradient"], rows.grad[0])

@@ -19,8 +19,11 @@ def no_grid_layer(facts: Facts) -> str | None:
 
 
 def cam_layer(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's layer, else the last with height and width, of transformers the last norm before attention."""
-    last = _grid_layers(facts)[-1]
+    """The card's layer, else the last with height and width, of transformers the last norm before attention; of models
+    whose output is a map itself the last with other channels than the output's."""
+    layers = _grid_layers(facts)
+    inside = [layer for layer in layers if facts.classes or layer.shape[0] != facts.outputs[facts.output][0]]
+    last = (inside or layers)[-1]
     tokens = len(last.shape) == 2 and facts.attended is not None
     own = facts.attended if tokens else last.name
     return {"layer": (*facts.defaults.get("grad_cam", ()), own)[0]}

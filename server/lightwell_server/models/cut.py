@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from lightwell_server.ask import INPUT, Ask, Edit, Rule
 from lightwell_server.errors import InvalidArgument
+from lightwell_server.models.layout import channels_last
 from lightwell_server.models.nodes import ancestors, by_rows
 from lightwell_server.models.stages import Stage, Writer
 
@@ -47,6 +48,7 @@ class Cut:
     ) -> None:
         self.fixed = fixed
         self.by_rows = {node.name: by_rows(node, fixed) for node in graph.nodes}
+        self.last = {node.name for node in channels_last(graph) if self.by_rows[node.name]}
         self.reads = [find(name) for name in where.at]
         self.wrt = find(where.wrt)
         self.edited = find(where.edit) if where.edit is not None else None
@@ -91,23 +93,27 @@ class Cut:
                 if edit is not None and self.edited is not None and stage.bound == self.edited.name:
                     if expanding and late:
                         values = _expanded({name: values[name] for name in self.crossing}, len(index))
-                    values[stage.bound] = self._edited(edit, values[stage.bound], index)
+                    rows = self._rows(values[stage.bound], self.edited)
+                    values[stage.bound] = self._as_was(edit.function(rows, index), self.edited)
             if stage.bound == self.wrt.name:
                 leaf = values[stage.bound] = values[stage.bound].detach().requires_grad_(grad)
         return [self._rows(values[node.name], node) for node in self.reads], leaf
 
-    def _rows(self, value: Tensor, node: fx.Node | None) -> Tensor:
-        """A value with the rows in front; what has them nowhere is all of one row."""
-        return value if self.fixed is not None or node is None or self.by_rows[node.name] else value[None]
+    def _rows(self, value: Tensor, node: fx.Node) -> Tensor:
+        """A value with the rows in front and the channels behind them; what has rows nowhere is all of one row."""
+        if self.fixed is None and not self.by_rows[node.name]:
+            return value[None]
+        return value.permute(0, 3, 1, 2) if node.name in self.last else value
+
+    def _as_was(self, rows: Tensor, node: fx.Node) -> Tensor:
+        """The inverse of `_rows`."""
+        if self.fixed is None and not self.by_rows[node.name]:
+            return rows[0]
+        return rows.permute(0, 2, 3, 1) if node.name in self.last else rows
 
     def apart(self, value: Tensor) -> Tensor:
         """An activation or gradient at `wrt` with the rows in front."""
         return self._rows(value, self.wrt)
-
-    def _edited(self, edit: Edit, value: Tensor, index: Tensor) -> Tensor:
-        rows = self._rows(value, self.edited)
-        edited = edit.function(rows, index)
-        return edited if rows is value else edited[0]
 
     def _given(self, stage: Stage, taken: list[Tensor]) -> Sequence[Tensor]:
         """What a stage makes of values. A file with a fixed batch sees each row by itself, in as many copies as it

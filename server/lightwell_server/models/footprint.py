@@ -53,8 +53,7 @@ def shape_at(graph: Graph, ask: Ask, name: str) -> tuple[int, ...]:
     """The shape of one row's value at a layer, scaled to the size of an Ask's rows."""
     if name == INPUT:
         return tuple(ask.row)
-    node = graph.node(name)
-    shape = tuple(node.meta["shape"][1:])
+    shape = graph.shape(graph.node(name))
     if len(shape) != 3:
         return shape
     height, width = sides(graph, ask)

@@ -20,6 +20,7 @@ from lightwell_server.errors import InvalidArgument, Refused, nearest
 from lightwell_server.models import cost, head, rules
 from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.folding import FOLDED
+from lightwell_server.models.layout import channels_last
 from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, guard, size_of
 
 aten = torch.ops.aten
@@ -170,9 +171,16 @@ class Graph:
         return next((call for call in reversed(self.calls) if name in (call, call.partition("@")[0])), None)
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """A value's shape without the batch; where it is not the first dimension, all of one row's."""
+        """A value's shape without the batch, its channels first; where the batch is not the first dimension, all of one
+        row's."""
         shape = tuple(node.meta["shape"])
-        return shape[1:] if by_rows(node, self.fixed) else tuple(node.meta.get("single", shape))
+        if not by_rows(node, self.fixed):
+            return tuple(node.meta.get("single", shape))
+        return (shape[3], *shape[1:3]) if node in self._turned else shape[1:]
+
+    @cached_property
+    def _turned(self) -> set[fx.Node]:
+        return channels_last(self.graph)
 
     @cached_property
     def needed(self) -> list[fx.Node]:
@@ -196,7 +204,7 @@ class Graph:
     @property
     def has_relu(self) -> bool:
         """Whether there is a ReLU whose backward a rule could exchange."""
-        return any(rules.is_relu(node) for node in self.needed)
+        return any(rules.is_relu(node) for node in ancestors(self.outputs.values()))
 
     @property
     def pooled(self) -> str | None:
