@@ -103,3 +103,19 @@ def test_nothing_salient_is_no_object(lifted):
 def test_quantiles_in_the_wrong_order_are_refused(lifted):
     with pytest.raises(InvalidArgument, match="is above foreground"):
         mask(lifted, disc()[0], foreground=0.3, background=0.9)
+
+
+def test_large_images_are_cut_smaller_and_masked_at_their_size(tmp_path):
+    side = 600
+    net = nn.Sequential(nn.AvgPool2d(side // 20), nn.Flatten(), nn.Linear(3 * 400, 2))
+    weights = torch.full((2, 3, 20, 20), 0.001)
+    weights[1, :, 7:13, 7:13] = 1.0
+    net[2].weight.data = weights.flatten(1)
+    image = torch.full((1, 3, side, side), 0.2, dtype=torch.float64)
+    image[:, 0, 200:400, 200:400] = 0.9
+    image += 0.02 * picture(side)
+    found = mask(model(net.eval(), tmp_path, side=side), image.clamp(0, 1), background=0.5)
+    inside = torch.zeros(side, side, dtype=torch.bool)
+    inside[200:400, 200:400] = True
+    assert found.shape == (side, side)
+    assert float((found.bool() & inside).sum() / (found.bool() | inside).sum()) > 0.95
