@@ -21,6 +21,24 @@ class Convolutional(nn.Module):
         return self.conv(x).mean((2, 3))
 
 
+class Squeezing(nn.Module):
+    """Its only linear layer weighs channels; a convolution comes behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.squeeze, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Conv2d(4, 5, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = x * self.squeeze(x.mean((2, 3))).sigmoid()[..., None, None]
+        return self.head(x).mean((2, 3))
+
+
+def test_a_linear_layer_in_front_of_a_convolution_gets_no_embedding(tmp_path):
+    with pytest.raises(InvalidArgument, match="no linear layer; name the layer"):
+        ask(model(seeded(Squeezing), tmp_path), "embedding", picture())
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_activations_are_the_layers(tmp_path, form):
     net, image = seeded(Residual), picture()

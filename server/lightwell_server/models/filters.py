@@ -8,18 +8,16 @@ import torch
 from torch import Tensor, fx
 
 from lightwell_server.models.graph import Graph
-from lightwell_server.models.head import WEIGHTS
+from lightwell_server.models.head import CONVOLUTIONS, WEIGHTS
 
 aten = torch.ops.aten
-
-_CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
 
 
 def weights(graph: Graph, name: str) -> Tensor | None:
     """The weights of a layer without its bias: [filters, channels, height, width] of a convolution, [filters, channels]
     of a linear layer; None if it is neither, or its weights depend on the image."""
     node = graph.node(name)
-    if node.target in _CONVOLUTIONS:
+    if node.target in CONVOLUTIONS:
         return _constant(graph, node.args[1])
     place = WEIGHTS.get(node.target)
     value = None if place is None else _constant(graph, node.args[place])
@@ -30,7 +28,7 @@ def weights(graph: Graph, name: str) -> Tensor | None:
 
 def convolutions(graph: Graph) -> list[str]:
     """The names of all layers that are convolutions, in the order of computation."""
-    return [layer.name for layer in graph.layers if graph.nodes[layer.name].target in _CONVOLUTIONS]
+    return [layer.name for layer in graph.layers if graph.nodes[layer.name].target in CONVOLUTIONS]
 
 
 def _constant(graph: Graph, node: Any) -> Tensor | None:  # noqa: ANN401 - an argument of a node

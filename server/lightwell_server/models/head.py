@@ -17,6 +17,7 @@ WEIGHTS: dict[Any, int] = {
     aten.matmul.default: 1,
 }
 """Where the weights of a linear layer stand among an operation's arguments; what they are applied to stands before."""
+CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
 # Operations that change nothing but the shape, or nothing at all.
 _SHAPING = frozenset(
     ("_to_copy", "alias", "clone", "contiguous", "detach", "dropout", "flatten", "reshape", "squeeze", "to", "view")
@@ -24,9 +25,10 @@ _SHAPING = frozenset(
 
 
 def embedding(nodes: Iterable[fx.Node]) -> fx.Node | None:
-    """What the last linear layer of a model gets; None if there is none."""
-    layers = [node for node in nodes if _linear(node)]
-    return _applied_to(layers[-1]) if layers else None
+    """What the last linear layer of a model gets; None if there is none, or a convolution behind it, as behind those
+    that weigh channels."""
+    last = [node for node in nodes if _linear(node) or node.target in CONVOLUTIONS][-1:]
+    return _applied_to(last[0]) if last and _linear(last[0]) else None
 
 
 def pooled(output: fx.Node) -> fx.Node | None:
