@@ -29,7 +29,8 @@ RequestT = TypeVar("RequestT", explain_pb2.ExplainRequest, synthesize_pb2.Synthe
 class Options(TypedDict, total=False):
     """What every request may say. `model` and `version` (unset: the only one, the newest); `target` and `of` (score,
     probability, log_probability); `fit` (card, exact); `inputs`, the model's other inputs by name; `seed`;
-    `reproducible`, the same bits whatever the load; `predictions`, how many come back."""
+    `reproducible`, the same bits whatever the load; `predictions`, how many come back; `dtype` of the tensors (float32,
+    float16)."""
 
     model: str
     version: str
@@ -40,6 +41,7 @@ class Options(TypedDict, total=False):
     seed: int
     reproducible: bool
     predictions: int
+    dtype: str
 
 
 class ExplainOptions(Options, total=False):
@@ -132,6 +134,8 @@ def _request(request: RequestT, method: Message, image: ImageLike | None, option
         request.inputs[name].CopyFrom(images.to_tensor(array))
     if "predictions" in options:
         request.output.predictions = options["predictions"]
+    if "dtype" in options:
+        request.output.dtype = types.DataType.Value(f"DATA_TYPE_{options['dtype'].upper()}")
     return request
 
 

@@ -52,7 +52,9 @@ class Table:
         seen = [answer for answer in self.answers[row] if not isinstance(answer, LightwellError)]
         models = [answer.provenance.model for answer in seen][:1] or [self.rows[row].model]
         targets = [answer.target for answer in seen if answer.message.HasField("target")][:1]
-        return [self.rows[row].name, *filter(None, models), *map(_with_probability, targets)]
+        asked = self.rows[row].target
+        words = [str(asked)] if isinstance(asked, int | str) else []
+        return [self.rows[row].name, *filter(None, models), *(map(_with_probability, targets) if targets else words)]
 
 
 def _with_probability(target: types.ExplainedTarget) -> str:
