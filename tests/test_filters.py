@@ -7,7 +7,7 @@ from torch import nn
 
 from lightwell import Client, InvalidArgumentError, Neuron, NotFoundError, Saliency
 from lightwell.images import to_array
-from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
+from lightwell.v1 import explain_pb2
 from lightwell_server.local import Local
 from lightwell_server.models.card import Card
 from tests.nets import FORMS, Residual, export, seeded
@@ -62,8 +62,7 @@ def client(request, tmp_path_factory):
 
 
 def weights(client, model, layer=""):
-    stub = explainer_pb2_grpc.ModelServiceStub(client._channel)
-    told = stub.GetFilters(models_pb2.GetFiltersRequest(model=model, layer=layer))
+    told = client.filters(layer, model=model).message
     return told, to_array(told.weights)
 
 

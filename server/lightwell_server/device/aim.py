@@ -135,8 +135,8 @@ def _element(element: types.Element, facts: Facts) -> ElementTarget:
 def _direction(direction: types.Direction, facts: Facts) -> DirectionTarget:
     shape = _shape(direction.layer, "target.direction", facts)
     vector = wire.to_tensor(direction.vector, "target.direction.vector")
-    if not vector.is_floating_point() or not bool(vector.isfinite().all()):
-        raise InvalidArgument.at("target.direction.vector", "must be finite numbers of a floating type")
+    if not vector.is_floating_point() or not bool(vector.float().isfinite().all()):
+        raise InvalidArgument.at("target.direction.vector", "must be finite numbers of a floating type, below 3e38")
     if tuple(vector.shape) != shape[:1]:
         raise InvalidArgument.at(
             "target.direction.vector", f"has shape {list(vector.shape)}; the layer has {shape[0]} channels"
