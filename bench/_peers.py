@@ -64,19 +64,21 @@ def _cam(peer: BaseCAM, image: Tensor, target: int, batch: int) -> Call:
 class Peer:
     """A method of another library: who made it, how a call of it is `made` from a network, an image [1, 3, H, W], a
     class and the rows of its steps, and the parameters `given` to it and to ours. `same` are those for which both give
-    one map, where they draw numbers of their own."""
+    one map, where they draw numbers of their own. `batches` are the rows of a step that are tried: few of those whose
+    every call takes hundreds of passes."""
 
     library: str
     made: Callable[..., Call]
     given: Mapping[str, Any]
     same: Mapping[str, Any]
+    batches: tuple[int, ...] = (1, 4, 8, 16, 32, 64)
 
 
 PEERS = {
     "integrated_gradients": Peer("Captum", integrated_gradients, {"steps": 50}, {}),
     "smooth_grad": Peer("Captum", smooth_grad, {"samples": 25, "noise": 0.15}, {"noise": 0.0}),
-    "score_cam": Peer("pytorch-grad-cam", score_cam, {}, {}),
-    "ablation_cam": Peer("pytorch-grad-cam", ablation_cam, {}, {}),
+    "score_cam": Peer("pytorch-grad-cam", score_cam, {}, {}, (8, 32)),
+    "ablation_cam": Peer("pytorch-grad-cam", ablation_cam, {}, {}, (8, 32)),
 }
 
 

@@ -40,8 +40,6 @@ from lightwell_server.threads import beside
 
 FASTER = {"integrated_gradients": 1.1, "smooth_grad": 1.1, "score_cam": 1.1, "ablation_cam": 2.0}
 """How much faster than its peer a lone request shall be."""
-BATCHES = (1, 4, 8, 16, 32, 64)
-"""Rows of a peer's step that are tried."""
 SAME = 0.98
 """The correlation from which on two maps are the same one, but for rounding."""
 DEARER = {
@@ -132,7 +130,7 @@ def measured(folder: Path) -> list[Row]:
         net, model = loader.submit(deployed, "resnet18", folder).result()
     lone = Lone(model)
     try:
-        rows = [alone(lone, net, name, peer, BATCHES) for name, peer in PEERS.items()]
+        rows = [alone(lone, net, name, peer, peer.batches, rounds=3) for name, peer in PEERS.items()]
         return [*rows, *cams(lone, net), *guided(lone)]
     finally:
         lone.stop()
