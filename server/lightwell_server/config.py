@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     threads: Amount = Field(0, description="Threads of one operation on the CPU; 0 leaves the choice to the library.")
     max_rows: Count = Field(32, description="Rows of a device step at most.")
     step_seconds: Seconds = Field(
-        0.1, description="Seconds that a device step should take at most; single rows may take longer."
+        0.1, description="Seconds that a device step should take, to the nearest row; single rows may take longer."
     )
 
     max_jobs: Count = Field(

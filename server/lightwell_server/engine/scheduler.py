@@ -229,7 +229,8 @@ class Scheduler:
     def limit(self, key: Hashable) -> int:
         """The most rows of a step: one at first, then what fits into the seconds and into memory."""
         rate = self.seconds(key)
-        rows = 1 if rate is None else int(self.max_seconds / max(rate, 1e-9))
+        # The nearest number: a step of one row costs more than its share of a step of two.
+        rows = 1 if rate is None else round(self.max_seconds / max(rate, 1e-9))
         return max(1, min(rows, self.max_rows, self._most_rows.get(key, self.max_rows)))
 
     def _pop(self, line: Line, now: float, take: Take) -> Ticket | None:
