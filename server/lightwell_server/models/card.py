@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lightwell_server.ask import Activation
 from lightwell_server.errors import Refused
 from lightwell_server.models.lifting.outputs import Kind
-from lightwell_server.models.lifting.sample import InputSpec, Sample
+from lightwell_server.models.lifting.sample import Argument, InputSpec, Sample
 from lightwell_server.pictures import Fit
 
 Positive = Annotated[int, Gt(0)]
@@ -108,7 +108,8 @@ class CheckCard(_Part):
 
 class Card(_Part):
     """`dtype`: the type of numbers computed with; unset, the server's. `layers`: the default layers of methods, such as
-    grad_cam, style, content. `names`: other names for layers."""
+    grad_cam, style, content. `names`: other names for layers. `arguments`: values of the model's arguments that are no
+    tensors, where its own defaults are not meant."""
 
     kind: Kind = "classifier"
     dtype: Floating | None = None
@@ -117,6 +118,7 @@ class Card(_Part):
     layers: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     names: dict[str, str] = Field(default_factory=dict)
     inputs: dict[str, TensorCard] = Field(default_factory=dict)
+    arguments: dict[str, Argument] = Field(default_factory=dict)
     check: CheckCard | None = None
 
     @property
@@ -147,6 +149,7 @@ class Card(_Part):
             mean=(0.0,) * self.input.channels if plain else self.input.mean,
             std=(1.0,) * self.input.channels if plain else self.input.std,
             inputs={name: InputSpec(part.shape, getattr(torch, part.dtype)) for name, part in self.inputs.items()},
+            arguments=self.arguments,
             before_activation=self.output.scores == "before_activation",
             channels=self.input.channels,
             kind=self.kind,

@@ -93,7 +93,7 @@ class Graph:
         """Operations that are no module's own output, numbered among their like within the module."""
         outputs, seen = {site.node for site in self.sites}, Counter[str]()
         for node in self.needed:
-            if not isinstance(node.target, OpOverload) or not node.meta.get("floating"):
+            if not isinstance(node.target, OpOverload) or not node.meta.get("floating") or node.meta["scalar"]:
                 continue
             operation = node.target._schema.name.partition("::")[2].strip("_")
             if node.meta["path"] == PIXELS or operation in _MOVES:

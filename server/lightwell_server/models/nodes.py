@@ -28,6 +28,12 @@ def size_of(value: Tensor, dim: int) -> int:
     return value.size(dim)
 
 
+def item_of(value: Tensor) -> int | float | bool:
+    """A node of the graph: a tensor of one element as a number. It depends on sizes alone."""
+    number: int | float | bool = value.item()
+    return number
+
+
 @dataclass(frozen=True)
 class Site:
     """A call of a module: its path, its class, the node of its output, and the nodes that it computed; or of an

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from torch import ops
+from torch._ops import OpOverload
+
+from lightwell_server.models.lifting.operations import positional
 
 aten = ops.aten
 
@@ -53,8 +56,9 @@ def _optional(value: Any) -> bool:  # noqa: ANN401
 def program(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The same for a `torch.export` program."""
     for node in exported.graph.nodes:
-        if node.op == "call_function":
-            node.args = evaluated(node.target, node.args)[0]
+        if isinstance(node.target, OpOverload):
+            args, node.kwargs = positional(node.target, node.args, node.kwargs)
+            node.args = evaluated(node.target, args)[0]
     return exported
 
 

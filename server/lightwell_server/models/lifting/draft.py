@@ -106,6 +106,9 @@ def _notes(recorder: Recorder, left: Final | None) -> Iterator[str]:
     if recorder.woken:
         places = ", ".join(dict.fromkeys(recorder.woken[:3]))
         yield f"{len(recorder.woken)} layers were left in training mode and are set to eval ({places})"
+    if recorder.blocked:
+        places = ", ".join(list(dict.fromkeys(recorder.blocked))[:3])
+        yield f"no gradient passes the file's blocks of torch.no_grad() ({places}), as in the file itself"
     if left is not None:
         yield f"the model ends in {left.name}: scores are read before it"
 

@@ -22,8 +22,8 @@ _GUARDS = "_guards_fn"
 """The module that torch puts into a program for what its exporter assumed of the sizes of the inputs."""
 
 
-def record(module: fx.GraphModule, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
-    """Runs a program's module on inputs in their flat order; returns its flat outputs."""
+def record(module: fx.GraphModule, inputs: list[Any], recorder: Recorder) -> Any:  # noqa: ANN401
+    """Runs a program's module on inputs in their flat order, constants among them; returns its flat outputs."""
     environment: dict[fx.Node, Any] = {}
     layers = _Layers(recorder)
     waiting = list(inputs)
@@ -35,12 +35,7 @@ def record(module: fx.GraphModule, inputs: list[Box], recorder: Recorder) -> Any
             environment[node] = waiting.pop(0)
         elif node.op == "get_attr":
             value = operator.attrgetter(node.target)(module)
-            if not isinstance(value, Tensor):
-                recorder.operation = str(node.target)
-                raise recorder.refuse(
-                    "a part of the program is no tensor, such as a block without gradients; remove it"
-                )
-            environment[node] = recorder.constant(value, node.target)
+            environment[node] = recorder.constant(value, node.target) if isinstance(value, Tensor) else value
         elif node.op == "call_function":
             layers.enter(node)
             environment[node] = _call(recorder, node, args, kwargs)
@@ -56,27 +51,29 @@ def record(module: fx.GraphModule, inputs: list[Box], recorder: Recorder) -> Any
     raise recorder.refuse("the program has no output; export a model that returns its scores")
 
 
-def _guard(recorder: Recorder, guards: Callable[..., None], inputs: tuple[Box, ...]) -> None:
+def _guard(recorder: Recorder, guards: Callable[..., None], inputs: tuple[Any, ...]) -> None:
     """Guards the sizes for which the program's own guards pass. They are Python code, long for some networks: it is
     run once for each size, and kept whole. How many rows share a step is not theirs to say."""
-    most = len(inputs[0].value)
+    tensors = [value for value in inputs if isinstance(value, Box)]
+    most = len(tensors[0].value)
 
     @lru_cache
     def passes(shapes: tuple[tuple[int, ...], ...]) -> bool:
-        return any(_pass(guards, rows, shapes) for rows in range(most, 0, -1))
+        return any(_pass(guards, inputs, rows, shapes) for rows in range(most, 0, -1))
 
     def takes(*values: Tensor) -> bool:
         return passes(tuple(tuple(value.shape[1:]) for value in values))
 
     recorder.operation = "the program's own guards of its sizes"
-    if not recorder.decide(recorder.scalar(takes, *inputs)):
+    if not recorder.decide(recorder.scalar(takes, *tensors)):
         raise recorder.refuse(f"they do not pass; {CARD}")
 
 
-def _pass(guards: Callable[..., None], rows: int, shapes: tuple[tuple[int, ...], ...]) -> bool:
+def _pass(guards: Callable[..., None], inputs: tuple[Any, ...], rows: int, shapes: tuple[tuple[int, ...], ...]) -> bool:
     """Whether guards take inputs of these shapes behind the batch."""
+    tensors = iter([torch.empty((rows, *shape), device="meta") for shape in shapes])
     try:
-        guards(*(torch.empty((rows, *shape), device="meta") for shape in shapes))
+        guards(*(next(tensors) if isinstance(value, Box) else value for value in inputs))
     except (AssertionError, ArithmeticError):  # sizes may be divided by
         return False
     return True
@@ -128,8 +125,18 @@ class _Call:
     given: Box | None = None
 
 
+def _block(recorder: Recorder, graded: bool, module: fx.GraphModule, *inputs: Box) -> Any:  # noqa: ANN401
+    """A block of the program with gradients switched on or off."""
+    before, recorder.graded = recorder.graded, graded
+    given = record(module, list(inputs), recorder)
+    recorder.graded = before
+    return given
+
+
 def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
     target = node.target
+    if target is torch.ops.higher_order.wrap_with_set_grad_enabled:
+        return _block(recorder, *args)
     if isinstance(target, OpOverload):
         name = target._schema.name.split("::")[1]
         if name in _CHECKS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from lightwell_server.errors import Refused
-from lightwell_server.models.lifting import archive, asleep, exported, torchscript
+from lightwell_server.models.lifting import archive, asleep, constants, devices, exported, torchscript
 from lightwell_server.models.lifting.recorder import Recorder
 from lightwell_server.models.lifting.views import Box
 
@@ -37,20 +38,22 @@ class Limit:
 
 class ModelFile(Protocol):
     """An opened file: its own function, and how that is recorded. `shape` is what its first input is declared as, the
-    batch first, None where it is free; None if nothing is declared. `limits` are those of its free dimensions."""
+    batch first, None where it is free; None if nothing is declared. `limits` are those of its free dimensions. `given`
+    are values of arguments that are no tensors, by name; those left out have the file's own defaults."""
 
     dtype: torch.dtype
     shape: tuple[int | None, ...] | None
     limits: dict[int, Limit]
     notes: list[str]
+    given: Mapping[str, Any]
 
     @property
     def arguments(self) -> list[str]:
         """The names of its inputs."""
 
     @property
-    def required(self) -> int:
-        """How many of its inputs have no default."""
+    def optional(self) -> list[str]:
+        """The names of its inputs that have defaults."""
 
     def record(self, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
         """Records the function; returns its outputs as boxes."""
@@ -89,13 +92,14 @@ class Script:
     notes: list[str] = field(default_factory=list)
     shape: tuple[int | None, ...] | None = None
     limits: dict[int, Limit] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.module = torch.jit.load(self.path, map_location="cpu")
         if getattr(self.module, "training", False):
             self.notes.append("the file was saved in training mode and is set to eval")
         self.module.eval()
-        self.dtype = _commonest(self._weights())
+        self.dtype = self._computed = _commonest(self._weights())
 
     @property
     def arguments(self) -> list[str]:
@@ -103,9 +107,9 @@ class Script:
         return [argument.name for argument in self._arguments]
 
     @property
-    def required(self) -> int:
-        """How many of them have no default."""
-        return sum(not argument.has_default_value() for argument in self._arguments)
+    def optional(self) -> list[str]:
+        """Those of them that have defaults."""
+        return [argument.name for argument in self._arguments if argument.has_default_value()]
 
     @property
     def _arguments(self) -> list[Any]:
@@ -113,19 +117,25 @@ class Script:
 
     def record(self, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
         """Interprets the module."""
-        return torchscript.record(self.module, inputs, recorder)
+        behind = self._arguments[len(inputs) :]
+        values = [self.given.get(argument.name, argument.default_value) for argument in behind]
+        return torchscript.record(self.module, [*inputs, *values], recorder)
 
     def run(self, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
         """Calls the module."""
-        return self._original(*inputs)
+        return self._original(*inputs, **self.given)
 
     def to(self, dtype: torch.dtype) -> None:
-        """Parameters and buffers take the type; constants in the code stay."""
+        """Parameters, buffers and constants in the code take the type."""
         self._original.to(dtype)
+        constants.typed(self._original.graph, self._computed, dtype)
+        self._computed = dtype
 
     @cached_property
     def _original(self) -> Any:  # noqa: ANN401
-        return asleep.script(torch.jit.load(self.path, map_location="cpu").eval())
+        module = asleep.script(torch.jit.load(self.path, map_location="cpu").eval())
+        constants.on_cpu(module.graph)
+        return module
 
     def _weights(self) -> Iterator[Tensor]:
         yield from (tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor))
@@ -142,11 +152,14 @@ class Program:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.program = torch.export.load(self.path)
+        self.program = torch.export.load(devices.on_cpu(self.path))
         self.module: Any = self.program.module()
         self._original: Any = asleep.program(self.program).module()
         self.dtype = _commonest(tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor))
-        names = self.program.graph_signature.user_inputs
+        self.given: Mapping[str, Any] = {}
+        specs = self.program.graph_signature.input_specs
+        self._inputs = [spec.arg for spec in specs if spec.kind is InputKind.USER_INPUT]
+        names = self.arguments
         first = next((node for node in self.program.graph.nodes if names and node.name == names[0]), None)
         sizes = getattr(first.meta.get("val"), "shape", None) if first is not None else None
         self.shape = None if sizes is None else tuple(s if isinstance(s, int) else None for s in sizes)
@@ -154,22 +167,27 @@ class Program:
 
     @property
     def arguments(self) -> list[str]:
-        """The names of the program's inputs."""
-        return [str(name) for name in self.program.graph_signature.user_inputs]
+        """The names of the program's inputs that are tensors; all else it was exported with is part of it."""
+        return [argument.name for argument in self._inputs if not isinstance(argument, ConstantArgument)]
 
     @property
-    def required(self) -> int:
-        """All of them: an exported program has no defaults."""
-        return len(self.arguments)
+    def optional(self) -> list[str]:
+        """None of them: an exported program has no defaults."""
+        return []
 
     def record(self, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
         """Walks the program's graph."""
-        return exported.record(self.module, inputs, recorder)
+        return exported.record(self.module, self._flat(inputs), recorder)
 
     def run(self, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
         """Calls the program, by position and by name as it was exported."""
-        args, kwargs = tree_unflatten(list(inputs), self.program.call_spec.in_spec)
+        args, kwargs = tree_unflatten(self._flat(inputs), self.program.call_spec.in_spec)
         return self._original(*args, **kwargs)
+
+    def _flat(self, inputs: Iterable[Any]) -> list[Any]:
+        """All that the program takes, its constants among the tensors."""
+        tensors = iter(inputs)
+        return [arg.value if isinstance(arg, ConstantArgument) else next(tensors) for arg in self._inputs]
 
     def to(self, dtype: torch.dtype) -> None:
         """Parameters and buffers take the type; what the program names itself stays."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightwell_server.errors import InvalidArgument, LightwellError, Refused, last_line
+from lightwell_server.errors import InvalidArgument, LightwellError, Refused, last_line, nearest
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting import outputs
 from lightwell_server.models.lifting.draft import drafted
@@ -33,6 +33,7 @@ def lift(path: Path, sample: Sample) -> Graph:
         with torch.no_grad(), torch.jit._fuser.optimized_execution(False):
             file = opened(path)
             _expects(file, sample)
+            file.given = sample.arguments
             return _any_batch(file, sample) or _fixed_batch(file, sample)
     except InvalidArgument as error:  # a guard of the graph, which speaks to callers
         raise Refused(error.message) from error
@@ -49,11 +50,17 @@ def _expects(file: ModelFile, sample: Sample) -> None:
     needed = 1 + len(sample.inputs)
     if not file.arguments:
         raise Refused("the model takes no input, so there is no image to explain; export its forward with the image")
-    if len(file.arguments) < needed or file.required > needed:
+    for name in sample.arguments:
+        if name not in file.arguments[needed:]:
+            raise Refused(
+                f"the card sets an argument {name!r}, which the model has not; {nearest(name, file.arguments[needed:])}"
+            )
+    without = [name for name in file.arguments[needed:] if name not in {*file.optional, *sample.arguments}]
+    if len(file.arguments) < needed or without:
         others = ", ".join(file.arguments[1:]) or "none"
         raise Refused(
             f"the model takes {len(file.arguments)} inputs and the card describes {needed}; name those behind the "
-            f"image under [inputs] in the card, in this order: {others}"
+            f"image under [inputs] in the card, in this order: {others}; values that are no tensors under [arguments]"
         )
     if file.shape is None:
         return

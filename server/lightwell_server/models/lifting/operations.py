@@ -15,14 +15,32 @@ aten = torch.ops.aten
 _REPLACED = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
 
 
+_CONVOLUTIONS = (aten._convolution.default, aten._convolution.deprecated, aten.convolution.default)
+
+
 def recorded(value: Any) -> bool:  # noqa: ANN401
-    """Whether a value depends on the model's inputs."""
+    """Whether a value depends on the model's inputs, be it on their sizes alone."""
     return isinstance(value, Box) and value.node is not None
+
+
+def of_image(value: Any) -> bool:  # noqa: ANN401
+    """Whether a value depends on what the model's inputs hold, and not on their sizes alone."""
+    return recorded(value) and not value.node.meta.get("scalar")
+
+
+def positional(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:  # noqa: ANN401
+    """A call with every argument at its place in the operation's schema; what has a name alone keeps it. Exporters
+    write arguments by name where others write them by place, and whoever reads `args[3:]` must find them there."""
+    places = [argument for argument in target._schema.arguments if not argument.kwarg_only]
+    last = max((i for i, argument in enumerate(places) if argument.name in kwargs), default=-1)
+    named = dict(kwargs)
+    filled = [named.pop(argument.name, argument.default_value) for argument in places[len(args) : last + 1]]
+    return (*args, *filled), named
 
 
 def canonical(target: OpOverload, args: tuple[Any, ...]) -> tuple[OpOverload, tuple[Any, ...]]:
     """One form for what exporters write in several."""
-    if target in (aten._convolution.default, aten.convolution.default) and not args[6] and len(args[3]) == 2:
+    if target in _CONVOLUTIONS and not args[6] and len(args[3]) == 2:
         return aten.conv2d.default, (*args[:6], args[8])
     if target is aten._convolution_mode.default and len(args[3]) == 2:
         return aten.conv2d.padding, args

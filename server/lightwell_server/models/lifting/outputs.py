@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from lightwell_server.ask import Activation
 from lightwell_server.errors import Refused, nearest
-from lightwell_server.models.lifting.views import Box
+from lightwell_server.models.lifting.operations import of_image
 
 aten = torch.ops.aten
 
@@ -78,8 +78,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: AN
 
 def depends(output: Any) -> bool:  # noqa: ANN401 - whatever a model returns
     """Whether an output is a floating tensor that depends on the image."""
-    recorded = isinstance(output, Box) and output.node is not None
-    return recorded and isinstance(output.value, Tensor) and output.value.is_floating_point()
+    return of_image(output) and isinstance(output.value, Tensor) and output.value.is_floating_point()
 
 
 def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind, scored: bool) -> int:

@@ -18,9 +18,16 @@ from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from lightwell_server.errors import Refused
 from lightwell_server.models.lifting import asleep, twins, views
-from lightwell_server.models.lifting.operations import canonical, reads_data, recorded, switched_off
+from lightwell_server.models.lifting.operations import (
+    canonical,
+    of_image,
+    positional,
+    reads_data,
+    recorded,
+    switched_off,
+)
 from lightwell_server.models.lifting.views import Box, Memory, View
-from lightwell_server.models.nodes import Site, guard, size_of
+from lightwell_server.models.nodes import Site, guard, item_of, size_of
 
 aten = torch.ops.aten
 
@@ -34,17 +41,20 @@ class Endless(Refused):
 
 @dataclass
 class Recorder:
-    """The graph so far. `operation`, `path` and `source` say where the model's own code is just now; `woken`, where
-    training was switched off."""
+    """The graph so far. `operation`, `path` and `source` say where the model's own code is just now, and `graded`
+    whether it computes with gradients there; `woken`, where training was switched off; `blocked`, where gradients are
+    cut."""
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
     sites: list[Site] = field(default_factory=list)
     nodes: list[fx.Node] = field(default_factory=list)
     woken: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
     operation: str = ""
     path: str = ""
     source: str = ""
+    graded: bool = True
     _kept: dict[_Identity, Box] = field(default_factory=dict)
     _names: dict[_Identity, str] = field(default_factory=dict)
     _constants: dict[_Identity, str] = field(default_factory=dict)
@@ -81,6 +91,7 @@ class Recorder:
     def op(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Runs an operation on the sample and records it."""
         self.tick()
+        args, kwargs = positional(target, args, kwargs)
         target, args = canonical(target, args)
         if target.namespace.startswith("quantized"):
             raise self.refuse(QUANTISED)
@@ -93,7 +104,15 @@ class Recorder:
             self.woken.append(self.path or "the model")
         if torch.Tag.nondeterministic_seeded in target.tags and not switched_off(target, args, kwargs):
             raise self.refuse("it draws random numbers; export the model in eval mode")
-        return self._record(target, args, kwargs)
+        result = self._record(target, args, kwargs)
+        return result if self.graded else tree_map(self._without_gradient, result)
+
+    def _without_gradient(self, result: Any) -> Any:  # noqa: ANN401
+        """What a block without gradients gives to the rest of the model."""
+        if not of_image(result) or not result.value.is_floating_point():
+            return result
+        self.blocked.append(self.source or self.path or "the model")
+        return self._record(aten.detach.default, (result,), {})
 
     def tick(self) -> None:
         """Counts what the model does, so that a loop without an end is refused."""
@@ -126,12 +145,9 @@ class Recorder:
 
     def decide(self, condition: Any) -> bool:  # noqa: ANN401 - a bool or a Box
         """The way a branch takes: recorded as a guard if it depends on sizes, refused if on data."""
-        if not isinstance(condition, Box):
-            return bool(condition)
-        if isinstance(condition.value, Tensor) and condition.node is not None:
-            raise self.refuse(DATA_DEPENDENT)
+        condition = self.number(condition)
         taken = bool(self._concrete(condition))
-        if condition.node is not None:
+        if recorded(condition):
             message = f"the model takes another branch for this image size than for the card's, at {self.place}"
             self._call(guard, (condition, taken, message), {}, scalar=True)
         return taken
@@ -144,17 +160,17 @@ class Recorder:
         return value.value
 
     def number(self, box: Any) -> Any:  # noqa: ANN401
-        """A tensor of one element as a number: a constant's, or a size's in disguise."""
+        """A tensor of one element as a number: of constants or sizes, which stay symbolic."""
         if not isinstance(box, Box) or not isinstance(box.value, Tensor):
             return box
-        if box.node is not None:
+        if of_image(self._current(box)):
             raise self.refuse(DATA_DEPENDENT)
-        return self._concrete(box).item()
+        return self.scalar(item_of, box)
 
     def called(self, path: str, kind: str, output: Any, begun: int) -> None:  # noqa: ANN401
         """Notes what a module's call gave, if it is a tensor that depends on the image: of several the first. `begun`
         is how many nodes there were before it."""
-        tensors = [leaf for leaf in tree_leaves(output) if recorded(leaf) and isinstance(leaf.value, Tensor)]
+        tensors = [leaf for leaf in tree_leaves(output) if of_image(leaf) and isinstance(leaf.value, Tensor)]
         given = [leaf for leaf in tensors if leaf.value.is_floating_point()]
         if path and given:
             node = self.node(given[0])
@@ -189,10 +205,11 @@ class Recorder:
         same = [arg for arg in tree_leaves((args, kwargs)) if isinstance(arg, Box) and arg.value is result]
         if same and isinstance(result, Tensor):
             return same[0]
-        live = tree_any(recorded, (args, kwargs))
-        if live and reads_data(target, args):
+        live, imaged = tree_any(recorded, (args, kwargs)), tree_any(of_image, (args, kwargs))
+        if imaged and reads_data(target, args):
             raise self.refuse(DATA_DEPENDENT)
-        node = self._call(target, args, kwargs, scalar=False) if live else None
+        # What is computed from sizes and constants alone is cheap, and every stage that uses it computes it anew.
+        node = self._call(target, args, kwargs, scalar=not imaged) if live else None
         if isinstance(result, Tensor):
             if node is not None:
                 node.meta.update(shape=tuple(result.shape), floating=result.is_floating_point())
@@ -205,9 +222,9 @@ class Recorder:
                 for i, item in enumerate(result)
             ]
             return type(result)(items) if type(result) in (tuple, list) else tuple(items)
-        if live:
+        if imaged:
             raise self.refuse(DATA_DEPENDENT)
-        return result
+        return Box(result, node) if live else result
 
     def _item(self, node: fx.Node | None, index: int, value: Tensor) -> Box:
         if node is None:
@@ -232,6 +249,8 @@ class Recorder:
         twin = twins.of(target)
         if twin is None or not isinstance(box, Box) or box.memory is None:
             raise self.refuse(f"{target} changes a tensor in place and has no functional twin; use one that has")
+        if not self.graded and tree_any(of_image, (args, kwargs)):
+            raise self.refuse("it changes a tensor in place in a block of torch.no_grad(); let it make a new one there")
         new = twin(self, *args, **kwargs)
         if torch.Tag.inplace_view in target.tags:  # another view of what it was, such as by squeeze_
             box.value, box.node, box.views = new.value, new.node, new.views

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lightwell_server.models.lifting.outputs import Kind
 
+Argument = bool | int | float | str | list[int] | list[float]
+"""The value of an argument that is no tensor."""
 LUMINANCE = (0.299, 0.587, 0.114)
 """What the colours contribute to grey. ITU-R BT.601."""
 
@@ -25,14 +27,15 @@ class InputSpec:
 @dataclass(frozen=True)
 class Sample:
     """The rows that a model takes: images of `size` with their normalisation (`channels` is 1 for a model of
-    luminance), or codes of length `code`; its other inputs; and which of its outputs is wanted, read before a final
-    activation or behind it, an image's values lying in `range`. An output that is not `scored` is no scores of classes
-    and may have any shape."""
+    luminance), or codes of length `code`; its other inputs; values of `arguments` that are no tensors; and which of its
+    outputs is wanted, read before a final activation or behind it, an image's values lying in `range`. An output that
+    is not `scored` is no scores of classes and may have any shape."""
 
     size: tuple[int, int] = (224, 224)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
     before_activation: bool = True
     channels: int = 3
     kind: Kind = "classifier"

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightwell_server.models.lifting.recorder import Recorder
 from lightwell_server.models.lifting.views import Box, product
+
+aten = torch.ops.aten
 
 
 def _divide(a: float, b: float, rounding_mode: str | None = None) -> float:
@@ -39,6 +42,50 @@ def _derived_index(index: int, start: int, step: int) -> int:
 def _clamped(value: float, low: float | None = None, high: float | None = None) -> float:
     value = value if low is None else max(value, low)
     return value if high is None else min(value, high)
+
+
+def _cast(value: float, *how: Any) -> float:  # noqa: ANN401
+    """A number in the type that is named by its number in TorchScript; among devices and flags that mean nothing
+    here."""
+    kinds = [DTYPES[part] for part in how if type(part) is int]
+    if not kinds or kinds[0].is_floating_point:
+        return value
+    return bool(value) if kinds[0] is torch.bool else int(_single(value))
+
+
+def _single(value: float) -> float:
+    """A fraction as single precision has it; integers are as they are."""
+    return torch.tensor(value, dtype=torch.float32).item() if isinstance(value, float) else value
+
+
+def _int(value: float) -> int:
+    return int(_single(value))
+
+
+def _floor(value: float) -> int:
+    return math.floor(_single(value))
+
+
+def _ceil(value: float) -> int:
+    return math.ceil(_single(value))
+
+
+def _round(value: float) -> int:
+    return round(_single(value))
+
+
+def _trunc(value: float) -> int:
+    return math.trunc(_single(value))
+
+
+def _floor_divide(a: float, b: float) -> int:
+    return a // b if isinstance(a, int) and isinstance(b, int) else _floor(a / b)
+
+
+def _divided(a: float, b: float, rounding_mode: str | None = None) -> float:
+    if rounding_mode is None or (isinstance(a, int) and isinstance(b, int)):
+        return _divide(a, b, rounding_mode)
+    return _floor(a / b) if rounding_mode == "floor" else _trunc(a / b)
 
 
 def _set_item(container: Any, key: Any, value: Any) -> Any:  # noqa: ANN401
@@ -87,6 +134,44 @@ def _sizes(recorder: Recorder, box: Box, dim: int | None = None) -> Any:  # noqa
 def _numel(recorder: Recorder, box: Box) -> Any:  # noqa: ANN401
     return recorder.scalar(product, *_sizes(recorder, box))
 
+
+def tensor(recorder: Recorder, value: Any) -> Any:  # noqa: ANN401
+    """A number as the tensor that a trace has for it, of fractions as precise as they are here; all else as it is."""
+    number = value.value if isinstance(value, Box) else value
+    if not isinstance(number, int | float):
+        return value
+    kind = torch.float64 if isinstance(number, float) else _dtype([number])
+    return recorder.op(aten.scalar_tensor.default, (value,), {"dtype": kind})
+
+
+def literal(recorder: Recorder, data: Any, dtype: int | None) -> Any:  # noqa: ANN401
+    """The tensor that a script makes of a number, a tensor, or a list of numbers or of lists; of sizes, too."""
+    kind = None if dtype is None else DTYPES[dtype]
+    if isinstance(data, Box) and isinstance(data.value, Tensor):
+        return data if kind is None else recorder.op(aten.to.dtype, (data, kind), {})
+    numbers, shape = _flat(data), _shape(data)
+    kind = kind or _dtype([number.value if isinstance(number, Box) else number for number in numbers])
+    if not numbers:
+        return recorder.op(aten.zeros.default, (shape,), {"dtype": kind})
+    each = [recorder.op(aten.scalar_tensor.default, (number,), {"dtype": kind}) for number in numbers]
+    return recorder.shaped(recorder.op(aten.stack.default, (each,), {}), shape)
+
+
+def _flat(data: Any) -> list[Any]:  # noqa: ANN401
+    return [number for item in data for number in _flat(item)] if isinstance(data, list | tuple) else [data]
+
+
+def _shape(data: Any) -> list[int]:  # noqa: ANN401
+    return [len(data), *(_shape(data[0]) if data else [])] if isinstance(data, list | tuple) else []
+
+
+def _dtype(numbers: list[Any]) -> torch.dtype:
+    """The type of a tensor of numbers, as torch infers it."""
+    return torch.tensor(numbers).dtype
+
+
+LITERALS = ("tensor", "as_tensor")
+"""Operations that make a tensor of a number or of a list."""
 
 # In the order of the numbers that TorchScript has for them.
 DTYPES = (
@@ -199,9 +284,23 @@ SCALARS: dict[str, Callable[..., Any]] = {
     "__not__": operator.not_,
     "__is__": operator.is_,
     "__isnot__": operator.is_not,
+    "to": _cast,
     "is_scripting": lambda: True,
     "is_grad_enabled": lambda: True,
     "is_tracing": lambda: False,
     "warn": lambda *args: None,
     "Print": lambda *args: None,
 }
+
+SINGLE: dict[str, Callable[..., Any]] = {
+    "Int": _int,
+    "IntImplicit": _int,
+    "floor": _floor,
+    "ceil": _ceil,
+    "round": _round,
+    "trunc": _trunc,
+    "floor_divide": _floor_divide,
+    "div": _divided,
+}
+"""What makes integers of fractions, where a trace has tensors of single precision for them: 0.7 times 10 is 7 there.
+The fractions themselves stay as precise as Python's, for a model may be run in double precision."""

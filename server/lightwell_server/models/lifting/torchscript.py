@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -18,48 +18,29 @@ from torch import Tensor
 from torch.utils._pytree import tree_any, tree_map
 
 from lightwell_server.models.lifting import scalars
+from lightwell_server.models.lifting.objects import Member, Module, Object, Uninitialised
 from lightwell_server.models.lifting.recorder import CARD, Recorder
 from lightwell_server.models.lifting.views import Box
 
 Environment = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Module:
-    """A module of the file and its path from the root."""
-
-    script: Any
-    path: str
-
-    @property
-    def type(self) -> str:
-        """The class's name."""
-        return str(self.script._type().name())
-
-    def child(self, name: str) -> str:
-        """The path of something within."""
-        return f"{self.path}.{name}" if self.path else name
-
-
-class Uninitialised:
-    """The value that a branch not taken would have given."""
-
-
-def record(module: torch.jit.ScriptModule, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
+def record(module: torch.jit.ScriptModule, inputs: list[Any], recorder: Recorder) -> Any:  # noqa: ANN401
     """Interprets `module(*inputs)`; returns its output, boxes within tuples, lists and dicts."""
-    return _Interpreter(recorder).method(Module(module._c, ""), "forward", list(inputs))
+    return _Interpreter(recorder).method(Module(module._c, ""), "forward", inputs)
 
 
 class _Interpreter:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
+        self.outer: list[bool] = []
 
     def method(self, module: Module, name: str, arguments: list[Any]) -> Any:  # noqa: ANN401
         """Calls a method of a module; forward calls are noted as layers."""
         graph = module.script._get_method(name).graph
         caller, self.recorder.path = self.recorder.path, module.path
         begun = len(self.recorder.nodes)
-        (output,) = self.run(graph, dict(zip(_names(graph.inputs()), [module, *arguments], strict=False)))
+        (output,) = self.run(graph, dict(zip(_names(graph.inputs()), [module, *arguments], strict=True)))
         self.recorder.path = caller
         if name.startswith("forward"):
             self.recorder.called(module.path, module.type, output, begun)
@@ -89,14 +70,24 @@ class _Interpreter:
     def operation(self, node: Any, args: list[Any]) -> Any:  # noqa: ANN401
         """An operation of a library: on sizes and containers in Python, on tensors recorded."""
         namespace, name = node.kind().split("::")
-        if name in scalars.TENSOR_FACTS and isinstance(args[0], Box) and isinstance(args[0].value, Tensor):
-            return scalars.TENSOR_FACTS[name](self.recorder, *args)
+        if name in scalars.TENSOR_FACTS:
+            first = scalars.tensor(self.recorder, args[0]) if _takes_tensor(node) else args[0]
+            if isinstance(first, Box) and isinstance(first.value, Tensor):
+                return scalars.TENSOR_FACTS[name](self.recorder, first, *args[1:])
         if name in scalars.NUMBERS:
-            return self.recorder.scalar(scalars.NUMBERS[name], self.recorder.number(args[0]))
+            # Of a size that a trace computes with tensors of single precision.
+            single = _takes_tensor(node) and not _is_tensor(args[0])
+            function = scalars.SINGLE.get(name) if single else None
+            return self.recorder.scalar(function or scalars.NUMBERS[name], self.recorder.number(args[0]))
         if name in scalars.CONTAINERS and isinstance(args[0], list | dict | str | tuple):
             return self.contained(name, args)
-        if name in scalars.SCALARS and not tree_any(_is_tensor, args):
-            return self.recorder.scalar(scalars.SCALARS[name], *_without_alpha(name, args))
+        if name in scalars.LITERALS:
+            return scalars.literal(self.recorder, *args[:2])
+        # A trace writes arithmetic on sizes with tensors, in place as well: the new number replaces the old one there.
+        arithmetic = name if name in scalars.SCALARS else name.removesuffix("_")
+        if arithmetic in scalars.SCALARS and not tree_any(_is_tensor, args):
+            function = scalars.SINGLE.get(arithmetic) if _gives_tensor(node) else None
+            return self.recorder.scalar(function or scalars.SCALARS[arithmetic], *_without_alpha(arithmetic, args))
         schema = torch._C.parse_schema(node.schema())
         packet = getattr(getattr(torch.ops, namespace), name, None)
         if packet is None:
@@ -112,12 +103,13 @@ class _Interpreter:
     def fitting(self, argument: Any, value: Any) -> Any:  # noqa: ANN401
         """What an operation takes as an argument: a type of numbers, not TorchScript's number for it; and a tensor
         where a trace has one of a size."""
+        kind = str(argument.type)
         if argument.name == "dtype" and isinstance(value, int):
             return scalars.DTYPES[value]
-        number = value.value if isinstance(value, Box) else value
-        if str(argument.type) in ("Tensor", "Optional[Tensor]") and isinstance(number, int | float):
-            kind = torch.float64 if isinstance(number, float) else torch.int64
-            return self.recorder.op(torch.ops.aten.scalar_tensor.default, (value,), {"dtype": kind})
+        if kind in ("Tensor", "Optional[Tensor]"):
+            return scalars.tensor(self.recorder, value)
+        if kind in ("List[Tensor]", "List[Optional[Tensor]]") and isinstance(value, list):
+            return [scalars.tensor(self.recorder, item) for item in value]
         return value
 
     def contained(self, name: str, args: list[Any]) -> Any:  # noqa: ANN401
@@ -138,8 +130,17 @@ class _Interpreter:
         return [self.kept(value)]
 
     def kept(self, value: Any, name: str = "") -> Any:  # noqa: ANN401
-        """A value of the file: its tensors become constants, alone or in lists and dicts."""
-        return tree_map(lambda leaf: self.recorder.constant(leaf, name) if isinstance(leaf, Tensor) else leaf, value)
+        """A value of the file: its tensors become constants, alone or in lists and dicts; its devices become this
+        one; and the members of its enumerations can be compared."""
+
+        def keep(leaf: Any) -> Any:  # noqa: ANN401
+            if isinstance(leaf, Tensor):
+                return self.recorder.constant(leaf, name)
+            if isinstance(leaf, torch.device):
+                return torch.device("cpu")
+            return Member(type(leaf).__name__, leaf.name, leaf.value) if isinstance(leaf, Enum) else leaf
+
+        return tree_map(keep, value)
 
     def chunks(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         (whole,) = self.values(node, environment)
@@ -147,24 +148,48 @@ class _Interpreter:
 
     def attribute(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         (owner,) = self.values(node, environment)
-        if not isinstance(owner, Module):
-            raise self.recorder.refuse(
-                "an attribute of an object that is no module cannot be lifted; export the model without it"
-            )
         name = node.s("name")
+        if isinstance(owner, Object):
+            return [owner.attributes[name]]
         value = owner.script.getattr(name)
         if isinstance(value, torch._C.ScriptModule):
             return [Module(value, owner.child(name))]
         return [self.kept(value, owner.child(name))]
 
     def call_method(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
-        module, *arguments = self.values(node, environment)
-        return [self.method(module, node.s("name"), arguments)]
+        owner, *arguments = self.values(node, environment)
+        if isinstance(owner, Object):
+            return self.inlined(_inlined(node, list(node.inputs())), list(node.inputs()), environment)
+        return [self.method(owner, node.s("name"), arguments)]
 
     def call_function(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
-        graph = _inlined(node)
-        arguments = {value.debugName(): environment[value.debugName()] for value in list(node.inputs())[1:]}
-        return self.run(graph, dict(zip(_names(graph.inputs()), arguments.values(), strict=True)))
+        function, *arguments = node.inputs()
+        return self.inlined(_inlined(node, arguments, function), arguments, environment)
+
+    def inlined(self, graph: Any, arguments: list[Any], environment: Environment) -> list[Any]:  # noqa: ANN401
+        """Runs a graph whose inputs are these values of the caller, each once."""
+        given = {value.debugName(): environment[value.debugName()] for value in arguments}
+        return self.run(graph, dict(zip(_names(graph.inputs()), given.values(), strict=True)))
+
+    def forked(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        """What runs beside its caller is run at once."""
+        graph = node.g("Subgraph")
+        return self.run(graph, dict(zip(_names(graph.inputs()), self.values(node, environment), strict=True)))
+
+    def created(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        return [Object(str(node.output().type().qualified_name()))]
+
+    def entered(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        """Begins or ends a `with` block."""
+        (manager,) = self.values(node, environment)
+        if manager.kind not in _GRADIENTS:
+            raise self.recorder.refuse(f"`with {manager.kind}` cannot be lifted; export the model without it")
+        if node.kind() == "prim::Enter":
+            self.outer.append(self.recorder.graded)
+            self.recorder.graded = _GRADIENTS[manager.kind]
+        else:
+            self.recorder.graded = self.outer.pop()
+        return [None]
 
     def branch(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         (condition,) = self.values(node, environment)
@@ -184,15 +209,28 @@ class _Interpreter:
     def raised(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         raise self.recorder.refuse(f"the model raises {self.values(node, environment)[0]!r}; {CARD}")
 
-    def no_attribute(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+    def changed(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        owner, value = self.values(node, environment)
+        if isinstance(owner, Object):
+            owner.attributes[node.s("name")] = value
+            return []
         raise self.recorder.refuse("the model changes its own attributes while it runs; export it without state")
 
 
-def _inlined(call: Any) -> Any:  # noqa: ANN401
-    """A graph of its own for one `prim::CallFunction`, with the function's body inlined."""
+_GRADIENTS = {
+    "__torch__.torch.autograd.grad_mode.no_grad": False,
+    "__torch__.torch.autograd.grad_mode.enable_grad": True,
+}
+"""Blocks that switch gradients off or on."""
+
+
+def _inlined(call: Any, arguments: list[Any], function: Any = None) -> Any:  # noqa: ANN401
+    """A graph of its own for one call of a function, or of an object's method, with its body inlined."""
     graph: Any = torch._C.Graph()
-    function, *arguments = call.inputs()
-    inner = {function.debugName(): graph.appendNode(graph.createClone(function.node(), lambda value: value)).output()}
+    inner = {}
+    if function is not None:
+        constant = graph.appendNode(graph.createClone(function.node(), lambda value: value))
+        inner[function.debugName()] = constant.output()
     for value in arguments:
         if value.debugName() not in inner:
             inner[value.debugName()] = graph.addInput()
@@ -221,6 +259,14 @@ def _source(node: Any) -> str:  # noqa: ANN401
     return f"{own[0][0].rpartition('/')[2]}:{own[0][1]}" if own else ""
 
 
+def _takes_tensor(node: Any) -> bool:  # noqa: ANN401
+    return bool(next(node.inputs()).type().kind() == "TensorType")
+
+
+def _gives_tensor(node: Any) -> bool:  # noqa: ANN401
+    return bool(node.output().type().kind() == "TensorType")
+
+
 def _is_tensor(value: Any) -> bool:  # noqa: ANN401
     return (
         isinstance(value, Box) and isinstance(value.value, Tensor) and (value.node is not None or value.value.dim() > 0)
@@ -240,7 +286,14 @@ _Handler = Callable[[_Interpreter, Any, Environment], list[Any]]
 _PRIMS: dict[str, _Handler] = {
     "prim::Constant": _Interpreter.constant,
     "prim::GetAttr": _Interpreter.attribute,
-    "prim::SetAttr": _Interpreter.no_attribute,
+    "prim::SetAttr": _Interpreter.changed,
+    "prim::CreateObject": _Interpreter.created,
+    "prim::Enter": _Interpreter.entered,
+    "prim::Exit": _Interpreter.entered,
+    "prim::fork": _Interpreter.forked,
+    "aten::wait": lambda run, node, env: run.values(node, env),
+    "prim::EnumName": lambda run, node, env: [run.values(node, env)[0].name],
+    "prim::EnumValue": lambda run, node, env: [run.values(node, env)[0].value],
     "prim::CallMethod": _Interpreter.call_method,
     "prim::CallFunction": _Interpreter.call_function,
     "prim::If": _Interpreter.branch,

@@ -47,6 +47,9 @@ def _zeroed(recorder: Recording, box: Box) -> Any:  # noqa: ANN401
 
 _WRITERS: dict[OpOverload, Twin] = {
     aten.copy_.default: _copied,
+    aten.copy_.Tensor: _copied,
+    aten.copy_.float: _filled,
+    aten.copy_.int: _filled,
     aten.fill_.Scalar: _filled,
     aten.fill_.Tensor: _copied,
     aten.zero_.default: _zeroed,
@@ -153,6 +156,7 @@ def _encoder_layer(
 
 DECOMPOSED: dict[OpOverload, Twin] = {
     aten.contiguous.default: _contiguous,
+    aten.copy.default: _copied,  # what a decomposed program has of a write
     aten.requires_grad_.default: _unchanged,
     aten._native_multi_head_attention.default: _attention,
     aten._transformer_encoder_layer_fwd.default: _encoder_layer,
