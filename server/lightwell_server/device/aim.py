@@ -124,7 +124,8 @@ def _element(element: types.Element, facts: Facts) -> ElementTarget:
     if path not in facts.outputs:
         close = nearest(path, list(facts.outputs))
         raise InvalidArgument.at("target.element.output", f"the model has no output {path!r}; {close}")
-    shape, index = facts.outputs[path], tuple(element.index)
+    shape = facts.outputs[path]
+    index = tuple(element.index) or ((0,) if shape == (1,) else ())  # a single number needs no place
     if len(index) != len(shape) or not all(0 <= place < size for place, size in zip(index, shape, strict=True)):
         raise InvalidArgument.at(
             "target.element.index", f"{list(index)} is no place in an output of shape {list(shape)}"

@@ -55,7 +55,7 @@ def occlusion(
             row[:, top : top + window, left : left + window] = patch[:, top : top + window, left : left + window]
         return rows
 
-    classified = target.at == OUTPUT and facts.classes > 0
+    classified = target.at == OUTPUT and facts.classes > 1
     answer = yield Ask(
         Rows(down * across, masked), target.score, at=target.at, want=SCORE | OUT if classified else SCORE
     )

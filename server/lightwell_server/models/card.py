@@ -140,9 +140,9 @@ class Card(_Part):
         """The type of numbers computed with."""
         return default if self.dtype is None else _FLOATING[self.dtype]
 
-    def sample(self) -> Sample:
-        """What the model is recorded and proved on. Other kinds than classifiers take pixels as they are unless told
-        otherwise."""
+    def sample(self, labels: int = 0) -> Sample:
+        """What the model is recorded and proved on. A single score with two `labels` is that of the second; the first
+        is its no. Other kinds than classifiers take pixels as they are unless told otherwise."""
         plain = self.kind != "classifier" and not self.input.model_fields_set & {"mean", "std"}
         return Sample(
             size=self.input.size,
@@ -157,6 +157,7 @@ class Card(_Part):
             output=self.output.path,
             range=self.output.range,
             scored=self.output.activation != "none",
+            binary=self.output.activation == "sigmoid" or (labels == 2 and self.output.activation != "none"),
         )
 
 

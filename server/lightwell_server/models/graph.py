@@ -43,7 +43,8 @@ CUTS = 128
 @dataclass(eq=False)
 class Graph:
     """A model as a graph. Rows are RGB in [0, 1]; normalisation is part of it. `output` is what is explained if nothing
-    else is named, `path` its path, and `others` are the other outputs by theirs; `inputs` are the names of its other
+    else is named, `single` the one score that it makes a yes and a no of, if it does, `path` its path, and `others` are
+    the other outputs by theirs; `inputs` are the names of its other
     inputs, and of their nodes; `weights` is the type of the file's numbers and `dtype` of those computed with; `fixed`
     is the number of rows that the file takes if it takes no other, each row then being run by itself, together with
     others if `vectorised`; `activation` is the one that the file ends in; `notes` tell what was found while it was
@@ -54,6 +55,7 @@ class Graph:
     output: fx.Node
     sites: list[Site]
     inputs: dict[str, str] = field(default_factory=dict)
+    single: fx.Node | None = None
     path: str = ""
     others: dict[str, fx.Node] = field(default_factory=dict)
     weights: torch.dtype = torch.float32
@@ -209,7 +211,7 @@ class Graph:
     @property
     def pooled(self) -> str | None:
         """The layer whose mean over all positions is the scores, or what one linear layer makes them of."""
-        node = head.pooled(self.output)
+        node = head.pooled(self.single or self.output)
         return next((layer.name for layer in reversed(self.layers) if self.nodes[layer.name] is node), None)
 
     @property

@@ -4,33 +4,33 @@ found on the way. Nothing is proved yet."""
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from lightwell_server.errors import Refused
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting import outputs
 from lightwell_server.models.lifting.files import ModelFile
-from lightwell_server.models.lifting.outputs import Final
 from lightwell_server.models.lifting.recorder import Recorder, aten
 from lightwell_server.models.lifting.sample import LUMINANCE, Sample
+from lightwell_server.models.lifting.scores import Scores, scores
 from lightwell_server.models.lifting.views import Box
 from lightwell_server.models.nodes import BATCH, PIXELS
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A graph that is not proved: the numbers of the file's outputs that it gives, by their paths, and the activation
-    left away at the end of the main one."""
+    """A graph that is not proved: the numbers of the file's outputs that it gives, by their paths, and what makes of
+    its main output what the file gives."""
 
     graph: Graph
     places: dict[str, int]
-    left: Final | None
+    restored: Callable[[Tensor], Tensor]
 
 
 def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
@@ -45,41 +45,37 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
     paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or 2, file.dtype)))]
     named = list(zip(paths if len(paths) == len(given) else map(str, range(len(given))), given, strict=True))
     index = outputs.chosen(named, sample.output, sample.kind, sample.scored)
-    output = recorder.node(given[index])
-    rows_given = output.meta["shape"][:1]
+    rows_given = given[index].value.shape[:1]
     if rows_given != (fixed or BATCH,):
         raise Refused(
             f"the model gives {rows_given[0] if rows_given else 'no'} rows for {fixed or BATCH}: no row is one image's"
         )
-    final = outputs.final(outputs.behind(output)) if sample.kind == "classifier" else None
-    left = final if sample.before_activation else None
-    told = final is None and outputs.are_probabilities(given[index].value)
-    if left is not None:
-        output = outputs.behind(output).all_input_nodes[0]
-    else:
-        output = _pictured(given[index], sample, recorder)
-    recorder.graph.output(output)
+    main = _main(given[index], sample, recorder)
+    recorder.graph.output(main.node)
     beside = _beside(named, index, fixed or BATCH, recorder) if sample.kind == "classifier" else {}
     graph = Graph(
         recorder.graph,
         recorder.root,
-        output,
+        main.node,
         recorder.sites,
         names,
+        single=main.single,
         path=named[index][0],
         others=beside,
         weights=file.dtype,
         dtype=file.dtype,
         fixed=fixed,
     )
-    graph.activation = final.name if final is not None else "none" if told else None
-    graph.notes = [*file.notes, *_notes(recorder, left)]
-    if told:
-        graph.notes.append(
-            "the model returns probabilities, and what it makes them of cannot be told: they are the scores"
-        )
+    graph.activation = main.activation
+    graph.notes = [*file.notes, *_notes(recorder), *main.notes]
     places = {path: i for i, (path, _) in enumerate(named) if i == index or path in beside}
-    return Draft(graph, places, left)
+    return Draft(graph, places, main.restored)
+
+
+def _main(output: Box, sample: Sample, recorder: Recorder) -> Scores:
+    """What is explained of the main output."""
+    scored = sample.kind == "classifier" and output.value.dim() <= 2
+    return scores(output, sample, recorder) if scored else Scores(_pictured(output, sample, recorder))
 
 
 def _beside(named: list[tuple[str, Any]], main: int, rows: int, recorder: Recorder) -> dict[str, fx.Node]:
@@ -102,15 +98,13 @@ def _limited(file: ModelFile, rows: Box, recorder: Recorder) -> None:
             recorder.decide(recorder.scalar(operator.le, size, limit.most))
 
 
-def _notes(recorder: Recorder, left: Final | None) -> Iterator[str]:
+def _notes(recorder: Recorder) -> Iterator[str]:
     if recorder.woken:
         places = ", ".join(dict.fromkeys(recorder.woken[:3]))
         yield f"{len(recorder.woken)} layers were left in training mode and are set to eval ({places})"
     if recorder.blocked:
         places = ", ".join(list(dict.fromkeys(recorder.blocked))[:3])
         yield f"no gradient passes the file's blocks of torch.no_grad() ({places}), as in the file itself"
-    if left is not None:
-        yield f"the model ends in {left.name}: scores are read before it"
 
 
 def _pixels(rows: Box, sample: Sample, recorder: Recorder) -> Box:

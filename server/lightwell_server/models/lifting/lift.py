@@ -15,6 +15,7 @@ from lightwell_server.errors import InvalidArgument, LightwellError, Refused, la
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting import outputs
 from lightwell_server.models.lifting.draft import drafted
+from lightwell_server.models.lifting.endings import are_shares, squashed
 from lightwell_server.models.lifting.files import ModelFile, opened
 from lightwell_server.models.lifting.proof import Alone, Differs, Fails, Proof
 from lightwell_server.models.lifting.recorder import Endless
@@ -22,6 +23,7 @@ from lightwell_server.models.lifting.sample import InputSpec, Sample
 
 __all__ = ["InputSpec", "Sample", "lift"]
 
+PROBABILITIES = "the model returns probabilities, and what it makes them of cannot be told: they are the scores"
 FIXED = (1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 32, 64)
 """Numbers of rows that a TorchScript file may have been traced with for good; the file does not say."""
 
@@ -128,9 +130,9 @@ def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool
     """Records and proves, half precision in single, where the file can be run in that. Where single precision is too
     coarse to tell (random weights can be chaotic), the proof is made in double precision."""
     draft = drafted(file, sample, fixed)
-    graph, left = draft.graph, draft.left
+    graph = draft.graph
     graph.vectorised = vectorised
-    proof = Proof(graph, file, sample, draft.places, left.apply if left is not None else None)
+    proof = Proof(graph, file, sample, draft.places, draft.restored)
     half = file.dtype in (torch.float16, torch.bfloat16)
     try:
         _prove_in(torch.float32 if half else file.dtype, proof)
@@ -144,6 +146,9 @@ def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool
             raise
         _prove_in(file.dtype, proof)
         graph.notes.append("the file runs in half precision alone: it was compared in that, which is coarse")
+    if sample.kind == "classifier" and graph.activation is None and are_shares(proof.seen, squashed(graph.output)):
+        graph.activation = "none"
+        graph.notes.append(PROBABILITIES)
     if graph.mixes_rows:
         graph.notes.append("the model mixes the rows of a batch: it is run row by row")
     return graph

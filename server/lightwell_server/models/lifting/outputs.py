@@ -1,64 +1,16 @@
-"""Which of the tensors that a model returns is explained, and what activation it ends in."""
+"""Which of the tensors that a model returns is explained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from lightwell_server.ask import Activation
 from lightwell_server.errors import Refused, nearest
 from lightwell_server.models.lifting.operations import of_image
 
-aten = torch.ops.aten
-
 Kind = Literal["classifier", "stylizer", "generator"]
-
-
-@dataclass(frozen=True)
-class Final:
-    """An activation at the end of a model: what it is called, what it does to scores, and what it makes of them."""
-
-    name: Activation
-    apply: Callable[[Tensor], Tensor]
-
-
-_FINAL: dict[Any, Final] = {
-    **dict.fromkeys((aten.softmax.int, aten._softmax.default), Final("softmax", lambda scores: scores.softmax(1))),
-    **dict.fromkeys(
-        (aten.log_softmax.int, aten._log_softmax.default), Final("softmax", lambda scores: scores.log_softmax(1))
-    ),
-    aten.sigmoid.default: Final("sigmoid", lambda scores: scores.sigmoid()),
-}
-
-
-def final(output: fx.Node) -> Final | None:
-    """The activation that scores [n, classes] went through last, if there is one."""
-    found = _FINAL.get(output.target)
-    if found is None or len(output.meta["shape"]) != 2:
-        return None
-    return found if found.name == "sigmoid" or output.args[1] in (1, -1) else None
-
-
-_PASSING = (aten.to.dtype, aten._to_copy.default, aten.clone.default, aten.alias.default, aten.detach.default)
-
-
-def behind(output: fx.Node) -> fx.Node:
-    """The node whose values an output is, looked at through copies and casts."""
-    while output.target in _PASSING:
-        output = output.all_input_nodes[0]
-    return output
-
-
-def are_probabilities(values: Tensor) -> bool:
-    """Whether rows [n, classes] are what a softmax gives."""
-    shares = values.double()
-    if values.dim() != 2 or values.shape[1] < 2 or bool((shares < 0).any()):
-        return False
-    return bool(((shares.sum(1) - 1).abs() < 1e-2).all())
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a model returns
@@ -93,6 +45,8 @@ def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind, scored: bool
         return found[0]
     dimensions, form = (2, "[n, classes]") if kind == "classifier" else (4, "[n, 3, height, width]")
     fitting = [i for i, _, shape in floating if len(shape) == dimensions]
+    if not fitting and kind == "classifier":  # one score an image
+        fitting = [i for i, _, shape in floating if len(shape) == 1]
     if not fitting and kind == "classifier" and not scored:
         fitting, form = [i for i, _, _ in floating], "of any shape"
     if len(fitting) != 1:

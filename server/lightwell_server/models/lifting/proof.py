@@ -25,17 +25,18 @@ TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 
 @dataclass
 class Proof:
-    """A graph and what it is compared with: outputs of the file, by their paths and numbers, and the activation that
-    the file applies to the main one where the graph does not. `fewest` is the smallest number of rows that the file
-    takes, `path` the output that is being compared."""
+    """A graph and what it is compared with: outputs of the file, by their paths and numbers; `restored` makes of the
+    graph's what the file gives. `fewest` is the smallest number of rows that the file takes, `path` the output that is
+    being compared, and `seen` are the graph's rows, each by itself where they see each other."""
 
     graph: Graph
     file: ModelFile
     sample: Sample
     places: dict[str, int]
-    activation: Callable[[Tensor], Tensor] | None
+    restored: Callable[[Tensor], Tensor]
     fewest: int = 1
     path: str = field(init=False)
+    seen: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.path = self.graph.path
@@ -43,9 +44,9 @@ class Proof:
     def proven(self) -> Graph:
         """The graph, with notes on what was found. Raises `Refused`."""
         self._compare(2, seed=1)
-        crowd = self._compare(3, seed=2)
+        self.seen = self._compare(3, seed=2)
         if self.graph.fixed is None:
-            self.graph.mixes_rows = self._mixes(crowd)
+            self.graph.mixes_rows = self._mixes(self.seen)
         differentiate(self.graph, self.sample)
         _measure(self.graph, self.sample)
         self.graph.any_size = self.sample.kind != "generator" and self._takes_any_size()
@@ -55,7 +56,7 @@ class Proof:
 
     def _prove_other(self, path: str) -> None:
         """Leaves an output out that cannot be proved: it may still be the least of a model's."""
-        proof = Proof(self.graph, self.file, self.sample, self.places, None, self.fewest)
+        proof = Proof(self.graph, self.file, self.sample, self.places, _as_given, self.fewest)
         proof.path = path
         try:
             proof._compare(2, seed=1)
@@ -77,7 +78,7 @@ class Proof:
         except Exception as error:
             raise Fails(f"the file itself fails {where}: {last_line(error)}") from error
         ours = self._ours(rows)
-        distance = _distance(self._applied(ours), theirs)
+        distance = _distance(self.restored(ours), theirs)
         if not distance <= self._tolerance:
             raise Differs(f"the lifted graph differs from the file {where}, by {distance:.1e} of the largest output")
         return ours
@@ -91,13 +92,12 @@ class Proof:
         try:
             theirs = self._theirs(single[0])
         except Exception:  # many exported files take two rows or more
-            theirs, self.fewest = self._applied(alone[0]), 2
-        if not _distance(self._applied(alone[0]), theirs) <= self._tolerance or alone[0].shape[0] != 1:
+            theirs, self.fewest = self.restored(alone[0]), 2
+        if not _distance(self.restored(alone[0]), theirs) <= self._tolerance or alone[0].shape[0] != 1:
             raise Alone("the lifted graph differs from the file for one row alone")
-        return any(_distance(row, crowd[i : i + 1]) > self._tolerance for i, row in enumerate(alone))
-
-    def _applied(self, ours: Tensor) -> Tensor:
-        return self.activation(ours) if self.activation else ours
+        mixes = any(_distance(row, crowd[i : i + 1]) > self._tolerance for i, row in enumerate(alone))
+        self.seen = torch.cat(alone) if mixes else crowd
+        return mixes
 
     @property
     def _tolerance(self) -> float:
@@ -115,6 +115,7 @@ class Proof:
         """The file's output for rows in its own type; copies, for it may change its inputs in place."""
         outputs: Any = self.file.run([self._normalised(rows[0]), *(values.clone() for values in rows[1:])])
         given: Tensor = [leaf for _, leaf in leaves(outputs)][self.places[self.path]]
+        given = given[None] if given.dim() == 0 else given  # of one row, squeezed
         low, high = self.sample.range
         return given if self.sample.kind == "classifier" else (given - low) / (high - low)
 
@@ -157,6 +158,10 @@ class Fails(Refused):
 
 class Alone(Refused):
     """They agree for several rows, and not for one."""
+
+
+def _as_given(values: Tensor) -> Tensor:
+    return values
 
 
 def _measure(graph: Graph, sample: Sample) -> None:

@@ -29,7 +29,8 @@ class Sample:
     """The rows that a model takes: images of `size` with their normalisation (`channels` is 1 for a model of
     luminance), or codes of length `code`; its other inputs; values of `arguments` that are no tensors; and which of its
     outputs is wanted, read before a final activation or behind it, an image's values lying in `range`. An output that
-    is not `scored` is no scores of classes and may have any shape."""
+    is not `scored` is no scores of classes and may have any shape; a single score is that of a yes if
+    it is `binary`."""
 
     size: tuple[int, int] = (224, 224)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -43,6 +44,7 @@ class Sample:
     output: str = ""
     range: tuple[float, float] = (0.0, 1.0)
     scored: bool = True
+    binary: bool = False
 
     def rows(
         self, count: int, size: tuple[int, int] | None = None, seed: int = 0, dtype: torch.dtype = torch.float32

@@ -1,0 +1,249 @@
+"""The activation that a model ends in, however it is written: softmax and sigmoid, their logarithms, by hand, clamped,
+scaled, of several heads side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.nn.functional import logsigmoid
+
+from lightwell_server.ask import Activation
+
+aten = torch.ops.aten
+
+# fmt: off
+_SAME = frozenset(("to", "_to_copy", "clone", "alias", "detach", "contiguous", "dropout"))
+_SHAPING = frozenset(("flatten", "reshape", "select", "slice", "squeeze", "unsqueeze", "view"))
+# Operations whose values are bounded, or shares of a sum.
+_SQUASHING = frozenset((
+    "clamp", "clip", "erf", "exp", "hardsigmoid", "hardtanh", "log_softmax", "sigmoid", "softmax", "tanh",
+))
+# Operations that weigh what they are given: what lies before them is no activation of scores.
+_WEIGHING = frozenset((
+    "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "convolution", "einsum", "embedding",
+    "linear", "matmul", "mm",
+))
+# fmt: on
+_LOW, _HIGH = 0.01, 0.99
+"""Bounds that a clamp of probabilities may have: it keeps logarithms finite, and changes no answer."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A final activation: its name, the values that it is applied to (side by side those of several heads), and what
+    the file makes of them."""
+
+    name: Activation
+    taken: tuple[fx.Node, ...]
+    apply: Callable[[Tensor], Tensor]
+
+    def then(self, function: Callable[[Tensor], Tensor]) -> Ending:
+        """With something applied behind it."""
+        return Ending(self.name, self.taken, lambda scores: function(self.apply(scores)))
+
+
+def ending(node: fx.Node, root: torch.nn.Module, classes: int) -> Ending | None:
+    """The activation that a value of n rows and `classes` columns, in whatever shape, comes from; None if there is
+    none that can be undone exactly."""
+    return _Reader(root, classes).read(node)
+
+
+class _Reader:
+    def __init__(self, root: torch.nn.Module, classes: int) -> None:
+        self.root, self.classes = root, classes
+
+    def read(self, node: fx.Node) -> Ending | None:
+        """Walks back from a value over what is undone easily."""
+        name, args = _name(node), _args(node)
+        if name in _SAME or (name in _SHAPING and _elements(node) == _elements(node.all_input_nodes[0])):
+            return self.read(node.all_input_nodes[0])
+        if name == "cat":
+            return self._heads(node)
+        if name in ("clamp", "clip", "hardtanh", "clamp_min", "clamp_max"):
+            return self._clamped(node)
+        if name in ("mul", "div", "reciprocal"):
+            return self._by_hand(node) or self._scaled(node)
+        if name in ("log", "exp") and isinstance(args[0], fx.Node):
+            inner = self.read(args[0])
+            return inner.then(torch.log if name == "log" else torch.exp) if inner is not None else None
+        return self._plain(node)
+
+    def _plain(self, node: fx.Node) -> Ending | None:
+        name = _name(node).strip("_")
+        taken = node.all_input_nodes[:1]
+        if name in ("softmax", "log_softmax") and self._of_classes(taken[0], _args(node)[1]):
+            logarithm = name == "log_softmax"
+            return Ending("softmax", (*taken,), lambda x: x.log_softmax(1) if logarithm else x.softmax(1))
+        if name in ("sigmoid", "special_expit", "log_sigmoid"):
+            return Ending("sigmoid", (*taken,), logsigmoid if name == "log_sigmoid" else torch.sigmoid)
+        return None
+
+    def _of_classes(self, value: fx.Node, dim: Any) -> bool:  # noqa: ANN401
+        """Whether a dimension holds the classes, the first being that of the rows and all others one."""
+        shape = value.meta["shape"]
+        place: int = dim % len(shape)
+        return bool(place > 0 and shape[place] == self.classes and math.prod(shape[1:]) == self.classes)
+
+    def _heads(self, node: fx.Node) -> Ending | None:
+        """Sigmoids of several heads, side by side; several softmaxes are none of all classes."""
+        parts, dim = list(node.all_input_nodes), _args(node)[1] if len(_args(node)) > 1 else 0
+        shape = node.meta["shape"]
+        if dim % len(shape) != 1 or any(len(part.meta["shape"]) != 2 for part in parts):
+            return None
+        found = [_Reader(self.root, part.meta["shape"][1]).read(part) for part in parts]
+        heads = [head for head in found if head is not None and head.name == "sigmoid"]
+        if len(heads) < len(parts):
+            return None
+        widths = [part.meta["shape"][1] for part in parts]
+
+        def apply(scores: Tensor) -> Tensor:
+            each = scores.split(widths, 1)
+            return torch.cat([head.apply(part) for head, part in zip(heads, each, strict=True)], 1)
+
+        return Ending("sigmoid", tuple(node for head in heads for node in head.taken), apply)
+
+    def _clamped(self, node: fx.Node) -> Ending | None:
+        bounds = [self._number(arg) for arg in _args(node)[1:3]]
+        bounds = [None, *bounds] if _name(node) == "clamp_max" else bounds
+        low, high = [*bounds, None, None][:2]
+        inner = self.read(node.all_input_nodes[0])
+        if inner is None or (low or 0) > _LOW or (high if high is not None else 1) < _HIGH:
+            return None
+        return inner.then(lambda values: values.clamp(low, high))
+
+    def _scaled(self, node: fx.Node) -> Ending | None:
+        """Times a positive number, such as per cent."""
+        if len(_args(node)) < 2:
+            return None
+        numbers = [self._number(arg) for arg in _args(node)[:2]]
+        value, factor = (_args(node)[0], numbers[1]) if numbers[0] is None else (_args(node)[1], numbers[0])
+        divides = _name(node) == "div"
+        if not isinstance(value, fx.Node) or factor is None or not factor > 0 or (divides and numbers[0] is not None):
+            return None
+        inner = self.read(value)
+        share = 1 / factor if divides else factor
+        return inner.then(lambda values: values * share) if inner is not None else None
+
+    def _by_hand(self, node: fx.Node) -> Ending | None:
+        """1 / (1 + exp(-x)), exp(x) / (1 + exp(x)), and exp(x) / sum(exp(x))."""
+        over, under = self._quotient(node)
+        if under is None:
+            return None
+        if over == 1.0:
+            power = self._more_than_one(under)
+            taken = self._negative(_args(power)[0]) if power is not None else None
+            return Ending("sigmoid", (taken,), torch.sigmoid) if taken is not None else None
+        if not isinstance(over, fx.Node) or _name(over) != "exp":
+            return None
+        exponent = over.all_input_nodes[0]
+        if self._more_than_one(under) is over:
+            return Ending("sigmoid", (exponent,), torch.sigmoid)
+        sums: bool = (
+            _name(under) == "sum" and _args(under)[0] is over and len(_args(under)) > 2 and bool(_args(under)[2])
+        )
+        dims: Any = _args(under)[1:2][0] if sums else ()
+        if not sums or len(dims) != 1 or not self._of_classes(over, dims[0]):
+            return None
+        return Ending("softmax", (self._unshifted(exponent),), lambda scores: scores.softmax(1))
+
+    def _quotient(self, node: fx.Node) -> tuple[Any, fx.Node | None]:
+        """What is divided, a number or a value, and by what."""
+        name, args = _name(node), _args(node)
+        if name == "reciprocal":
+            return 1.0, node.all_input_nodes[0]
+        if name == "mul" and len(args) > 1:  # how a trace writes a number over a value
+            factor = self._number(args[1])
+            inner = args[0]
+            if isinstance(inner, fx.Node) and _name(inner) == "reciprocal" and factor is not None:
+                return factor, inner.all_input_nodes[0]
+        if name == "div" and len(args) == 2 and isinstance(args[1], fx.Node) and self._number(args[1]) is None:
+            over = self._number(args[0])
+            return (args[0] if over is None else over), args[1]
+        return None, None
+
+    def _more_than_one(self, node: fx.Node) -> fx.Node | None:
+        """The exponential that a value is one more than."""
+        if _name(node) != "add" or node.kwargs.get("alpha", 1) != 1:
+            return None
+        for value, one in (_args(node)[:2], _args(node)[1::-1]):
+            if self._number(one) == 1 and isinstance(value, fx.Node) and _name(value) == "exp":
+                return value
+        return None
+
+    def _negative(self, node: Any) -> fx.Node | None:  # noqa: ANN401
+        """What a value is the negative of."""
+        if _name(node) == "neg":
+            taken: fx.Node = node.all_input_nodes[0]
+            return taken
+        if _name(node) == "mul":
+            for value, minus in (_args(node)[:2], _args(node)[1::-1]):
+                if self._number(minus) == -1 and isinstance(value, fx.Node):
+                    return value
+        return None
+
+    def _unshifted(self, node: fx.Node) -> fx.Node:
+        """The scores that their own largest was taken from, which makes no difference to a softmax."""
+        if _name(node) != "sub" or node.kwargs.get("alpha", 1) != 1:
+            return node
+        value, shift = _args(node)[:2]
+        if isinstance(value, fx.Node) and isinstance(shift, fx.Node):
+            one = [*value.meta["shape"][:1], *[1] * (len(value.meta["shape"]) - 1)]
+            return value if list(shift.meta.get("shape", ())) == one else node
+        return node
+
+    def _number(self, arg: Any) -> float | None:  # noqa: ANN401
+        """A constant number, be it a tensor of one element."""
+        if isinstance(arg, int | float):
+            return float(arg)
+        value = getattr(self.root, str(arg.target)) if isinstance(arg, fx.Node) and arg.op == "get_attr" else None
+        return float(value) if isinstance(value, Tensor) and value.numel() == 1 else None
+
+
+def squashed(node: fx.Node) -> bool:
+    """Whether something bounds a value behind the last layer with weights."""
+    return any(_name(passed).strip("_") in _SQUASHING for passed in _unweighed(node))
+
+
+def _unweighed(node: fx.Node) -> Iterator[fx.Node]:
+    """The operations that a value comes through, back to the last ones with weights."""
+    seen: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        passed = waiting.pop()
+        if passed in seen or passed.op != "call_function" or _name(passed).strip("_") in _WEIGHING:
+            continue
+        seen.add(passed)
+        yield passed
+        waiting.extend(passed.all_input_nodes)
+
+
+def are_shares(rows: Tensor, bounded: bool) -> bool:
+    """Whether rows [n, classes] of contrasting images are probabilities: none negative, and each with a sum of one; or,
+    where something has `bounded` them, with equal sums, or none above one."""
+    values = rows.double()
+    if values.dim() != 2 or values.shape[1] < 2 or not bool((values >= -1e-6).all()):
+        return False
+    sums = values.sum(1)
+    if bool(((sums - 1).abs() < 1e-2).all()):
+        return True
+    return bounded and bool((values <= 1 + 1e-6).all() or (sums - sums[0]).abs().max() < 1e-2 * sums[0])
+
+
+def _args(node: fx.Node) -> tuple[Any, ...]:
+    return node.args
+
+
+def _name(node: Any) -> str:  # noqa: ANN401
+    if not isinstance(node, fx.Node) or not isinstance(node.target, OpOverload):
+        return ""
+    return node.target._schema.name.partition("::")[2]
+
+
+def _elements(node: fx.Node) -> int:
+    return math.prod(node.meta.get("shape", (0,)))

@@ -1,0 +1,75 @@
+"""The scores of a classifier: read before its final activation, in columns, and two of them for a yes and a no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor, fx
+
+from lightwell_server.ask import Activation
+from lightwell_server.models.lifting.endings import Ending, ending, squashed
+from lightwell_server.models.lifting.recorder import Recorder, aten
+from lightwell_server.models.lifting.sample import Sample
+from lightwell_server.models.lifting.views import Box
+from lightwell_server.models.nodes import PIXELS
+
+YES_AND_NO = "the model gives one score: class 1 is its yes, class 0 its no"
+
+
+@dataclass
+class Scores:
+    """Scores [n, classes]. `single` is the one score that a yes and a no are made of; `activation` is the file's own,
+    if there is one; `restored` makes of scores what the file gives."""
+
+    node: fx.Node
+    single: fx.Node | None = None
+    activation: Activation | None = None
+    restored: Callable[[Tensor], Tensor] = field(default=lambda scores: scores)
+    notes: list[str] = field(default_factory=list)
+
+
+def scores(output: Box, sample: Sample, recorder: Recorder) -> Scores:
+    """The scores of an output [n, classes], or of [n] with one score an image."""
+    recorder.path = PIXELS
+    vector = output.value.dim() == 1
+    columns = recorder.shaped(output, [-1, 1]) if vector else output
+    classes = columns.value.shape[1]
+    final = ending(recorder.node(columns), recorder.root, classes)
+    taken = final if sample.before_activation else None
+    given = columns if taken is None else _before(taken, columns, recorder)
+    found = Scores(recorder.node(given), activation=None if final is None else final.name)
+    if taken is not None:
+        found.restored = taken.apply
+        found.notes.append(f"the model ends in {taken.name}: scores are read before it")
+    if classes == 1 and (sample.binary or found.activation == "sigmoid"):
+        _answer(found, given, taken is None and (final is not None or squashed(found.node)), recorder)
+    if vector:
+        found.restored = _then(found.restored, lambda values: values[:, 0])
+    recorder.path = ""
+    return found
+
+
+def _before(final: Ending, columns: Box, recorder: Recorder) -> Box:
+    """What a final activation was applied to, in columns. Values stand for their shapes: nothing here looks at them."""
+    boxes = [Box(columns.value.new_zeros(node.meta["shape"]), node) for node in final.taken]
+    taken = boxes[0] if len(boxes) == 1 else recorder.op(aten.cat.default, (boxes, 1), {})
+    same = taken.value.shape == columns.value.shape
+    return taken if same else recorder.shaped(taken, [-1, columns.value.shape[1]])
+
+
+def _answer(found: Scores, score: Box, bounded: bool, recorder: Recorder) -> None:
+    """Makes two classes of one score: its negative is the score of a no; where it is a probability already, the rest of
+    one. What is `bounded` otherwise stays one value."""
+    if bounded and not bool(((score.value >= 0) & (score.value <= 1)).all()):
+        return
+    no = recorder.op(aten.rsub.Scalar, (score, 1), {}) if bounded else recorder.op(aten.neg.default, (score,), {})
+    found.single = found.node
+    found.node = recorder.node(recorder.op(aten.cat.default, ([no, score], 1), {}))
+    found.activation = "none" if bounded else "sigmoid"
+    found.restored = _then(lambda pair: pair[:, 1:], found.restored)
+    found.notes.append(YES_AND_NO)
+
+
+def _then(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda values: second(first(values))
