@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image as Pil
 
-from lightwell import images
+from lightwell import InvalidArgumentError, images
 from lightwell.images import to_message
 from lightwell.results import Explanation
 from lightwell.v1 import explain_pb2, synthesize_pb2
@@ -91,6 +91,22 @@ def test_a_neighbour_does_not_change_the_result(local, name):
         assert alone.succeeded == beside.succeeded
         for key, value in alone.measures.items():
             assert beside.measures[key] == pytest.approx(value, rel=0.01)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_at_another_size_a_neighbour_changes_nothing_or_all_are_refused(local, name):
+    pictures = [np.asarray(Pil.open(path).convert("RGB"))[20:148, 4:164] for path in PICTURES]
+    try:
+        alone = ask(local, name, pictures[0], seed=3, fit="exact")
+    except InvalidArgumentError as error:
+        assert "128 x 160" in str(error)
+        return
+    with ThreadPoolExecutor(6) as threads:
+        everybody = [threads.submit(ask, local, name, picture, seed=3, fit="exact") for picture in pictures * 2]
+        own = [running.result() for running in everybody][len(pictures)]
+    for key, array in numbers(alone).items():
+        near = 1e-8 if catalog()[name].kind == "explain" else 0.1
+        assert np.abs(array - numbers(own)[key]).max() <= near * np.abs(array).max(), key
 
 
 @pytest.mark.parametrize("name", METHODS)

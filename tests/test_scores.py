@@ -173,12 +173,12 @@ SIGMOID = {
 
 
 @pytest.mark.parametrize("kind", SIGMOID)
-@pytest.mark.parametrize("bias", [-3.0, 3.0])
-def test_the_answer_that_the_model_gave_is_explained_be_it_no(tmp_path, kind, bias):
+@pytest.mark.parametrize("value", [-0.02, 0.02])
+def test_the_answer_that_the_model_gave_is_explained_be_it_no(tmp_path, kind, value):
     end, given = SIGMOID[kind]
     net = seeded(One, end)
     with torch.no_grad():
-        net.fc.bias.fill_(bias)
+        net.fc.bias += value - net.score(image()[None])[0]
     labelled = {"output": {**given.get("output", {}), "labels": ["no", "yes"]}}
     x = image()[None].requires_grad_()
     score = net.score(x)[0, 0]

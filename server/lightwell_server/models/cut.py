@@ -86,6 +86,7 @@ class Cut:
         late = self.expands and not (self.wrt_before_edit and (grad or act))
         if expanding and not late:
             values = _expanded(values, len(index))
+        count = 1 if expanding and late else len(index)
         leaf: Tensor | None = None
         for stage in self.stages:
             with torch.set_grad_enabled(grad and leaf is not None):
@@ -93,11 +94,27 @@ class Cut:
                 if edit is not None and self.edited is not None and stage.bound == self.edited.name:
                     if expanding and late:
                         values = _expanded({name: values[name] for name in self.crossing}, len(index))
-                    rows = self._rows(values[stage.bound], self.edited)
-                    values[stage.bound] = self._as_was(edit.function(rows, index), self.edited)
+                        count = len(index)
+                    self._counted(values[stage.bound], self.edited, count, rows)
+                    changing = self._rows(values[stage.bound], self.edited)
+                    values[stage.bound] = self._as_was(edit.function(changing, index), self.edited)
             if stage.bound == self.wrt.name:
+                self._counted(values[stage.bound], self.wrt, count, rows)
                 leaf = values[stage.bound] = values[stage.bound].detach().requires_grad_(grad)
+        for node in self.reads:
+            self._counted(values[node.name], node, count, rows)
         return [self._rows(values[node.name], node) for node in self.reads], leaf
+
+    def _counted(self, value: Tensor, node: fx.Node, count: int, rows: Tensor) -> None:
+        """At another size a reshape may make several rows of one: row i would then be another caller's. Raises
+        `InvalidArgument`."""
+        if not self.by_rows[node.name] or len(value) == count:
+            return
+        made, given = (" x ".join(map(str, sides[2:])) for sides in (self.rows.meta["shape"], rows.shape))
+        raise InvalidArgument(
+            f"the model, made for {made}, makes {len(value)} rows of {count} at {given}; send images of its own size",
+            reason="SIZE_NOT_SUPPORTED",
+        )
 
     def _rows(self, value: Tensor, node: fx.Node) -> Tensor:
         """A value with the rows in front and the channels behind them; what has rows nowhere is all of one row."""

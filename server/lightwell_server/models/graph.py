@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from lightwell_server.models import cost, head, rules
 from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.folding import FOLDED
 from lightwell_server.models.layout import channels_last
-from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, guard, size_of
+from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, of_size, size_of
 
 aten = torch.ops.aten
 
@@ -157,15 +156,16 @@ class Graph:
 
     def pin(self) -> None:
         """From now on images of another size than the recorded are refused, with INVALID_ARGUMENT."""
-        told = f"the model takes images of {self.size[0]} x {self.size[1]} alone"
         rows, behind = next(iter(self.graph.nodes)), next(n for n in self.graph.nodes if n.op != "placeholder")
         with self.graph.inserting_before(behind):
-            for dim, side in enumerate(self.size, 2):
-                size = self.graph.call_function(size_of, (rows, dim))
-                same = self.graph.call_function(operator.eq, (size, side))
-                for node in (size, same, self.graph.call_function(guard, (same, True, told))):
-                    node.meta.update(path=PIXELS, source="", scalar=True)
-        self.notes.append(f"at another size its graph is not what the file computes: {told}")
+            sides = [self.graph.call_function(size_of, (rows, dim)) for dim in (2, 3)]
+            for node in (*sides, self.graph.call_function(of_size, (*sides, *self.size))):
+                node.meta.update(path=PIXELS, source="", scalar=True)
+        height, width = self.size
+        self.notes.append(
+            "at another size its graph is not what the file computes, or its rows are no images any more: the model "
+            f"takes images of {height} x {width} alone"
+        )
         self._cuts.clear()
 
     def _last(self, name: str) -> str | None:

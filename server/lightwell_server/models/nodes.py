@@ -23,6 +23,16 @@ def guard(holds: bool, expected: bool, message: str) -> None:
         raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
 
 
+def of_size(height: int, width: int, own_height: int, own_width: int) -> None:
+    """A node of the graph: images of its own size alone are taken."""
+    if (height, width) != (own_height, own_width):
+        message = f"the model takes images of {own_height} x {own_width} alone, and this one has {height} x {width}"
+        raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
+
+
+GUARDS = (guard, of_size)
+
+
 def size_of(value: Tensor, dim: int) -> int:
     """A node of the graph: the size of a dimension."""
     return value.size(dim)

@@ -13,7 +13,7 @@ from torch import fx
 
 from lightwell_server.ask import Rule
 from lightwell_server.models import folding, rules
-from lightwell_server.models.nodes import ancestors, guard
+from lightwell_server.models.nodes import GUARDS, ancestors
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Writer:
     def stages(self, bounds: list[fx.Node], reads: list[fx.Node]) -> list[Stage]:
         """One stage up to each boundary, and one to the end."""
         computed = {node for node in self.needed if node.op == "placeholder"}
-        guards = {node for node in self.needed if node.target is guard}
+        guards = {node for node in self.needed if node.target in GUARDS}
         parts = []
         for wanted in (*([bound] for bound in bounds), self.needed):
             part = {node for node in ancestors(wanted) - computed if not _light(node)}
@@ -109,7 +109,7 @@ def _passed(graph: fx.Graph, needed: set[fx.Node]) -> set[fx.Node]:
     guards: set[fx.Node] = set()
     since: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.target is guard:
+        if node.target in GUARDS:
             since.add(node)
         elif node in needed:
             guards |= since

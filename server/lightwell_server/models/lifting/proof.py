@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from lightwell_server.ask import OUTPUT
-from lightwell_server.errors import Refused, last_line
+from lightwell_server.errors import InvalidArgument, Refused, last_line
 from lightwell_server.models.cut import Where
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.files import ModelFile
@@ -62,7 +62,7 @@ class Proof:
             proof._compare(2, seed=1)
             crowd = proof._compare(3, seed=2)
             if self.graph.any_size:
-                proof._compare(self.fewest, seed=4, size=self._another_size)
+                proof._compare(2, seed=4, size=self._another_size)
             if self.graph.fixed is None and proof._mixes(crowd) and not self.graph.mixes_rows:
                 raise Differs("its rows are mixed")
         except Refused as error:
@@ -134,13 +134,19 @@ class Proof:
     @property
     def _another_size(self) -> tuple[int, int]:
         height, width = self.sample.size
-        return height + 32, width + 64
+        return height + 32, width - 64 if width > 128 else width + 64
 
     def _takes_any_size(self) -> bool:
-        """Whether other sizes than the card's are taken; pins a graph that gives something else for them."""
+        """Whether other sizes than the card's are taken; pins a graph that gives something else for them, or whose rows
+        see each other there."""
+        size = self._another_size
         try:
-            self._compare(self.fewest, seed=4, size=self._another_size)
-        except Differs:
+            crowd = self._compare(2, seed=4, size=size)
+            if self.graph.fixed is None and not self.graph.mixes_rows:
+                last = [values[1:] for values in self.sample.rows(2, size, seed=4, dtype=self.graph.dtype)]
+                if self.fewest == 1 and _distance(self._ours(last), crowd[1:]) > self._tolerance:
+                    raise Differs("its rows are mixed at another size")
+        except (Differs, InvalidArgument):
             self.graph.pin()
             return False
         except Exception:  # the file itself refuses other sizes, each in its own words
