@@ -502,13 +502,21 @@ def test_the_card_beside_a_checked_file_is_read(lightwell):
 
 def test_a_checked_file_that_is_refused_is_one_sentence(lightwell, tmp_path):
     file = export(seeded(Linear), "pt2", tmp_path, torch.rand(2, 3, 16, 16))
-    assert "16 x 16 pixels" in sentence(lightwell("models", "check", file), 1)
-    code, out, error = lightwell("models", "check", file, "--json")
+    assert "16 x 16 pixels" in sentence(lightwell("models", "check", file, "--size", 24), 1)
+    code, out, error = lightwell("models", "check", file, "--size", 24, "--json")
     answer = json.loads(out)
     assert (code, error, answer["file"]) == (1, "", str(file)) and "16 x 16 pixels" in answer["refused"]
     assert "nowhere.pt" in sentence(lightwell("models", "check", tmp_path / "nowhere.pt"), 1)
     assert "R,G,B" in sentence(lightwell("models", "check", file, "--mean", "1,2"), 2)
     assert "one for each of 1" in sentence(lightwell("models", "check", file, "--channels", 1, "--std", "1,1,1"), 1)
+
+
+def test_check_takes_every_option_of_the_card_that_add_takes(lightwell):
+    def options(command):
+        return {word for word in lightwell("models", command, "--help")[1].split() if word.startswith("--")}
+
+    more = {"--repository", "--name", "--version", "--picture", "--random-weights"}
+    assert options("add") - more == options("check") - {"--json"} and "--activation" in options("check")
 
 
 @pytest.mark.parametrize("words", [("check", "model.pt"), ("add", "model.pt", "--repository", "models")])

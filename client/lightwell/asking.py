@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +14,7 @@ import typer
 from lightwell.client import Client
 from lightwell.errors import UnavailableError
 from lightwell.parameters import Usage
+from lightwell.taking import taking
 from lightwell.terminal import sentences
 
 
@@ -76,17 +75,5 @@ class Server:
                 raise OSError(f"{self.address} does not answer: {error.message}") from None
 
 
-def asking(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of `Server`; it gets them as its argument `server`."""
-    own = inspect.signature(command, eval_str=True)
-    options = inspect.signature(Server, eval_str=True).parameters
-
-    @wraps(command)
-    def asked(**given: Any) -> None:  # noqa: ANN401 - of the options' types
-        command(server=Server(**{name: given.pop(name) for name in options}), **given)
-
-    parameters = [one for name, one in own.parameters.items() if name != "server"] + list(options.values())
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-    asked.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    asked.__annotations__ = {one.name: one.annotation for one in parameters}
-    return asked
+asking = taking("server", Server)
+"""Gives a command the options of `Server`; it gets them as its argument `server`."""

@@ -48,6 +48,7 @@ from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicab
 from lightwell_server.front.sight import Sight, look, with_picture
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
+from lightwell_server.models.lifting.pixels import example
 from lightwell_server.models.store import Model, load_file
 
 
@@ -240,7 +241,7 @@ def _loaded(
             return load_file(Path(model), card, names, Path(model).stem, "1", device, dtype)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.pt"
-            trace(model, tuple(card.sample().example(2)), path)
+            trace(model, tuple(example(card.sample(), 2)), path)
             return load_file(path, card, names, type(model).__name__, "1", device, dtype)
     except LightwellError as error:
         raise _told(error) from None

@@ -13,13 +13,16 @@ from pathlib import Path
 import torch
 
 from lightwell_server.bring import expected, published
+from lightwell_server.bring.declared import Declared, completed
 from lightwell_server.bring.expected import Picture, Reference, Unchecked
 from lightwell_server.bring.given import LABELS, Given
 from lightwell_server.bring.published import Published
+from lightwell_server.bring.reasons import reasons
 from lightwell_server.errors import LightwellError, last_line
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.card import Card
+from lightwell_server.models.lifting.pixels import example
 from lightwell_server.models.store import Model, load_version
 
 __all__ = ["Added", "Given", "add"]
@@ -30,23 +33,30 @@ _ORIGINS: dict[str, Callable[[str, bool], Published]] = {"torchvision": publishe
 
 @dataclass(frozen=True)
 class Added:
-    """A model that is in the repository now, and what there is to say about how it came there."""
+    """A model that is in the repository now, the reason of each choice, and what there is to say about how it came
+    there."""
 
     model: Model
+    reasons: dict[str, str]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A model before it is in the repository: its file's name there and how that is written, its card, and whose
-    scores are expected; None for those of the file."""
+    """A model before it is in the repository: its file's name there and how that is written, its card and what of that
+    the file says itself, and whose scores are expected; None for those of the file."""
 
     name: str
     file: str
     write: Callable[[Path], object]
-    given: Given
+    declared: Declared
     reference: Reference | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> Given:
+        """Its card."""
+        return self.declared.given
 
 
 def add(
@@ -75,16 +85,16 @@ def _file(path: Path, given: Given) -> _Source:
         raise ValueError(f"{path} is neither a .pt or .pt2 file nor torchvision/<name> or timm/<name>")
     if not path.is_file():
         raise FileNotFoundError(2, "there is no such file", str(path))
-    return _Source(path.stem, f"model{path.suffix}", partial(shutil.copyfile, path), given)
+    return _Source(path.stem, f"model{path.suffix}", partial(shutil.copyfile, path), completed(given, path, Card()))
 
 
 def _published(name: str, found: Published, given: Given) -> _Source:
     """A published network. Where the caller says anything of the preprocessing, it is no longer the publisher's."""
     own = any((given.size, given.resize, given.interpolation, given.channels, given.mean, given.std))
     card = given.over(found.given)
-    rows = tuple(card.onto(Card()).sample().example(2))
+    rows = tuple(example(card.onto(Card()).sample(), 2))
     reference = Reference(found.network, torch.float32, None if own else found.pixels)
-    return _Source(name, "model.pt", partial(_write, name, found, rows), card, reference, found.notes)
+    return _Source(name, "model.pt", partial(_write, name, found, rows), Declared(card), reference, found.notes)
 
 
 def _write(name: str, found: Published, rows: tuple[torch.Tensor, ...], path: Path) -> None:
@@ -119,17 +129,18 @@ def _placed(repository: Path, name: str, version: str, source: _Source, picture:
 
 def _checked(model: Model, directory: Path, repository: Path, source: _Source, picture: Picture) -> Added:
     """Adds the check to the card and verifies it as loading does; a note tells why there is none."""
-    reference = source.reference or Reference.file(directory / source.file)
+    chosen = reasons(model, source.declared)
+    reference = source.reference or Reference.file(directory / source.file, model.card)
     try:
         found = expected.check(model, reference, picture)
     except Unchecked as reason:
-        return Added(model, (*source.notes, f"the card has no check: {reason}"))
+        return Added(model, chosen, (*source.notes, f"the card has no check: {reason}"))
     with (directory / "card.toml").open("a", encoding="utf-8") as card:
         card.write("\n" + expected.text(found))
     (directory / picture.name).write_bytes(picture.data)
     written, _ = cards.read(directory, repository)
     check.verify(model.graph, written, directory, repository)
-    return Added(replace(model, card=written), source.notes)
+    return Added(replace(model, card=written), chosen, source.notes)
 
 
 def _named(what: str, text: str) -> str:

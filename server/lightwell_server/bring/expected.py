@@ -21,6 +21,7 @@ from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.card import Card, CheckCard
 from lightwell_server.models.lifting.files import opened
 from lightwell_server.models.lifting.outputs import leaves
+from lightwell_server.models.lifting.pixels import shaped
 from lightwell_server.models.lifting.proof import TOLERANCES
 from lightwell_server.models.store import Model
 
@@ -72,16 +73,16 @@ class Picture:
 @dataclass(frozen=True)
 class Reference:
     """What scores come from that owe nothing to the lifted graph: a network in eval mode, the type of its weights, and
-    its own way from a picture to what it takes, [3, height, width]; without one the card's is taken."""
+    its own way from a picture to the rows that it takes, [3, height, width]; without one the card's is taken."""
 
     network: Callable[[Tensor], Any]
     dtype: torch.dtype
     pixels: Callable[[Pil.Image], Tensor] | None = None
 
     @classmethod
-    def file(cls, path: Path) -> Reference:
+    def file(cls, path: Path, card: Card) -> Reference:
         """A model file. Raises `Refused`."""
-        file = opened(path)
+        file = shaped(opened(path), card.sample())
         return cls(lambda rows: file.run([rows]), file.dtype)
 
 

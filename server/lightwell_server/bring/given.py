@@ -11,17 +11,19 @@ from pydantic import ValidationError
 from lightwell_server.models.card import Card, told
 
 LABELS = "labels.txt"
+_INPUT = ("size", "resize", "interpolation", "antialias", "channels", "order", "layout", "batch", "mean", "std", "code")
 _PLACES = {
-    "": ("kind", "dtype"),
-    "input": ("size", "resize", "interpolation", "antialias", "channels", "mean", "std", "code"),
-    "output": ("path", "activation"),
+    "": {"kind": "kind", "dtype": "dtype"},
+    "input": {**dict(zip(_INPUT, _INPUT, strict=True)), "dtype": "input_dtype"},
+    "output": {"path": "path", "activation": "activation"},
 }
+"""By the card's tables, its fields and what they are called here."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """The fields of a card that are given, by their names there; what is None is left to the card's defaults. `labels`
-    go into a file beside the card."""
+    """The fields of a card that are given, by their names there, `input_dtype` being input.dtype; what is None is left
+    to the card's defaults. `labels` go into a file beside the card."""
 
     kind: str | None = None
     dtype: str | None = None
@@ -30,6 +32,10 @@ class Given:
     interpolation: str | None = None
     antialias: bool | None = None
     channels: int | None = None
+    order: str | None = None
+    layout: str | None = None
+    input_dtype: str | None = None
+    batch: bool | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     code: int | None = None
@@ -40,6 +46,13 @@ class Given:
     def over(self, other: Given) -> Given:
         """This, and where it says nothing the other."""
         return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
+
+    def beyond(self, card: Card) -> Given:
+        """This without what the card says itself."""
+        own = card.model_dump(exclude_unset=True)
+        places = [(own.get(table, {}) if table else own, names) for table, names in _PLACES.items()]
+        said = {name for part, names in places for field, name in names.items() if field in part}
+        return replace(self, **dict.fromkeys(said))
 
     def onto(self, card: Card) -> Card:
         """The card with what is given here in place of its own. Raises ValueError if they do not fit together."""
@@ -61,7 +74,7 @@ class Given:
     def _tables(self) -> dict[str, dict[str, Any]]:
         """The given fields by the card's tables; those at its top under ""."""
         return {
-            table: {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            table: {field: getattr(self, name) for field, name in names.items() if getattr(self, name) is not None}
             for table, names in _PLACES.items()
         }
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 
 from lightwell_server.ask import OUTPUT
+from lightwell_server.bring.declared import Declared, completed
 from lightwell_server.bring.given import Given
+from lightwell_server.bring.reasons import reasons
 from lightwell_server.catalog import catalog
 from lightwell_server.errors import LightwellError
 from lightwell_server.models import card as cards
@@ -31,7 +33,7 @@ class Inspection:
     """A file that can be explained. `input` and `output` are shapes without the batch: of an image channels, height and
     width in pixels, of codes their length; `classes` is 0 if it gives no scores. `weights` and `computed` are types of
     numbers. `modules` and `operations` count the layers; `checked` tells whether the card has a check, which then
-    holds; `seconds` is what all this took."""
+    holds; `reasons` are those of each choice, by what was chosen; `seconds` is what all this took."""
 
     file: str
     kind: str
@@ -46,6 +48,7 @@ class Inspection:
     modules: int
     operations: int
     checked: bool
+    reasons: dict[str, str]
     notes: tuple[str, ...]
     seconds: float
     methods: tuple[Support, ...]
@@ -58,27 +61,29 @@ def inspect(path: Path, given: Given) -> Inspection:
         raise FileNotFoundError(2, "there is no such file", str(path))
     begun = time.perf_counter()
     try:
-        model = _loaded(path, given)
+        model, found = _loaded(path, given)
     except LightwellError as error:
         raise ValueError(error.message) from error
-    return _told(path, model, time.perf_counter() - begun)
+    return _told(path, model, found, time.perf_counter() - begun)
 
 
-def _loaded(path: Path, given: Given) -> Model:
-    """The file as a server would load it."""
+def _loaded(path: Path, given: Given) -> tuple[Model, Declared]:
+    """The file as a server would load it, and what it declares itself."""
     directory = path.resolve().parent
     repository = directory.parent.parent  # of <name>/<version>, where a card's files may lie
     written, labels = cards.read(directory, repository)
-    card = given.onto(written)
+    found = completed(given, path, written)
+    card = found.given.onto(written)
+    labels = given.labels or labels or found.given.labels or ()
     model = load_file(path, card, labels, path.stem, directory.name)
     check.verify(model.graph, card, directory, repository)
-    return model
+    return model, found
 
 
-def _told(path: Path, model: Model, seconds: float) -> Inspection:
+def _told(path: Path, model: Model, found: Declared, seconds: float) -> Inspection:
     graph, facts, card = model.graph, model.facts, model.card
     operations = sum(layer.functional for layer in facts.layers)
-    reasons = {method.name: method.applies(facts) for method in catalog().values()}
+    wanting = {method.name: method.applies(facts) for method in catalog().values()}
     return Inspection(
         file=str(path),
         kind=card.kind,
@@ -93,9 +98,10 @@ def _told(path: Path, model: Model, seconds: float) -> Inspection:
         modules=len(facts.layers) - operations,
         operations=operations,
         checked=card.check is not None,
+        reasons=reasons(model, found),
         notes=tuple(graph.notes),
         seconds=round(seconds, 2),
-        methods=tuple(Support(name, reason is None, reason or "") for name, reason in reasons.items()),
+        methods=tuple(Support(name, reason is None, reason or "") for name, reason in wanting.items()),
     )
 
 

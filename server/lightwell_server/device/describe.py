@@ -56,20 +56,24 @@ def _summary(model: Model) -> models.ModelSummary:
 
 
 def _card(model: Model) -> models.Card:
-    sample = model.card.sample()
-    height, width = sample.size
+    height, width = model.card.input.size
+    mean, std = model.card.normalisation
     return models.Card(
         height=height,
         width=width,
         resize=model.card.resize,
-        mean=sample.mean,
-        std=sample.std,
+        mean=mean,
+        std=std,
         labels=model.labels,
         channels=model.card.input.channels,
         interpolation=models.Interpolation.Value(f"INTERPOLATION_{model.card.input.interpolation.upper()}"),
         antialias=model.card.input.antialias,
         activation=models.Activation.Value(f"ACTIVATION_{model.facts.activation.upper()}"),
         output=model.card.output.path,
+        order=models.ChannelOrder.Value(f"CHANNEL_ORDER_{model.card.input.order.upper()}"),
+        layout=models.Layout.Value(f"LAYOUT_{model.card.input.layout.upper()}"),
+        integers=model.card.input.dtype == "uint8",
+        batch=model.card.input.batch,
     )
 
 

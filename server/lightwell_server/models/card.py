@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from annotated_types import Gt, Le, Len
@@ -20,9 +20,9 @@ Positive = Annotated[int, Gt(0)]
 Side = Annotated[int, Gt(0), Le(8192)]
 Floating = Literal["float32", "float64", "float16", "bfloat16"]
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
-Channels = Annotated[tuple[float, ...], Len(1, 3)]
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 class _Part(BaseModel):
@@ -32,33 +32,44 @@ class _Part(BaseModel):
 class InputCard(_Part):
     """How an image becomes rows: the shorter side is brought to `resize` by the `interpolation` (with `antialias`
     smoothed first where it becomes smaller), the middle `size` (height, width) is taken, of it the luminance if
-    `channels` is 1, and the model takes (pixel - mean) / std of values in [0, 1]. A generator takes codes of length
-    `code`."""
+    `channels` is 1, and the model takes (pixel - mean) / std of values in [0, 1]; with `order` bgr blue is the first
+    channel, of `mean` and `std` too. The `layout` is that of [n, channels, height, width], or of [n, height, width,
+    channels]; without a `batch`, of one image; unset, as the file declares. A file whose `dtype` is uint8 takes pixels
+    from 0 to 255 and normalises them itself. A generator takes codes of length `code`."""
 
     size: tuple[Side, Side] = (224, 224)
     resize: Side | None = None
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
     channels: Literal[1, 3] = 3
-    mean: Channels = IMAGENET_MEAN
-    std: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1, 3)] = IMAGENET_STD
+    order: Literal["rgb", "bgr"] = "rgb"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    dtype: Literal["float", "uint8"] = "float"
+    batch: bool | None = None
+    mean: Annotated[tuple[float, ...], Len(1)] | None = None
+    std: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] | None = None
     code: Positive = 128
-
-    @model_validator(mode="before")
-    @classmethod
-    def _grey(cls, values: Any) -> Any:  # noqa: ANN401
-        """Of one channel pixels are taken as they are unless told otherwise."""
-        grey = isinstance(values, dict) and values.get("channels") == 1
-        return {"mean": (0.0,), "std": (1.0,), **values} if grey else values
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != self.channels:
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} values; it needs one for each of {self.channels}"
-                )
+        if self.order == "bgr" and self.channels != 3:
+            raise ValueError(f"order bgr is for 3 channels, and there is {self.channels}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is None:
+                continue
+            if self.dtype == "uint8":
+                raise ValueError(f"a file that takes uint8 normalises its pixels itself; leave {name} out")
+            if len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} values; it needs one for each of {self.channels}")
         return self
+
+    def normalisation(self, plain: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation in the order of the file's channels, with pixels in [0, 1]. If none are given,
+        those of ImageNet; with `plain`, and of one channel, pixels are taken as they are, of 8 bits times 255."""
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        if plain or self.channels != 3 or self.dtype == "uint8":
+            mean, std = (0.0,) * self.channels, (1 / 255 if self.dtype == "uint8" else 1.0,) * self.channels
+        return self.mean or mean, self.std or std
 
 
 class OutputCard(_Part):
@@ -136,18 +147,26 @@ class Card(_Part):
         """How images are brought to the model's size."""
         return Fit(self.input.size, self.resize, self.input.interpolation, self.input.antialias)
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation in the order of the file's channels. Other kinds than classifiers take pixels as
+        they are unless told otherwise."""
+        given = self.input.mean is not None or self.input.std is not None
+        return self.input.normalisation(plain=self.kind != "classifier" and not given)
+
     def numbers(self, default: torch.dtype) -> torch.dtype:
         """The type of numbers computed with."""
         return default if self.dtype is None else _FLOATING[self.dtype]
 
     def sample(self, labels: int = 0) -> Sample:
         """What the model is recorded and proved on. A single score with two `labels` is that of the second; the first
-        is its no. Other kinds than classifiers take pixels as they are unless told otherwise."""
-        plain = self.kind != "classifier" and not self.input.model_fields_set & {"mean", "std"}
+        is its no."""
+        turned = -1 if self.input.order == "bgr" else 1
+        mean, std = self.normalisation
         return Sample(
             size=self.input.size,
-            mean=(0.0,) * self.input.channels if plain else self.input.mean,
-            std=(1.0,) * self.input.channels if plain else self.input.std,
+            mean=mean[::turned],
+            std=std[::turned],
             inputs={name: InputSpec(part.shape, getattr(torch, part.dtype)) for name, part in self.inputs.items()},
             arguments=self.arguments,
             before_activation=self.output.scores == "before_activation",
@@ -158,6 +177,10 @@ class Card(_Part):
             range=self.output.range,
             scored=self.output.activation != "none",
             binary=self.output.activation == "sigmoid" or (labels == 2 and self.output.activation != "none"),
+            layout=self.input.layout,
+            order=self.input.order,
+            integers=self.input.dtype == "uint8",
+            batch=self.input.batch,
         )
 
 

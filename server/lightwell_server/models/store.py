@@ -110,7 +110,8 @@ def facts_of(graph: Graph, card: Card) -> Facts:
     """What methods may know of a model."""
     shape = graph.shape(graph.output)
     classes = shape[0] if card.kind == "classifier" and len(shape) == 1 else 0
-    red, green, blue = card.input.mean if card.input.channels == 3 else card.input.mean * 3
+    mean = card.sample().mean
+    red, green, blue = mean if len(mean) == 3 else mean * 3
     return Facts(
         layers=graph.layers,
         size=card.input.size,
@@ -119,7 +120,7 @@ def facts_of(graph: Graph, card: Card) -> Facts:
         classes=classes,
         any_size=graph.any_size,
         has_relu=graph.has_relu,
-        activation=_activation(graph, card, classes),
+        activation=activation_of(graph, card, classes)[0],
         attended=graph.attended,
         pooled=graph.pooled,
         embeds=EMBEDDING in graph.nodes,
@@ -129,14 +130,20 @@ def facts_of(graph: Graph, card: Card) -> Facts:
     )
 
 
-def _activation(graph: Graph, card: Card, classes: int) -> Activation:
-    """The card's, else the file's own, else softmax; a single value, and what has been through an activation, is no
-    score of a class."""
+def activation_of(graph: Graph, card: Card, classes: int) -> tuple[Activation, str]:
+    """What makes probabilities of scores, and why it is that: the card's, else the file's own, else softmax; a single
+    value, and what has been through an activation, is no score of a class."""
     if card.output.activation is not None:
-        return card.output.activation
+        return card.output.activation, "as given"
+    if graph.activation == "none":
+        return "none", "the file returns probabilities"
+    if graph.activation is not None and card.output.scores == "before_activation":
+        return graph.activation, "the file ends in it, and scores are read before it"
     if graph.activation is not None:
-        return graph.activation if card.output.scores == "before_activation" else "none"
-    return "softmax" if classes > 1 else "none"
+        return "none", f"the scores are what the file's final {graph.activation} returns"
+    if classes > 1:
+        return "softmax", f"the file returns {classes} scores and ends in no activation"
+    return "none", "a single score is no class of many" if classes else "the output is no scores of classes"
 
 
 def _file(directory: Path) -> Path:

@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from lightwell_server.errors import Refused
 from lightwell_server.models.graph import Graph
-from lightwell_server.models.lifting import outputs
+from lightwell_server.models.lifting import outputs, pixels
 from lightwell_server.models.lifting.files import ModelFile
-from lightwell_server.models.lifting.recorder import Recorder, aten
-from lightwell_server.models.lifting.sample import LUMINANCE, Sample
+from lightwell_server.models.lifting.recorder import Recorder
+from lightwell_server.models.lifting.sample import Sample
 from lightwell_server.models.lifting.scores import Scores, scores
 from lightwell_server.models.lifting.views import Box
-from lightwell_server.models.nodes import BATCH, PIXELS
+from lightwell_server.models.nodes import BATCH
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
     boxes = [recorder.input(name, value) for name, value in zip(sample.inputs, others, strict=True)]
     names = {name: cast(fx.Node, box.node).name for name, box in zip(sample.inputs, boxes, strict=True)}
     _limited(file, rows, recorder)
-    given = list(tree_leaves(file.record([_pixels(rows, sample, recorder), *boxes], recorder)))
+    given = list(tree_leaves(file.record([pixels.normalised(rows, sample, recorder), *boxes], recorder)))
     paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or 2, file.dtype)))]
     named = list(zip(paths if len(paths) == len(given) else map(str, range(len(given))), given, strict=True))
     index = outputs.chosen(named, sample.output, sample.kind, sample.scored)
@@ -75,7 +74,7 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
 def _main(output: Box, sample: Sample, recorder: Recorder) -> Scores:
     """What is explained of the main output."""
     scored = sample.kind == "classifier" and output.value.dim() <= 2
-    return scores(output, sample, recorder) if scored else Scores(_pictured(output, sample, recorder))
+    return scores(output, sample, recorder) if scored else Scores(pixels.pictured(output, sample, recorder))
 
 
 def _beside(named: list[tuple[str, Any]], main: int, rows: int, recorder: Recorder) -> dict[str, fx.Node]:
@@ -90,6 +89,8 @@ def _beside(named: list[tuple[str, Any]], main: int, rows: int, recorder: Record
 def _limited(file: ModelFile, rows: Box, recorder: Recorder) -> None:
     """Sizes that the file declares are checked for every image."""
     for dim, limit in file.limits.items():
+        if dim < 2:
+            continue
         size = recorder.size(rows, dim)
         recorder.operation = f"the program's own limits of {'height' if dim == 2 else 'width'}"
         recorder.decide(recorder.scalar(operator.ge, size, limit.least))
@@ -105,33 +106,3 @@ def _notes(recorder: Recorder) -> Iterator[str]:
     if recorder.blocked:
         places = ", ".join(list(dict.fromkeys(recorder.blocked))[:3])
         yield f"no gradient passes the file's blocks of torch.no_grad() ({places}), as in the file itself"
-
-
-def _pixels(rows: Box, sample: Sample, recorder: Recorder) -> Box:
-    """From RGB in [0, 1] to what the file takes."""
-    if sample.kind == "generator":
-        return rows
-    recorder.path = PIXELS
-
-    def constant(values: tuple[float, ...], name: str) -> Any:  # noqa: ANN401
-        return recorder.constant(torch.tensor(values, dtype=rows.value.dtype).view(1, -1, 1, 1), name)
-
-    if sample.channels == 1:
-        weighted = recorder.op(aten.mul.Tensor, (rows, constant(LUMINANCE, "luminance")), {})
-        rows = recorder.op(aten.sum.dim_IntList, (weighted, [1], True), {})
-    if any(sample.mean) or any(value != 1 for value in sample.std):
-        centred = recorder.op(aten.sub.Tensor, (rows, constant(sample.mean, "mean")), {})
-        rows = recorder.op(aten.div.Tensor, (centred, constant(sample.std, "std")), {})
-    recorder.path = ""
-    return rows
-
-
-def _pictured(output: Box, sample: Sample, recorder: Recorder) -> fx.Node:
-    """An image's values in [0, 1]; anything else as it is."""
-    low, high = sample.range
-    if sample.kind != "classifier" and sample.range != (0.0, 1.0):
-        recorder.path = PIXELS
-        shifted = recorder.op(aten.sub.Scalar, (output, low), {})
-        output = recorder.op(aten.div.Scalar, (shifted, high - low), {})
-    node: fx.Node = recorder.node(output)
-    return node

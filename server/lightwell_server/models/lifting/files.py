@@ -39,13 +39,15 @@ class Limit:
 class ModelFile(Protocol):
     """An opened file: its own function, and how that is recorded. `shape` is what its first input is declared as, the
     batch first, None where it is free; None if nothing is declared. `limits` are those of its free dimensions. `given`
-    are values of arguments that are no tensors, by name; those left out have the file's own defaults."""
+    are values of arguments that are no tensors, by name; those left out have the file's own defaults. `listed` tells
+    whether it takes its image in a list."""
 
     dtype: torch.dtype
     shape: tuple[int | None, ...] | None
     limits: dict[int, Limit]
     notes: list[str]
     given: Mapping[str, Any]
+    listed: bool
 
     @property
     def arguments(self) -> list[str]:
@@ -99,6 +101,7 @@ class Script:
         if getattr(self.module, "training", False):
             self.notes.append("the file was saved in training mode and is set to eval")
         self.module.eval()
+        self.listed = [str(argument.type) for argument in self._arguments[:1]] == ["List[Tensor]"]
         self.dtype = self._computed = _commonest(self._weights())
 
     @property
@@ -150,6 +153,7 @@ class Program:
 
     path: Path
     notes: list[str] = field(default_factory=list)
+    listed: bool = False  # its inputs are flat
 
     def __post_init__(self) -> None:
         self.program = torch.export.load(devices.on_cpu(self.path))
@@ -163,7 +167,7 @@ class Program:
         first = next((node for node in self.program.graph.nodes if names and node.name == names[0]), None)
         sizes = getattr(first.meta.get("val"), "shape", None) if first is not None else None
         self.shape = None if sizes is None else tuple(s if isinstance(s, int) else None for s in sizes)
-        self.limits = {dim: _limit(s) for dim, s in enumerate(sizes or ()) if not isinstance(s, int) and dim > 1}
+        self.limits = {dim: _limit(s) for dim, s in enumerate(sizes or ()) if not isinstance(s, int)}
 
     @property
     def arguments(self) -> list[str]:

@@ -17,6 +17,7 @@ from lightwell_server.models.lifting import outputs
 from lightwell_server.models.lifting.draft import drafted
 from lightwell_server.models.lifting.endings import are_shares, squashed
 from lightwell_server.models.lifting.files import ModelFile, opened
+from lightwell_server.models.lifting.pixels import shaped
 from lightwell_server.models.lifting.proof import Alone, Differs, Fails, Proof
 from lightwell_server.models.lifting.recorder import Endless
 from lightwell_server.models.lifting.sample import InputSpec, Sample
@@ -33,9 +34,8 @@ def lift(path: Path, sample: Sample) -> Graph:
     sentence that names the node and its source line if the file cannot be read, recorded or proved."""
     try:
         with torch.no_grad(), torch.jit._fuser.optimized_execution(False):
-            file = opened(path)
+            file = shaped(opened(path), sample)
             _expects(file, sample)
-            file.given = sample.arguments
             return _any_batch(file, sample) or _fixed_batch(file, sample)
     except InvalidArgument as error:  # a guard of the graph, which speaks to callers
         raise Refused(error.message) from error
