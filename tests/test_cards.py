@@ -3,13 +3,23 @@ network's, in every kind of file."""
 
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightwell import IntegratedGradients, Saliency
+from lightwell import (
+    IntegratedGradients,
+    InvalidArgumentError,
+    NotApplicableError,
+    Occlusion,
+    Pgd,
+    Saliency,
+    StyleTransfer,
+)
+from lightwell.images import to_message
 from lightwell_server.ask import GRAD, OUT, Ask, Part
 from lightwell_server.bring import add as bring
 from lightwell_server.bring.given import Given
@@ -22,6 +32,7 @@ from lightwell_server.models.card import Card
 from lightwell_server.models.lifting.lift import lift
 from lightwell_server.models.lifting.pixels import example
 from tests.nets import FORMS, seeded
+from tests.test_laws import METHODS, PICTURES, ask, numbers
 
 SIDE = 16
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 0.2)
@@ -246,7 +257,7 @@ def test_a_stylizers_image_has_the_form_that_it_takes(tmp_path):
     ("options", "sentence"),
     [
         ({"dtype": "uint8", "mean": MEAN}, "normalises its pixels itself; leave mean out"),
-        ({"order": "bgr", "channels": 1}, "order bgr is for 3 channels"),
+        ({"order": "bgr", "channels": 1}, "order bgr is for the colours of pictures"),
         ({"layout": "hwc"}, "nchw"),
     ],
 )
@@ -351,3 +362,142 @@ def test_get_model_tells_the_form():
         told = described(local.model).card
         assert "the file takes one image without a batch" in local.model.graph.notes
     assert (told.order, told.layout, told.integers, told.batch) == (1, 2, True, False)
+
+
+class Five(nn.Module):
+    """A classifier of five channels that are no colours, with layers for every method."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.relu, self.conv = nn.Conv2d(5, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.relu(self.conv(self.relu(self.stem(x)))).mean((2, 3)))
+
+
+TENSOR = {"size": [32, 32], "resize": 32, "channels": 5, "bands": [4, 2, 1], "mean": [0.1, 0.2, 0.3, 0.4, 0.5]}
+
+
+def tensor(seed=0, shape=(5, 32, 32)):
+    return np.random.default_rng(seed).random(shape)
+
+
+@pytest.fixture(scope="module")
+def five():
+    with Local(seeded(Five), Card.model_validate({"input": TENSOR}), dtype=torch.float64) as local:
+        yield local
+
+
+def applying(local):
+    return {method.method for method in described(local.model).methods if method.applies}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_on_tensors_keep_the_laws_or_say_why_they_do_not_apply(five, name):
+    if name not in applying(five):
+        reasons = {method.method: method.reason for method in described(five.model).methods}
+        assert name in ("segmentation", "style_transfer") and "no colours" in reasons[name]
+        return
+    alone = numbers(ask(five, name, tensor(), seed=3))
+    with ThreadPoolExecutor(6) as threads:
+        crowd = [threads.submit(ask, five, name, tensor(seed), seed=3) for seed in (1, 0, 2)]
+        beside = numbers(crowd[1].result())
+    assert alone.keys() == beside.keys() and (alone or name == "predictions")
+    for key, array in alone.items():
+        assert np.isfinite(array).all() and np.allclose(array, beside[key], rtol=1e-8, atol=1e-8), key
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_tensors_are_those_of_every_channel(tmp_path, form):
+    card, net = Card.model_validate({"input": TENSOR}), seeded(Five)
+    graph = lift(written(net, form, tmp_path, card.sample()), card.sample()).to("cpu", torch.float64)
+    rows = torch.from_numpy(tensor(1, (3, 5, 32, 32))).requires_grad_()
+    mean = torch.tensor(TENSOR["mean"], dtype=torch.float64).view(1, 5, 1, 1)
+    scores = net.double()(rows - mean)
+    got, grad = asked(graph, rows.detach())
+    assert torch.allclose(got, scores) and torch.allclose(grad, torch.autograd.grad(scores[:, 1].sum(), rows)[0])
+
+
+def test_tensors_are_drawn_by_their_bands(five):
+    result = five.explain(tensor(), Saliency(channels="REDUCTION_NONE"), pictures=["overlay"])
+    assert result.tensors["gradient"].shape == (5, 32, 32) and list(result.message.bands) == [4, 2, 1]
+    eight = (tensor() * 255).round().astype(np.uint8)
+    assert np.abs(np.asarray(result.original).astype(int) - eight[[3, 1, 0]].transpose(1, 2, 0)).max() <= 1
+    assert result.message.pictures[0].png and result.overlay().size == (32, 32)
+    attacked = five.synthesize(Pgd(steps=2, stop_early=False), image=tensor(), previews=1).result()
+    assert attacked.tensors["image"].shape == (5, 32, 32), "which no picture holds"
+    shown = np.asarray(attacked.image).astype(int)
+    assert np.abs(shown - 255 * attacked.tensors["image"][[3, 1, 0]].transpose(1, 2, 0)).max() <= 1
+
+
+def test_a_tensor_is_cropped_and_resized_as_a_picture_is(five):
+    seen = five.explain(tensor(shape=(5, 48, 80)), Saliency(channels="REDUCTION_NONE"))
+    assert seen.tensors["gradient"].shape == (5, 32, 32) and seen.original.size == (80, 48)
+    assert seen.message.placement.scale_x == pytest.approx(1.5, abs=0.02)
+    blurred = five.explain(tensor(), IntegratedGradients(steps=2, baseline_image=to_message(tensor(1))))
+    assert blurred.values.any()
+
+
+@pytest.mark.parametrize(
+    ("image", "method", "sentence"),
+    [
+        (PICTURES[0], Saliency(), r"send `tensor` \[5, height, width\]"),
+        (tensor(shape=(4, 32, 32)), Saliency(), r"\[4, 32, 32\] is not \[5, height, width\]"),
+        (2 * tensor(), Saliency(), r"outside \[0, 1\]"),
+        (tensor(), Occlusion(color={"red": 1}), "no colours; use fill"),
+    ],
+)
+def test_what_a_model_of_tensors_does_not_take_is_a_sentence(five, image, method, sentence):
+    with pytest.raises(InvalidArgumentError, match=sentence):
+        five.explain(image, method)
+
+
+def test_a_style_needs_a_picture(five):
+    with pytest.raises(NotApplicableError, match="no colours"):
+        five.synthesize(StyleTransfer(styles=[{"image": to_message(PICTURES[0])}]), image=tensor()).result()
+
+
+@pytest.mark.parametrize(
+    ("options", "drawn", "count"),
+    [
+        ({"channels": 2}, (1,), 2),
+        ({"channels": 4}, (1, 2, 3), 4),
+        ({"channels": 1, "bands": [1]}, (1,), 1),
+        ({"channels": 3, "bands": [3, 2, 1]}, (3, 2, 1), 3),
+        ({"channels": 64, "bands": [64]}, (64,), 64),
+        ({"channels": 1}, (), 3),
+    ],
+)
+def test_channels_are_no_colours_if_they_are_others_or_have_bands(options, drawn, count):
+    card = Card.model_validate({"input": {"size": [8, 8], **options}})
+    assert (card.input.drawn, card.sample().rows(1)[0].shape[1]) == (drawn, count)
+    assert not drawn or card.normalisation == ((0.0,) * count, (1.0,) * count)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"channels": 65}, "64"),
+        ({"channels": 5, "bands": [0]}, "greater than 0"),
+        ({"channels": 5, "bands": [6]}, "counted from 1 to 5"),
+        ({"channels": 5, "bands": [1, 2]}, "one or three"),
+        ({"channels": 5, "order": "bgr"}, "order bgr"),
+        ({"channels": 5, "mean": [0.5, 0.5, 0.5]}, "one for each of 5"),
+    ],
+)
+def test_channels_and_bands_that_do_not_fit_are_a_sentence(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Card.model_validate({"input": options})
+
+
+def test_a_check_by_a_picture_is_none_of_a_model_of_tensors(tmp_path):
+    torch.jit.trace(seeded(Five), torch.rand(1, 5, 16, 24), check_trace=False).save(tmp_path / "model.pt")
+    added = bring.add(str(tmp_path / "model.pt"), tmp_path / "models", "net", "", Given(bands=(5, 4, 3)))
+    assert added.model.card.input.size == (16, 24) and added.model.card.input.channels == 5
+    assert "has not the channels" in added.notes[0] and added.reasons["channels"] == "5: from the trace's sample"
+    told = described(added.model).card
+    assert (told.channels, list(told.bands)) == (5, [5, 4, 3])
+    check = {"picture": "check.png", "classes": [0], "scores": [1.0]}
+    with pytest.raises(ValueError, match="tensors"):
+        Card.model_validate({"input": TENSOR, "check": check})

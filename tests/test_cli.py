@@ -507,7 +507,7 @@ def test_a_checked_file_that_is_refused_is_one_sentence(lightwell, tmp_path):
     answer = json.loads(out)
     assert (code, error, answer["file"]) == (1, "", str(file)) and "16 x 16 pixels" in answer["refused"]
     assert "nowhere.pt" in sentence(lightwell("models", "check", tmp_path / "nowhere.pt"), 1)
-    assert "R,G,B" in sentence(lightwell("models", "check", file, "--mean", "1,2"), 2)
+    assert "R,G,B" in sentence(lightwell("models", "check", file, "--mean", "1,x"), 2)
     assert "one for each of 1" in sentence(lightwell("models", "check", file, "--channels", 1, "--std", "1,1,1"), 1)
 
 

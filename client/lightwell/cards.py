@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # the SDK runs without the server
     from lightwell_server.bring.given import Given
 
 Kind = StrEnum("Kind", ["classifier", "stylizer", "generator"])
-Channels = StrEnum("Channels", {"GREY": "1", "RGB": "3"})
 Order = StrEnum("Order", ["rgb", "bgr"])
 Layout = StrEnum("Layout", ["nchw", "nhwc"])
 InputType = StrEnum("InputType", ["float", "uint8"])
@@ -36,7 +35,13 @@ class CardOptions:
     size: Annotated[str, _option("The input's side in pixels, or HEIGHTxWIDTH.")] = ""
     resize: Annotated[int | None, _option("The shorter side in pixels before the crop.", min=1)] = None
     interpolation: Annotated[Interpolation | None, _option("How images are resized; else bilinear.")] = None
-    channels: Annotated[Channels | None, _option("Of the input: 3 for RGB, 1 for luminance; else 3.")] = None
+    channels: Annotated[
+        int | None,
+        _option("Of the input: 3 for RGB, 1 for luminance, others for tensors that are no pictures.", min=1, max=64),
+    ] = None
+    bands: Annotated[
+        str, _option("One or three channels, counted from 1, by which tensors that are no pictures are drawn.")
+    ] = ""
     order: Annotated[Order | None, _option("Of the input's colours, and of --mean and --std; else rgb.")] = None
     layout: Annotated[Layout | None, _option("Of the input: channels in front of the height, or last; else nchw.")] = (
         None
@@ -73,7 +78,8 @@ class CardOptions:
             size=_size(self.size),
             resize=self.resize,
             interpolation=self.interpolation and self.interpolation.value,
-            channels=int(self.channels) if self.channels else None,
+            channels=self.channels,
+            bands=_bands(self.bands),
             order=self.order and self.order.value,
             layout=self.layout and self.layout.value,
             input_dtype=self.input_dtype and self.input_dtype.value,
@@ -101,11 +107,18 @@ def _size(text: str) -> tuple[int, int] | None:
     return (int(words[0]), int(words[-1])) if words else None
 
 
+def _bands(text: str) -> tuple[int, ...] | None:
+    words = text.split(",") if text else []
+    if not all(word.isdecimal() for word in words):
+        raise Usage(f"--bands {text}: write three whole numbers, such as 4,3,2, or one")
+    return tuple(map(int, words)) or None
+
+
 def _each(option: str, text: str) -> tuple[float, ...] | None:
     try:
         values = tuple(float(word) for word in text.split(",")) if text else None
     except ValueError:
         values = ()
-    if values is not None and len(values) not in (1, 3):
-        raise Usage(f"{option} {text}: write three numbers, R,G,B, or one for a model of one channel")
+    if values == ():
+        raise Usage(f"{option} {text}: write three numbers, R,G,B, or one for each channel")
     return values

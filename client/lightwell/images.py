@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from PIL import ImageOps
 from lightwell.v1 import types_pb2 as types
 
 ImageLike = str | Path | bytes | Pil.Image | NDArray[Any] | types.Image
-"""A file's path or bytes, a PIL image, an array [H, W, 3] or [3, H, W] (8 bits, or floats in [0, 1]), or the message
-itself."""
+"""A file's path or bytes, a PIL image, an array [H, W, 3] or [3, H, W] (8 bits, or floats in [0, 1]), of a model whose
+channels are no colours [channels, H, W], or the message itself."""
+
+CHANNELS = 64
+"""Of an image that is no colour picture, at most."""
 
 _DTYPES: dict[np.dtype[Any], types.DataType.ValueType] = {
     np.dtype("float32"): types.DATA_TYPE_FLOAT32,
@@ -61,11 +65,14 @@ def to_array(message: types.Tensor) -> NDArray[Any]:
     return np.frombuffer(message.data, _TYPES[message.dtype]).reshape(tuple(message.shape)).copy()
 
 
-def to_picture(message: types.Image) -> Pil.Image:
-    """The image for drawing on: upright, RGB."""
+def to_picture(message: types.Image, bands: Sequence[int] = ()) -> Pil.Image:
+    """The image for drawing on: upright, RGB; of a tensor whose channels are no colours one or three `bands`, counted
+    from 1, if none are given the first."""
     if message.WhichOneof("source") == "encoded":
         return ImageOps.exif_transpose(Pil.open(io.BytesIO(message.encoded))).convert("RGB")
     array = to_array(message.tensor)
+    bands = bands or ([] if len(array) == 3 else [1, 2, 3] if len(array) > 3 else [1])
+    array = np.broadcast_to(array[[band - 1 for band in bands]], (3, *array.shape[1:])) if bands else array
     array = array if array.dtype == np.uint8 else (np.clip(array, 0, 1) * 255).round().astype(np.uint8)
     return from_pixels(array)
 
@@ -83,6 +90,9 @@ def png(image: Pil.Image) -> bytes:
 
 
 def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
-    if array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
-        raise ValueError(f"an array of shape {array.shape} is no image; give [H, W, 3] or [3, H, W]")
-    return array if array.shape[0] == 3 else array.transpose(2, 0, 1)
+    if array.ndim != 3 or (3 not in (array.shape[0], array.shape[2]) and array.shape[0] > CHANNELS):
+        raise ValueError(
+            f"an array of shape {array.shape} is no image; give [H, W, 3], [3, H, W], or [channels, H, W] to a model "
+            f"that takes up to {CHANNELS}"
+        )
+    return array.transpose(2, 0, 1) if array.shape[2] == 3 and array.shape[0] != 3 else array

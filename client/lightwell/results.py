@@ -79,8 +79,8 @@ class Explanation(_Shared):
 
     @cached_property
     def original(self) -> Pil.Image:
-        """The image that was sent."""
-        return images.to_picture(self.source)
+        """The image that was sent; of a tensor the bands by which the model's card has it drawn."""
+        return images.to_picture(self.source, self.message.bands)
 
     def picture(self) -> Pil.Image:
         """What was found, without the image: the map at the model's input size; the sheet of activations; the object

@@ -37,7 +37,8 @@ Rule = Literal["plain", "guided", "deconvnet"]
 """How a gradient passes a ReLU backwards."""
 
 Fitted = Annotated[Tensor, InstanceOf(), "fitted"]
-"""[1, 3, H, W] in [0, 1]: an image resized and cropped as the model's card says."""
+"""[1, 3, H, W] in [0, 1]: an image resized and cropped as the model's card says. Where it says that the channels are no
+colours, there are as many as it says, here and wherever rows have 3."""
 Picture = Annotated[Tensor, InstanceOf(), "whole"]
 """[1, 3, H, W] in [0, 1]: a whole image at its own size."""
 
@@ -263,11 +264,12 @@ class Facts:
     the batch, by their paths, and `output` is the path of the main one. `attended` is the last normalisation before a
     transformer's last attention: behind it only the class token reaches the scores. `pooled` is the layer whose mean
     over all positions is the scores, or what a linear layer makes them of; `embeds` tells whether there is a linear
-    layer at all."""
+    layer at all; `tensor`, whether its images are tensors of other channels than colours, for each of which `mean` then
+    has a value."""
 
     layers: tuple[Layer, ...]
     size: tuple[int, int]
-    mean: tuple[float, float, float]
+    mean: tuple[float, ...]
     kind: str = "classifier"
     classes: int = 0
     any_size: bool = False
@@ -279,6 +281,7 @@ class Facts:
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     output: str = ""
     defaults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tensor: bool = False
 
     def layer(self, name: str) -> Layer | None:
         """The layer of that name, or None; of a module called several times the last call, if none is named."""

@@ -191,7 +191,7 @@ class Local:
         try:
             for event in running:
                 if isinstance(event, Frame):
-                    yield SynthesizeResponse(progress=running.sight.progress(reply.progress(event)))
+                    yield SynthesizeResponse(progress=running.sight.progress(reply.progress(event, running.question)))
                 elif isinstance(event, Done):
                     result = reply.synthesis(running.question, event.result, running.job)
                     yield SynthesizeResponse(result=running.sight.synthesis(result))

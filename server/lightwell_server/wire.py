@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +91,21 @@ def to_pixels(message: types.Tensor) -> Pil.Image:
 
 
 @dataclass(frozen=True)
+class Channels:
+    """Of an image that is no colour picture: how many channels it has, and the bands, counted from 1, by which it is
+    drawn."""
+
+    count: int
+    bands: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Decoded:
-    """An image, and where it stood in the request."""
+    """An image, where it stood in the request, and its channels if they are no colours."""
 
     pixels: Pixels
     path: str
+    channels: Channels | None = None
 
     def message(self) -> types.Image:
         """The image as it is, to be sent on."""
@@ -111,7 +122,8 @@ class Decoded:
 
     def picture(self) -> Pil.Image:
         """Of 8 bits."""
-        return to_picture(self.whole()) if isinstance(self.pixels, Tensor) else self.pixels
+        bands = self.channels.bands if self.channels else ()
+        return to_picture(self.whole(), bands) if isinstance(self.pixels, Tensor) else self.pixels
 
     def check_size(self, size: tuple[int, int], any_size: bool) -> None:
         """Raises InvalidArgument if the model does not take the image's size."""
@@ -126,7 +138,7 @@ class Decoded:
         part, crop = pictures.cropped(self.pixels, fit, self.path)
         (down, across), (top, left) = crop.scale, crop.offset
         height, width = self.size
-        return Decoded(part, self.path), types.Placement(
+        return Decoded(part, self.path, self.channels), types.Placement(
             scale_x=across, scale_y=down, offset_x=left, offset_y=top, width=width, height=height
         )
 
@@ -136,22 +148,31 @@ def placed(size: tuple[int, int]) -> types.Placement:
     return types.Placement(scale_x=1, scale_y=1, width=size[1], height=size[0])
 
 
-def decode(image: types.Image, path: str, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """Decodes an image. Raises InvalidArgument saying what to change."""
+def decode(image: types.Image, path: str, max_pixels: int = MAX_PIXELS, channels: Channels | None = None) -> Decoded:
+    """Decodes an image, a tensor if its `channels` are no colours. Raises InvalidArgument saying what to change."""
     if image.fit not in types.Fit.values():
         raise InvalidArgument.at(f"{path}.fit", f"{image.fit} is no Fit")
-    if image.WhichOneof("source") == "encoded":
+    source = image.WhichOneof("source")
+    if source == "encoded" and channels is not None:
+        raise InvalidArgument.at(
+            path, f"the model takes no pictures but tensors; send `tensor` [{channels.count}, height, width]"
+        )
+    if source == "encoded":
         return Decoded(pictures.opened(image.encoded, path, max_pixels), path)
-    if image.WhichOneof("source") == "tensor":
-        return Decoded(_checked(to_tensor(image.tensor, f"{path}.tensor"), path, max_pixels), path)
+    if source == "tensor":
+        tensor = to_tensor(image.tensor, f"{path}.tensor")
+        return Decoded(_checked(tensor, path, max_pixels, channels), path, channels)
     raise InvalidArgument.at(path, "an image is required: send `encoded` or `tensor`")
 
 
-def _checked(tensor: Tensor, path: str, max_pixels: int) -> Pixels:
-    if tensor.dim() != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
-        raise InvalidArgument.at(f"{path}.tensor.shape", f"{list(tensor.shape)} is not [3, height, width]")
+def _checked(tensor: Tensor, path: str, max_pixels: int, channels: Channels | None) -> Pixels:
+    count = channels.count if channels else 3
+    if tensor.dim() != 3 or tensor.shape[0] != count or tensor.numel() == 0:
+        raise InvalidArgument.at(f"{path}.tensor.shape", f"{list(tensor.shape)} is not [{count}, height, width]")
     if tensor.shape[1] * tensor.shape[2] > max_pixels:
         raise InvalidArgument.at(f"{path}.tensor.shape", f"{list(tensor.shape)} has more than {max_pixels:,} pixels")
+    if tensor.dtype == torch.uint8 and channels is not None:
+        return tensor.float() / 255
     if tensor.dtype == torch.uint8:
         return Pil.fromarray(tensor.permute(1, 2, 0).contiguous().numpy())
     if not tensor.is_floating_point():
@@ -163,9 +184,11 @@ def _checked(tensor: Tensor, path: str, max_pixels: int) -> Pixels:
     return tensor.double() if tensor.dtype == torch.float64 else tensor.float()
 
 
-def to_picture(image: Tensor) -> Pil.Image:
-    """[1, 3, H, W] in [0, 1] as 8 bits; what is not finite is black."""
-    values = image[0].detach().float().nan_to_num(0, 0, 0).clamp(0, 1).mul(255).round().byte()
+def to_picture(image: Tensor, bands: Sequence[int] = ()) -> Pil.Image:
+    """[1, 3, H, W] in [0, 1] as 8 bits, or of more channels the three `bands`, or the one as grey; what is not finite
+    is black."""
+    shown = image[0, [band - 1 for band in bands]].expand(3, -1, -1) if bands else image[0]
+    values = shown.detach().float().nan_to_num(0, 0, 0).clamp(0, 1).mul(255).round().byte()
     return Pil.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 

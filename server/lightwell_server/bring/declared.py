@@ -17,7 +17,9 @@ from lightwell_server.bring.given import Given
 from lightwell_server.models.card import Card
 
 CHANNELS = (1, 3)
-"""Numbers of channels by which height, width and channels are told apart, if one of both ends has one."""
+"""Numbers of channels of pictures, by which height, width and channels are told apart, if one of both ends has one."""
+MOST = 64
+"""Channels of a tensor that is no picture, at most."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,12 @@ def _form(tensor: _Tensor, kind: str) -> Given:
     if len(sizes) not in (3, 4):
         return Given()
     first, second, last = sizes[-3:]
-    behind = first not in CHANNELS and last in CHANNELS
+    fewest = last is not None and last <= MOST and None not in (first, second) and last < min(first or 0, second or 0)
+    behind = first not in CHANNELS and (last in CHANNELS or fewest)
     channels, height, width = (last, first, second) if behind else (first, second, last)
     return Given(
         size=(height, width) if height and width else None,
-        channels=channels if channels in CHANNELS and channels != 3 else None,
+        channels=channels if channels and channels <= MOST and channels != 3 else None,
         layout="nhwc" if behind else None,
         input_dtype="uint8" if tensor.integers else None,
         batch=False if len(sizes) == 3 else None,

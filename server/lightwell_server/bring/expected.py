@@ -88,6 +88,8 @@ class Reference:
 
 def check(model: Model, reference: Reference, picture: Picture) -> CheckCard:
     """The check of a classifier. Raises `Unchecked` where the reference's values are not what the graph gives."""
+    if model.facts.tensor:
+        raise Unchecked("a picture has not the channels that the model takes")
     if not model.facts.classes:
         raise Unchecked("the model gives no scores [n, classes]")
     if model.graph.activation is not None:

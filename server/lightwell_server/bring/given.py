@@ -11,7 +11,20 @@ from pydantic import ValidationError
 from lightwell_server.models.card import Card, told
 
 LABELS = "labels.txt"
-_INPUT = ("size", "resize", "interpolation", "antialias", "channels", "order", "layout", "batch", "mean", "std", "code")
+_INPUT = (
+    "size",
+    "resize",
+    "interpolation",
+    "antialias",
+    "channels",
+    "bands",
+    "order",
+    "layout",
+    "batch",
+    "mean",
+    "std",
+    "code",
+)
 _PLACES = {
     "": {"kind": "kind", "dtype": "dtype"},
     "input": {**dict(zip(_INPUT, _INPUT, strict=True)), "dtype": "input_dtype"},
@@ -32,6 +45,7 @@ class Given:
     interpolation: str | None = None
     antialias: bool | None = None
     channels: int | None = None
+    bands: tuple[int, ...] | None = None
     order: str | None = None
     layout: str | None = None
     input_dtype: str | None = None

@@ -74,6 +74,7 @@ def _card(model: Model) -> models.Card:
         layout=models.Layout.Value(f"LAYOUT_{model.card.input.layout.upper()}"),
         integers=model.card.input.dtype == "uint8",
         batch=model.card.input.batch,
+        bands=model.card.input.drawn,
     )
 
 

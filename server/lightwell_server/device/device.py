@@ -146,7 +146,8 @@ class Device:
                     yield explain.ExplainProgress(row=event.row, rows=event.rows)
                 elif isinstance(event, Frame):
                     drawn = event.image is not None
-                    yield await self._beside(reply.progress, event) if drawn else reply.progress(event)
+                    told = functools.partial(reply.progress, event, question)
+                    yield await self._beside(told) if drawn else told()
                 elif isinstance(event, Done):
                     answered = reply.explanation if isinstance(request, explain.ExplainRequest) else reply.synthesis
                     yield await self._beside(answered, question, event.result, job)
@@ -214,7 +215,7 @@ async def _aside(function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN
 
 def _once(model: Model) -> Asking:
     card, device = model.card, model.graph.device
-    shape = (card.input.code,) if card.kind == "generator" else (3, *model.facts.size)
+    shape = (card.input.code,) if card.kind == "generator" else (len(model.facts.mean), *model.facts.size)
     yield Ask(torch.zeros(1, *shape, device=device), lambda out, index: out.flatten(1).sum(1))
 
 

@@ -108,7 +108,7 @@ def understand(request: Request, model: Model) -> Question:
     method = method_of(request)
 
     def picture(image: types.Image, path: str) -> Tensor:
-        return _placed(wire.decode(image, path).whole(), model)
+        return _placed(_decoded(image, path, model).whole(), model)
 
     given = fields.parameters(getattr(request, method.name), method.name, picture)
     parameters = method.parameters(model.facts, given, model.id)
@@ -121,7 +121,7 @@ def understand(request: Request, model: Model) -> Question:
 def _look(question: Question) -> None:
     """Brings the image to what the method looks at, and to what the model sees."""
     model, request = question.model, question.request
-    image = wire.decode(request.image, "image")
+    image = _decoded(request.image, "image", model)
     seen = image
     if request.image.fit != types.FIT_EXACT or question.method.whole:
         seen, _ = image.fitted(model.card.fit)
@@ -131,6 +131,11 @@ def _look(question: Question) -> None:
     if question.target.placed and question.image.shape[2:] != model.facts.size:
         kind = request.target.WhichOneof("target")
         raise InvalidArgument.at(f"target.{kind}", "places are those at the card's size; fit the image by the card")
+
+
+def _decoded(image: types.Image, path: str, model: Model) -> wire.Decoded:
+    card = model.card.input
+    return wire.decode(image, path, channels=wire.Channels(card.channels, card.drawn) if card.tensor else None)
 
 
 def _placed(rows: Tensor, model: Model) -> Tensor:

@@ -76,12 +76,12 @@ def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.Sy
     output = request.output
     picture = result.image if result.picture is None else result.picture
     target = _settled(question.target, seen)
-    tensors = {"image": result.image[0]} if output.image_tensor else {}
+    tensors = {"image": result.image[0]} if output.image_tensor or question.model.facts.tensor else {}
     response = synthesize.SynthesizeResult(
-        pixels=_pixels(picture),
+        pixels=_pixels(picture, question),
         succeeded=result.succeeded,
         tensors=_tensors(tensors | result.tensors, output.dtype),
-        pictures=[types.Picture(name=name, pixels=_pixels(p)) for name, p in result.pictures.items()],
+        pictures=[types.Picture(name=name, pixels=_pixels(p, question)) for name, p in result.pictures.items()],
         measures=_measures(result.measures),
         target=explained(target, seen, question.model) if seen.score is not None else None,
         predictions_before=predictions(seen.out, question.model, question.predictions()),
@@ -110,16 +110,16 @@ def estimation(question: Question, cost: Cost, limit: int) -> estimates.Estimate
     return estimates.EstimateResponse(applies=True, cost=told, **resolved)
 
 
-def progress(frame: Frame) -> synthesize.Progress:
+def progress(frame: Frame, question: Question) -> synthesize.Progress:
     """A step's message, with its picture if it still has one."""
     message = synthesize.Progress(step=frame.step, steps=frame.steps, objective=frame.objective)
     if frame.image is not None:
-        message.preview_pixels.CopyFrom(_pixels(frame.image))
+        message.preview_pixels.CopyFrom(_pixels(frame.image, question))
     return message
 
 
-def _pixels(image: Tensor) -> types.Tensor:
-    return wire.from_pixels(wire.to_picture(image))
+def _pixels(image: Tensor, question: Question) -> types.Tensor:
+    return wire.from_pixels(wire.to_picture(image, question.model.card.input.drawn))
 
 
 def predictions(out: Tensor | None, model: Model, count: int) -> list[types.Prediction]:

@@ -24,20 +24,22 @@ from lightwell_server.pictures import MAX_PIXELS, Fit
 
 CROPPED = 0.45
 """The share of the image that the crop may throw away without a warning."""
-_FLOATS = 12
-"""Bytes of a pixel as three floats."""
+_FLOAT = 4
+"""Bytes of a pixel's channel."""
 
 
 @dataclass
 class Sight:
     """One request's pictures. `asked` is the request as it was sent, `request` the same for a device: its images are
     pixels, the one it is about of the model's size. `size` (height, width) is what the method looks at, `held` the
-    bytes that it takes for as long as it is in progress, `original` the image as it was sent, if it is drawn on."""
+    bytes that it takes for as long as it is in progress, `original` the image as it was sent, if it is drawn on, by its
+    `bands` if it is no picture."""
 
     asked: Request
     request: Any
     size: tuple[int, int]
     placement: types.Placement
+    bands: tuple[int, ...] = ()
     original: wire.Decoded | None = None
     held: int = 0
     digests: list[types.ImageDigest] = field(default_factory=list)
@@ -45,6 +47,7 @@ class Sight:
     def explanation(self, response: explain.ExplainResponse) -> explain.ExplainResponse:
         """A device's answer with all that its pictures add."""
         self._complete(response)
+        response.bands.extend(self.bands)
         self._draw(response)
         return response
 
@@ -133,7 +136,8 @@ def look(request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS
     _check_support(method.name, model)
     images = _images(inner, method)
     digests = [types.ImageDigest(field=path, sha256=wire.digest(image)) for path, image in images]
-    original, *others = _decoded(images, max_pixels)
+    channels = _channels(model)
+    original, *others = _decoded(images, max_pixels, channels)
     for (_, image), pixels in zip(images[1:], others, strict=True):
         image.CopyFrom(pixels.message())
     seen, placement = original, wire.placed(original.size)
@@ -149,7 +153,8 @@ def look(request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS
         size=seen.size,
         placement=placement,
         original=original if drawn else None,
-        held=_FLOATS * sum(math.prod(pixels.size) for pixels in (seen, *others)),
+        bands=channels.bands if channels else (),
+        held=_FLOAT * (channels.count if channels else 3) * sum(math.prod(pixels.size) for pixels in (seen, *others)),
         digests=digests,
     )
 
@@ -175,10 +180,17 @@ def _images(request: Any, method: Method) -> list[tuple[str, types.Image]]:  # n
     return found
 
 
-def _decoded(images: Sequence[tuple[str, types.Image]], max_pixels: int) -> list[wire.Decoded]:
+def _channels(model: GetModelResponse) -> wire.Channels | None:
+    """Of a model whose images are no colour pictures."""
+    return wire.Channels(model.card.channels, tuple(model.card.bands)) if model.card.bands else None
+
+
+def _decoded(
+    images: Sequence[tuple[str, types.Image]], max_pixels: int, channels: wire.Channels | None
+) -> list[wire.Decoded]:
     decoded = []
     for path, image in images:
-        decoded.append(wire.decode(image, path, max_pixels))
+        decoded.append(wire.decode(image, path, max_pixels, channels))
         max_pixels -= math.prod(decoded[-1].size)
     return decoded
 

@@ -20,7 +20,7 @@ ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SiLU", "GELU", "Ha
 
 
 def mean_color(facts: Facts, like: Tensor) -> Tensor:
-    """The card's mean colour, the papers' zero: [1, 3, 1, 1]."""
+    """The card's mean colour, the papers' zero: [1, 3, 1, 1]; of a tensor the mean of each channel."""
     return torch.tensor(facts.mean, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 

@@ -41,6 +41,8 @@ def occlusion(
             "occlusion.window",
             f"{window} is larger than the image, {height} x {width}; use at most {min(height, width)}",
         )
+    if color is not None and facts.tensor:
+        raise InvalidArgument.at("occlusion.color", "the channels of the model's images are no colours; use fill")
     if value != "score" and facts.activation == "none":
         raise InvalidArgument.at("occlusion.value", "the model's outputs are no probabilities; use score")
     target, seen = yield from settle(target.read(value), image)

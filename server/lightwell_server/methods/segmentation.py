@@ -26,6 +26,13 @@ SMOOTH = 1 / 75
 """The saliency is smoothed before it is compared: a Gaussian's sigma, as a share of the shorter side."""
 
 
+def applies(facts: Facts) -> str | None:
+    """What is cut apart are colours."""
+    return (
+        "it cuts objects out by colour, and the channels of the model's images are no colours" if facts.tensor else None
+    )
+
+
 def segmentation(
     image: Fitted,
     target: Target,

@@ -59,7 +59,9 @@ class LayerWeight:
 
 
 def applies(facts: Facts) -> str | None:
-    """It needs layers at several resolutions."""
+    """It needs colours, and layers at several resolutions."""
+    if facts.tensor:
+        return "styles are colour pictures, and the channels of the model's images are no colours"
     return (
         None if style_layers(facts) else "the model has no convolutional layers whose Gram matrices could carry a style"
     )

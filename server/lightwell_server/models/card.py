@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
-from annotated_types import Gt, Le, Len
+from annotated_types import Gt, Interval, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lightwell_server.ask import Activation
@@ -32,7 +32,9 @@ class _Part(BaseModel):
 class InputCard(_Part):
     """How an image becomes rows: the shorter side is brought to `resize` by the `interpolation` (with `antialias`
     smoothed first where it becomes smaller), the middle `size` (height, width) is taken, of it the luminance if
-    `channels` is 1, and the model takes (pixel - mean) / std of values in [0, 1]; with `order` bgr blue is the first
+    `channels` is 1, and the model takes (pixel - mean) / std of values in [0, 1]. Other numbers of channels than 1 and
+    3, and any with `bands`, are no colours: an image is a tensor that has them all, drawn by its bands, counted from 1,
+    as red, green and blue, or as grey. With `order` bgr blue is the first
     channel, of `mean` and `std` too. The `layout` is that of [n, channels, height, width], or of [n, height, width,
     channels]; without a `batch`, of one image; unset, as the file declares. A file whose `dtype` is uint8 takes pixels
     from 0 to 255 and normalises them itself. A generator takes codes of length `code`."""
@@ -41,7 +43,8 @@ class InputCard(_Part):
     resize: Side | None = None
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
-    channels: Literal[1, 3] = 3
+    channels: Annotated[int, Interval(ge=1, le=64)] = 3
+    bands: tuple[Positive, ...] = ()
     order: Literal["rgb", "bgr"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
     dtype: Literal["float", "uint8"] = "float"
@@ -52,8 +55,10 @@ class InputCard(_Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.order == "bgr" and self.channels != 3:
-            raise ValueError(f"order bgr is for 3 channels, and there is {self.channels}")
+        if self.order == "bgr" and (self.tensor or self.channels != 3):
+            raise ValueError("order bgr is for the colours of pictures, which have 3 channels and no bands")
+        if len(self.bands) not in (0, 1, 3) or max(self.bands, default=1) > self.channels:
+            raise ValueError(f"bands are one or three of the channels, counted from 1 to {self.channels}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is None:
                 continue
@@ -63,11 +68,22 @@ class InputCard(_Part):
                 raise ValueError(f"{name} has {len(values)} values; it needs one for each of {self.channels}")
         return self
 
+    @property
+    def tensor(self) -> bool:
+        """Whether the channels are no colours."""
+        return self.channels not in (1, 3) or bool(self.bands)
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """The channels, counted from 1, that a tensor is drawn by; of a picture none."""
+        return (self.bands or ((1, 2, 3) if self.channels > 2 else (1,))) if self.tensor else ()
+
     def normalisation(self, plain: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation in the order of the file's channels, with pixels in [0, 1]. If none are given,
-        those of ImageNet; with `plain`, and of one channel, pixels are taken as they are, of 8 bits times 255."""
+        those of ImageNet; with `plain`, and of what is no colour picture, pixels are taken as they are, of 8 bits times
+        255."""
         mean, std = IMAGENET_MEAN, IMAGENET_STD
-        if plain or self.channels != 3 or self.dtype == "uint8":
+        if plain or self.tensor or self.channels == 1 or self.dtype == "uint8":
             mean, std = (0.0,) * self.channels, (1 / 255 if self.dtype == "uint8" else 1.0,) * self.channels
         return self.mean or mean, self.std or std
 
@@ -132,6 +148,12 @@ class Card(_Part):
     arguments: dict[str, Argument] = Field(default_factory=dict)
     check: CheckCard | None = None
 
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.check is not None and self.input.tensor:
+            raise ValueError("check is by a picture, and the model's images are tensors; leave it out")
+        return self
+
     @property
     def resize(self) -> int:
         """The shorter side before the crop: as given, else as ImageNet models have it, 8/7 of the crop."""
@@ -181,6 +203,7 @@ class Card(_Part):
             order=self.input.order,
             integers=self.input.dtype == "uint8",
             batch=self.input.batch,
+            tensor=self.input.tensor,
         )
 
 

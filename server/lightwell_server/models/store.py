@@ -110,12 +110,12 @@ def facts_of(graph: Graph, card: Card) -> Facts:
     """What methods may know of a model."""
     shape = graph.shape(graph.output)
     classes = shape[0] if card.kind == "classifier" and len(shape) == 1 else 0
-    mean = card.sample().mean
-    red, green, blue = mean if len(mean) == 3 else mean * 3
+    sample = card.sample()
     return Facts(
         layers=graph.layers,
         size=card.input.size,
-        mean=(red, green, blue),
+        mean=sample.mean * 3 if sample.grey else sample.mean,
+        tensor=sample.tensor,
         kind=card.kind,
         classes=classes,
         any_size=graph.any_size,
