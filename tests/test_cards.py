@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from lightwell import (
+    AblationCam,
+    Activations,
+    GradCam,
     IntegratedGradients,
     InvalidArgumentError,
     NotApplicableError,
@@ -364,6 +367,29 @@ def test_get_model_tells_the_form():
     assert (told.order, told.layout, told.integers, told.batch) == (1, 2, True, False)
 
 
+def tensor(seed=0, shape=(5, 32, 32)):
+    return np.random.default_rng(seed).random(shape)
+
+
+class Batched(Unbatched):
+    """The same network on a batch."""
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", [GradCam(), GradCam(layer="relu_0"), AblationCam(), Activations(layer="conv")])
+def test_layers_without_a_batch_are_those_of_the_same_network_with_one(method):
+    found = []
+    for make, batch in ((Unbatched, False), (Batched, True)):
+        card = Card.model_validate({"input": {"size": [SIDE, SIDE], "batch": batch}})
+        with Local(seeded(make), card, dtype=torch.float64) as local:
+            found.append(numbers(local.explain(tensor(shape=(3, 20, 24)), method, target=1)))
+    assert found[0].keys() == found[1].keys()
+    for key, array in found[0].items():
+        assert array.any() and np.allclose(array, found[1][key], atol=1e-6), key
+
+
 class Five(nn.Module):
     """A classifier of five channels that are no colours, with layers for every method."""
 
@@ -377,10 +403,6 @@ class Five(nn.Module):
 
 
 TENSOR = {"size": [32, 32], "resize": 32, "channels": 5, "bands": [4, 2, 1], "mean": [0.1, 0.2, 0.3, 0.4, 0.5]}
-
-
-def tensor(seed=0, shape=(5, 32, 32)):
-    return np.random.default_rng(seed).random(shape)
 
 
 @pytest.fixture(scope="module")

@@ -429,7 +429,9 @@ def test_a_refused_model_does_not_stay(lightwell, tmp_path):
         (["nowhere.pt"], 1, "nowhere.pt"),
         ([SHAPES / "model.pt", "--name", "../out"], 1, "../out"),
         ([SHAPES / "model.pt", "--size", "big"], 2, "224x320"),
-        ([SHAPES / "model.pt", "--mean", "1,2"], 2, "R,G,B"),
+        ([SHAPES / "model.pt", "--mean", "1,x"], 2, "R,G,B"),
+        ([SHAPES / "model.pt", "--mean", "1,2"], 1, "one for each of 3"),
+        ([SHAPES / "model.pt", "--bands", "3,-1"], 2, "whole numbers"),
         (["torchvision/resnet51"], 1, "resnet50"),
     ],
 )
