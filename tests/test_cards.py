@@ -31,7 +31,7 @@ from lightwell_server.device.describe import described
 from lightwell_server.errors import Refused
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer
-from lightwell_server.models.card import Card
+from lightwell_server.models.card import Card, read
 from lightwell_server.models.lifting.lift import lift
 from lightwell_server.models.lifting.pixels import example
 from tests.nets import FORMS, seeded
@@ -201,6 +201,21 @@ def test_a_list_of_one_image_is_taken_as_one_image(tmp_path):
     got, grad = asked(graph, rows.detach())
     assert torch.allclose(got, scores, atol=1e-6)
     assert torch.allclose(grad, torch.autograd.grad(scores[:, 1].sum(), rows)[0], atol=1e-6)
+
+
+class Flagged(Around):
+    def forward(self, images: list[torch.Tensor], targets: list[torch.Tensor] | None = None, double: bool = False):
+        scores = self.net(images[0][None])
+        return {"scores": scores * 2 if double else scores}
+
+
+def test_a_list_with_arguments_behind_it_has_those_of_the_card(tmp_path):
+    net = seeded(Flagged)
+    torch.jit.script(net).save(tmp_path / "model.pt")
+    (tmp_path / "card.toml").write_text("[input]\nsize = [16, 16]\n[arguments]\ndouble = true\n")
+    card, _ = read(tmp_path, tmp_path)
+    graph, rows = lift(tmp_path / "model.pt", card.sample()), torch.rand(2, 3, SIDE, SIDE)
+    assert torch.allclose(asked(graph, rows)[0], 2 * truth(net, "imagenet", rows.double()).float(), atol=1e-5)
 
 
 def test_a_script_that_asks_for_its_inputs_type_is_told_the_files(tmp_path):
