@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pil
+from torch import nn
 
 from lightwell import InvalidArgumentError, images
 from lightwell.images import to_message
@@ -15,6 +16,7 @@ from lightwell.results import Explanation
 from lightwell.v1 import explain_pb2, synthesize_pb2
 from lightwell_server.catalog import catalog
 from lightwell_server.local import Local
+from lightwell_server.models.card import Card
 from lightwell_server.models.store import load_version
 
 BUNDLED = Path(__file__).parents[1] / "server" / "lightwell_server" / "bundled"
@@ -171,3 +173,28 @@ def test_the_kind_of_image_does_not_matter(local, name):
             assert np.allclose(array, other[key], rtol=1e-6, atol=1e-9), key
     message_ = images.to_message(forms[3])
     assert list(message_.tensor.shape) == [3, 192, 192]
+
+
+@pytest.fixture(scope="module")
+def grey():
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()]
+    net = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    with Local(net.eval(), Card.model_validate({"input": {"size": [64, 64], "channels": 1}})) as local:
+        yield local
+
+
+GREY = [
+    *((name, {}) for name in METHODS if catalog()[name].kind == "synthesize"),
+    ("pgd", {"norm": "NORM_L2", "epsilon": 2.0}),
+    ("style_transfer", {"start": "START_NOISE", "optimizer": "OPTIMIZER_ADAM"}),
+]
+
+
+@pytest.mark.parametrize(("name", "given"), GREY)
+def test_a_model_of_luminance_makes_grey_of_grey(grey, name, given):
+    method = type(message(name))(**{**GIVEN.get(name, {}), **given})
+    made = grey.synthesize(method, image=Pil.open(PICTURES[0]).convert("L"), image_tensor=True).result()
+    pixels = np.asarray(made.image).astype(int)
+    assert (np.ptp(pixels, axis=2) == 0).all() and np.ptp(pixels) > 0
+    assert (np.ptp(made.tensors["image"], axis=0) == 0).all()

@@ -265,11 +265,13 @@ class Facts:
     transformer's last attention: behind it only the class token reaches the scores. `pooled` is the layer whose mean
     over all positions is the scores, or what a linear layer makes them of; `embeds` tells whether there is a linear
     layer at all; `tensor`, whether its images are tensors of other channels than colours, for each of which `mean` then
-    has a value."""
+    has a value. `channels` is 1 for a model of luminance: it sees grey alone, so nothing that is made for it has a
+    colour of its own."""
 
     layers: tuple[Layer, ...]
     size: tuple[int, int]
     mean: tuple[float, ...]
+    channels: int = 3
     kind: str = "classifier"
     classes: int = 0
     any_size: bool = False

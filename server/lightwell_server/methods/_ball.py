@@ -8,29 +8,35 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from lightwell_server.ask import Facts
+from lightwell_server.methods._math import movement, normal, uniform
+
 Norm = Literal["linf", "l2"]
 
 
 @dataclass(frozen=True)
 class Ball:
-    """All images in [0, 1] within `radius` of `center` [1, 3, H, W]."""
+    """All images in [0, 1] within `radius` of `center` [1, 3, H, W], the distance taken over its three colours. For a
+    model of luminance starts and steps are the same for all colours."""
 
     center: Tensor
+    facts: Facts
     norm: Norm
     radius: float
 
     def random(self, rng: Generator) -> Tensor:
         """A point of the ball: uniform for linf; for l2 a random direction and a uniform length."""
         if self.norm == "linf":
-            offset = (2 * _uniform(self.center, rng) - 1) * self.radius
+            offset = (2 * uniform(self.center, self.facts, rng) - 1) * self.radius
         else:
-            direction = torch.randn(self.center.shape, generator=rng).to(self.center)
+            direction = normal(self.center, self.facts, rng)
             offset = direction / direction.norm() * self.radius * torch.rand((), generator=rng).to(self.center)
         return self.project(self.center + offset)
 
     def steepest(self, grad: Tensor) -> Tensor:
         """The step of length one that follows a gradient best."""
-        return grad.sign() if self.norm == "linf" else grad / grad.norm().clamp(min=1e-12)
+        way = movement(grad, self.facts)
+        return way.sign() if self.norm == "linf" else way / way.norm().clamp(min=1e-12)
 
     def project(self, x: Tensor) -> Tensor:
         """The point of the ball, within [0, 1], that is next to `x`."""
@@ -50,7 +56,3 @@ class Ball:
 
     def _inside(self, offset: Tensor) -> Tensor:
         return (self.center + offset).clamp(0, 1)
-
-
-def _uniform(like: Tensor, rng: Generator) -> Tensor:
-    return torch.rand(like.shape, generator=rng).to(like)

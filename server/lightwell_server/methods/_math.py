@@ -61,9 +61,34 @@ def _interpolated(image: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(image, size=(height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
-def drawn(mean: Tensor, deviation: float, rng: Generator) -> Tensor:
+def uniform(like: Tensor, facts: Facts, rng: Generator) -> Tensor:
+    """Numbers in [0, 1) for a picture [n, 3, H, W], with the model's channels: grey for a model of luminance."""
+    return _repeated(torch.rand(_channelled(like, facts), generator=rng), like)
+
+
+def normal(like: Tensor, facts: Facts, rng: Generator) -> Tensor:
+    """Standard normal numbers for a picture [n, 3, H, W], with the model's channels: grey for a model of luminance."""
+    return _repeated(torch.randn(_channelled(like, facts), generator=rng), like)
+
+
+def _channelled(like: Tensor, facts: Facts) -> tuple[int, ...]:
+    return len(like), facts.channels, *like.shape[2:]
+
+
+def _repeated(numbers: Tensor, like: Tensor) -> Tensor:
+    return numbers.to(like).expand_as(like)
+
+
+def movement(grad: Tensor, facts: Facts) -> Tensor:
+    """The part of a gradient [n, 3, H, W] that a picture may follow. A model of luminance moves all colours alike: of
+    the pictures that do, this is the gradient, orthogonal in the colours' own distances. As it is, it would paint what
+    the model cannot see."""
+    return grad.mean(1, keepdim=True).expand_as(grad) if facts.channels == 1 else grad
+
+
+def drawn(mean: Tensor, deviation: float, facts: Facts, rng: Generator) -> Tensor:
     """Normal noise around a picture, in [0, 1]."""
-    return (mean + deviation * torch.randn(mean.shape, generator=rng).to(mean)).clamp(0, 1)
+    return (mean + deviation * normal(mean, facts, rng)).clamp(0, 1)
 
 
 def gram(features: Tensor) -> Tensor:

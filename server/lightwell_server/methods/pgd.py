@@ -54,7 +54,7 @@ def pgd(
         raise InvalidArgument.at("pgd.targeted", f"{targeted} is not a class; the model has {facts.classes}")
     settled, _ = yield from settle(target, image)
     assert settled.index is not None  # that is what settling means
-    ball = Ball(image, norm, epsilon)
+    ball = Ball(image, facts, norm, epsilon)
     goal = Goal(settled.index, targeted, loss)
     total, queries = steps * restarts, 1
     for restart in range(restarts):

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from lightwell_server.ask import GRAD, Ask, Explaining, Facts, Fitted, Rows, Share
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.methods._math import Reduction, by_pixel, parts
+from lightwell_server.methods._math import Reduction, by_pixel, normal, parts
 from lightwell_server.target import Target, settle
 
 
@@ -35,7 +35,9 @@ def smooth_grad(
     seed = int(torch.randint(2**62, (), generator=rng))
 
     def noisy(numbers: Tensor) -> Tensor:
-        return torch.cat([image + deviation * _normal(seed + n, image) for n in numbers.tolist()])
+        # Each sample's noise has a seed of its own, so that no step needs to keep it for the next.
+        generators = (Generator().manual_seed(seed + n) for n in numbers.tolist())
+        return torch.cat([image + deviation * normal(image, facts, own) for own in generators])
 
     total, squares = torch.zeros_like(image[0]), torch.zeros_like(image[0])
     for rows in parts(Rows(samples, noisy)):
@@ -46,8 +48,3 @@ def smooth_grad(
     if variance:
         return by_pixel((mean_square - mean.square()).clamp(min=0), channels, signed=False)
     return by_pixel(mean_square if squared else mean, channels, signed=False)
-
-
-def _normal(seed: int, like: Tensor) -> Tensor:
-    """Each sample's noise has a seed of its own, so that no step needs to keep it for the next."""
-    return torch.randn(like.shape, generator=Generator().manual_seed(seed)).to(like)

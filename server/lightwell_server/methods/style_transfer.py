@@ -31,7 +31,16 @@ from lightwell_server.ask import (
     Work,
 )
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.methods._math import drawn, gram, mean_color, relative, sized, style_layers, total_variation
+from lightwell_server.methods._math import (
+    drawn,
+    gram,
+    mean_color,
+    movement,
+    relative,
+    sized,
+    style_layers,
+    total_variation,
+)
 from lightwell_server.methods._optimizer import optimizer as make_optimizer
 from lightwell_server.target import Target
 
@@ -113,14 +122,14 @@ def style_transfer(
     features = yield from _features(content, content_layers)
     grams = yield from _grams(styles, style_layers, size, style_scale, facts)
     loss = Loss(features, grams, content_layers, style_layers, (content_weight, style_weight, tv_weight))
-    x = content.clone() if start == "content" else drawn(mean_color(facts, content).expand_as(content), 0.1, rng)
+    x = content.clone() if start == "content" else drawn(mean_color(facts, content).expand_as(content), 0.1, facts, rng)
     algorithm = make_optimizer(optimizer, x, rate)
     objective = torch.zeros(1)
     for k in range(steps):
         answer = yield Ask(x.clone(), loss, at=loss.layers, want=SCORE | GRAD)
         smoothness, slope = total_variation(x)
         objective = answer.score + tv_weight * smoothness
-        algorithm(objective, answer.grad + tv_weight * slope)
+        algorithm(objective, movement(answer.grad + tv_weight * slope, facts))
         x.clamp_(0, 1)
         yield Frame(k + 1, steps, float(objective), x.clone())
     result = with_colors_of(content, x) if keep_colors else x

@@ -115,6 +115,7 @@ def facts_of(graph: Graph, card: Card) -> Facts:
         layers=graph.layers,
         size=card.input.size,
         mean=sample.mean * 3 if sample.grey else sample.mean,
+        channels=sample.channels,
         tensor=sample.tensor,
         kind=card.kind,
         classes=classes,
