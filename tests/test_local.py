@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image as Pil
 
-from lightwell import GradCam, InvalidArgumentError, LightwellError, Occlusion, Pgd, Saliency
+from lightwell import (
+    GradCam,
+    InvalidArgumentError,
+    LightwellError,
+    Occlusion,
+    Pgd,
+    Saliency,
+)
+from lightwell.images import to_message
 from lightwell.requests import explain_request
 from lightwell_server.device.describe import described
 from lightwell_server.front.sight import look
@@ -121,3 +130,44 @@ def test_a_picture_stays_in_memory_only_to_be_drawn_on(pictures, kept):
     with Local(seeded(Residual), CARD) as local:
         sight = look(explain_request(PICTURE, Saliency(), pictures=pictures), described(local.model))
         assert (sight.original is not None) == kept
+
+
+SHADES = PICTURE[..., 0]
+FLOATS = SHADES / np.float32(255)
+GREY = {
+    "[H, W]": (SHADES, SHADES),
+    "[H, W, 1]": (SHADES[..., None], SHADES),
+    "[1, H, W]": (SHADES[None], SHADES),
+    "wide whole numbers": (SHADES.astype(np.int64), SHADES),
+    "floats": (FLOATS, FLOATS),
+    "a PIL image": (Pil.fromarray(SHADES), SHADES),
+}
+
+
+@pytest.fixture(scope="module")
+def residual():
+    with Local(seeded(Residual), CARD) as local:
+        yield local
+
+
+@pytest.mark.parametrize("fit", ["card", "exact"])
+@pytest.mark.parametrize(("form", "shades"), GREY.values(), ids=GREY)
+def test_an_image_without_colours_is_grey(residual, form, shades, fit):
+    seen = residual.explain(form, Saliency(), fit=fit)
+    same = residual.explain(np.stack([shades] * 3), Saliency(), fit=fit)
+    assert np.array_equal(seen.map, same.map) and np.array_equal(seen.overlay(), same.overlay())
+
+
+WRONG = {
+    "four channels": (np.zeros((4, 40, 40), np.uint8), "is no image; give .* or grey as"),
+    "a batch": (np.zeros((1, 3, 40, 40), np.uint8), "is no image; give .* or grey as"),
+    "two ways": (np.zeros((3, 40, 3), np.uint8), "can be read in two ways; give"),
+    "grey or a line": (np.zeros((1, 40, 3), np.uint8), "can be read in two ways; give"),
+    "16 bits": (np.full((40, 40), 300, np.uint16), "from 300 to 300; an image has whole numbers from 0 to 255"),
+}
+
+
+@pytest.mark.parametrize(("array", "sentence"), WRONG.values(), ids=WRONG)
+def test_arrays_that_are_no_picture_are_told_what_is_one(array, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        to_message(array)

@@ -15,8 +15,9 @@ from PIL import ImageOps
 from lightwell.v1 import types_pb2 as types
 
 ImageLike = str | Path | bytes | Pil.Image | NDArray[Any] | types.Image
-"""A file's path or bytes, a PIL image, an array [H, W, 3] or [3, H, W] (8 bits, or floats in [0, 1]), of a model whose
-channels are no colours [channels, H, W], or the message itself."""
+"""A file's path or bytes, a PIL image, an array [H, W, 3] or [3, H, W], of grey [H, W], [H, W, 1] or [1, H, W], of a
+model whose channels are no colours [channels, H, W] (whole numbers from 0 to 255, or floats in [0, 1]), or the message
+itself."""
 
 CHANNELS = 64
 """Of an image that is no colour picture, at most."""
@@ -46,7 +47,7 @@ def to_message(image: ImageLike, fit: str = "card") -> types.Image:
     elif isinstance(image, Pil.Image):
         message.encoded = png(image)
     elif isinstance(image, np.ndarray):
-        message.tensor.CopyFrom(to_tensor(_channels_first(image)))
+        message.tensor.CopyFrom(to_tensor(_bytes(_channels_first(image))))
     else:
         raise ValueError(f"a {type(image).__name__} is no image; give a path, bytes, a PIL image or an array")
     return message
@@ -90,9 +91,25 @@ def png(image: Pil.Image) -> bytes:
 
 
 def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
-    if array.ndim != 3 or (3 not in (array.shape[0], array.shape[2]) and array.shape[0] > CHANNELS):
+    """[channels, H, W]: of colours three, of grey one. Raises ValueError for what is no image, or may be two."""
+    planes = array[None] if array.ndim == 2 else array
+    first, last = (planes.ndim == 3 and planes.shape[axis] in (1, 3) for axis in (0, -1))
+    if planes.ndim != 3 or (array.ndim == 3 and first and last) or not (first or last or len(planes) <= CHANNELS):
+        wrong = "can be read in two ways" if first and last else "is no image"
         raise ValueError(
-            f"an array of shape {array.shape} is no image; give [H, W, 3], [3, H, W], or [channels, H, W] to a model "
-            f"that takes up to {CHANNELS}"
+            f"an array of shape {array.shape} {wrong}; give [H, W, 3] or [3, H, W], grey as [H, W], [H, W, 1] or "
+            f"[1, H, W], or [channels, H, W] to a model that takes up to {CHANNELS}"
         )
-    return array.transpose(2, 0, 1) if array.shape[2] == 3 and array.shape[0] != 3 else array
+    return planes if first else planes.transpose(2, 0, 1) if last else planes
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers as 8 bits, whatever type holds them; others as they are. Raises ValueError for larger ones."""
+    if array.dtype.kind not in "iu" or array.dtype == np.uint8:
+        return array
+    if array.size and (array.min() < 0 or array.max() > 255):
+        raise ValueError(
+            f"an array of {array.dtype} has values from {array.min()} to {array.max()}; an image has whole numbers from"
+            " 0 to 255, or floats from 0 to 1"
+        )
+    return array.astype(np.uint8)

@@ -167,6 +167,8 @@ def decode(image: types.Image, path: str, max_pixels: int = MAX_PIXELS, channels
 
 def _checked(tensor: Tensor, path: str, max_pixels: int, channels: Channels | None) -> Pixels:
     count = channels.count if channels else 3
+    if channels is None and tensor.dim() == 3 and tensor.shape[0] == 1:  # grey is the same in all colours
+        tensor = tensor.expand(3, -1, -1)
     if tensor.dim() != 3 or tensor.shape[0] != count or tensor.numel() == 0:
         raise InvalidArgument.at(f"{path}.tensor.shape", f"{list(tensor.shape)} is not [{count}, height, width]")
     if tensor.shape[1] * tensor.shape[2] > max_pixels:
