@@ -1,6 +1,10 @@
 """The calls of the SDK in this process, on files, modules and cards."""
 
+import gc
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,9 @@ from lightwell import (
     Occlusion,
     Pgd,
     Saliency,
+    Style,
+    StyleTransfer,
+    UnavailableError,
 )
 from lightwell.images import to_message
 from lightwell.requests import explain_request
@@ -130,6 +137,68 @@ def test_a_picture_stays_in_memory_only_to_be_drawn_on(pictures, kept):
     with Local(seeded(Residual), CARD) as local:
         sight = look(explain_request(PICTURE, Saliency(), pictures=pictures), described(local.model))
         assert (sight.original is not None) == kept
+
+
+LEFT_OPEN = """
+import atexit, os, sys, threading
+
+atexit.register(lambda: print("left:", *(t.name for t in threading.enumerate()[1:])))  # runs after all that follows
+
+import numpy as np
+
+from lightwell import GradCam, Pgd, UnavailableError
+from lightwell_server.local import Local
+from lightwell_server.models.card import Card
+from tests.nets import Residual, seeded
+
+local = Local(seeded(Residual), Card.model_validate({"input": {"size": [32, 32]}}))
+more, attack, picture = Local(local.model), Pgd(steps=10_000, stop_early=False), np.zeros((40, 40), np.uint8)
+streams = [iter(one.synthesize(attack, image=picture)) for one in (local, more)]
+for stream in streams:
+    next(stream)
+waits = lambda: local.synthesize(attack, image=picture).result()
+threading.Thread(target=waits, name="caller", daemon=True).start()
+if os.fork() == 0:
+    try:
+        local.explain(picture, GradCam())
+    except UnavailableError as error:
+        print("forked:", error)
+    sys.exit()
+os.wait()
+"""
+
+
+def test_a_process_that_leaves_models_at_work_ends_their_threads_first():
+    """A thread that comes out of an operation while the interpreter is taken apart may end the process by an abort."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1]
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    forked, *left = ended.stdout.splitlines()
+    assert "forked:" in forked and "in each process" in forked and left == ["left:", "left: caller"]
+
+
+def test_the_thread_of_a_model_ends_with_it():
+    model = Local(seeded(Residual), CARD).model
+    before = threading.active_count()
+    for _ in range(50):
+        local = Local(model)
+        local.explain(PICTURE, Saliency())
+    threads = [local._worker._thread]
+    del local
+    gc.collect()
+    threads[0].join(20)
+    assert not threads[0].is_alive() and threading.active_count() <= before
+
+
+def test_work_that_comes_when_pools_are_shut_is_refused_by_name():
+    """As `concurrent.futures` shuts them once the main thread is over, whatever other threads still do."""
+    painting = StyleTransfer(styles=[Style(image=to_message(PICTURE))], size=32, steps=1)
+    with Local(seeded(Residual), CARD) as local:
+        local._worker._beside.shutdown()
+        with pytest.raises(UnavailableError, match="keep its main thread"):
+            local.synthesize(painting, image=PICTURE).result()
+        assert local.explain(PICTURE, Saliency()).map.any()
 
 
 SHADES = PICTURE[..., 0]

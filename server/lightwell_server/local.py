@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import tempfile
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
@@ -54,7 +55,8 @@ from lightwell_server.models.store import Model, load_file
 
 class Local:
     """A model in this process: a `.pt` or `.pt2` file, an `nn.Module` (it is traced), or a loaded model. `card` says
-    what the file does not; `labels` names the classes. Errors are the SDK's."""
+    what the file does not; `labels` names the classes. Errors are the SDK's. The engine's thread ends with
+    `close()`, with the object, or with the process."""
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class Local:
         self.model = _loaded(model, card or Card(), labels, device, dtype)
         self._described, self._limits = describe.described(self.model), Limits(device=device)
         self._worker = Worker(answer, name="local", fitting=self._limits.fitting)
+        weakref.finalize(self, self._worker.end).atexit = False
 
     @overload
     def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -41,7 +42,8 @@ class Worker:
     """Owns a device. `answer(model, parts)` answers parts of Asks with equal keys in one device step; `fitting(model,
     ask)` says how many rows like an Ask's fit into a step (None: any number), or raises what its caller is told.
     `watch(jobs)` is told which jobs run from now on, on the device or beside it, so that it is known whose doing it was
-    if the process ends; `failed()` is called if the device's thread ends by a fault, before any job is told."""
+    if the process ends; `failed()` is called if the device's thread ends by a fault, before any job is told. A worker
+    that is left open ends with the interpreter."""
 
     def __init__(
         self,
@@ -61,10 +63,11 @@ class Worker:
         self._wake = threading.Condition()
         self._jobs: set[Job] = set()
         self._working: set[Job] = set()
-        self._open = True
+        self._open, self._leaving = True, False
         self._beside = beside(2, f"{name}-work")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+        _left_open.add(self)
 
     @property
     def jobs(self) -> Collection[Job]:
@@ -82,7 +85,13 @@ class Worker:
         return None if rate is None else rate * ask.count
 
     def submit(self, job: Job) -> None:
-        """Takes a job; it returns at once. Raises `Overloaded` if there are too many, `Unavailable` when stopping."""
+        """Takes a job; it returns at once. Raises `Overloaded` if there are too many, `Unavailable` when stopping, and
+        in a process forked from the worker's own."""
+        if self._open and not self._thread.is_alive():
+            raise Unavailable(
+                "the engine's thread has not come along into this forked process; make a `Local` in each process, or"
+                " start processes by spawn"
+            )
         with self._wake:
             if not self._open:
                 raise Unavailable("the server is stopping; ask another one")
@@ -99,11 +108,26 @@ class Worker:
 
     def stop(self) -> None:
         """Takes no more jobs, fails those that are left, and ends the thread."""
-        with self._wake:
-            self._open = False
-            self._wake.notify()
+        self.end()
         self._thread.join()
-        self._beside.shutdown(wait=False, cancel_futures=True)
+
+    def end(self) -> None:
+        """Like `stop`, but the thread ends by itself, after its present step. Safe from any thread and at any time,
+        also when garbage is collected."""
+        if self.alive:
+            with self._wake:
+                self._open = False
+                self._wake.notify()
+
+    def leave(self) -> None:
+        """Like `end`, when the interpreter ends. Whoever still waits is a daemon thread, and is not told: it could
+        print the error at most."""
+        self._leaving = True
+        self.end()
+
+    def join(self, seconds: float) -> None:
+        """Waits until the thread has ended, or so long."""
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         try:
@@ -113,7 +137,8 @@ class Worker:
             self._failed()
         with self._wake:
             self._open = False
-        for job in list(self._jobs):
+        self._beside.shutdown(wait=False, cancel_futures=True)
+        for job in () if self._leaving else self.jobs:
             self._over(job, Failed(Unavailable("the server stopped before the request was finished")))
 
     def _loop(self) -> None:
@@ -217,7 +242,7 @@ class Worker:
         if isinstance(step, Work):
             self._working.add(job)
             self._watch(self._working)
-            future = self._beside.submit(step.function, *step.arguments)
+            future = self._submitted(step)
             future.add_done_callback(lambda done: self._post(lambda: self._worked(job, done)))
             return
         if step.count < 1:
@@ -238,6 +263,12 @@ class Worker:
             job.exceptions.append(f"steps had {most} rows instead of {chunk} for want of memory")
         job.ticket = Ticket(job, key, step.count, alone, chunk, most)
         self._scheduler.add(job.ticket, now)
+
+    def _submitted(self, work: Work) -> Future[Any]:
+        try:
+            return self._beside.submit(work.function, *work.arguments)
+        except RuntimeError:  # pools take nothing more once the main thread is over, whatever other threads still do
+            raise Unavailable("the process is ending; keep its main thread until all requests are answered") from None
 
     def _worked(self, job: Job, done: Future[Any]) -> None:
         self._working.discard(job)
@@ -281,9 +312,27 @@ class Worker:
         metrics.saved_seconds.labels(job.method).inc(saved)
 
     def _post(self, call: Callable[[], None]) -> None:
+        if not self.alive:  # nobody listens; and in a forked process the lock may be held for ever
+            return
         with self._wake:
             self._inbox.append(call)
             self._wake.notify()
+
+
+PATIENCE = 60.0
+"""Seconds that the interpreter waits for a step when it ends."""
+_left_open: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave() -> None:
+    """Ends the workers that were left open before the interpreter is taken apart: a thread that comes out of a tensor's
+    operation then would be unwound through C++ that allows no unwinding, and the process would end by an abort."""
+    workers = list(_left_open)
+    for worker in workers:
+        worker.leave()
+    for worker in workers:
+        worker.join(PATIENCE)
 
 
 def _key(model: Any, ask: Ask, inputs: Mapping[str, Tensor]) -> Hashable:  # noqa: ANN401
