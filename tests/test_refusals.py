@@ -138,8 +138,8 @@ REFUSED = {
     Rounded: (r"aten.to.dtype in the model|aten.long", "no gradient", "can be differentiated"),
     Huge: (r"aten::ones in the model", "more memory than there is", "give the server more"),
     Endless: (r"aten::\w+ in the model", "200,000 operations", "shorten its loops"),
-    Raising: (r"prim::RaiseException in the model", "too small", "set input.size"),
-    Text: (r"aten::embedding in words", "Long", "set input.size and input.channels"),
+    Raising: (r"prim::RaiseException in the model", "too small", "export it for those"),
+    Text: (r"aten::embedding in words", "Long", "export it for those"),
 }
 
 

@@ -3,18 +3,16 @@ inputs, Ultralytics a description. All of it is read without running anything of
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lightwell_server.bring.given import Given
 from lightwell_server.models.card import Card
+from lightwell_server.models.lifting.sampled import Sampled, sampled_in
 
 CHANNELS = (1, 3)
 """Numbers of channels of pictures, by which height, width and channels are told apart, if one of both ends has one."""
@@ -30,14 +28,6 @@ class Declared:
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """An input: its sizes, None where one is free, and whether it holds integers of 8 bits."""
-
-    sizes: tuple[int | None, ...]
-    integers: bool
-
-
 def completed(given: Given, path: Path, card: Card) -> Declared:
     """What is given, and as the file declares it what neither that nor the card says."""
     found = declared(path, given.kind or card.kind)
@@ -51,7 +41,7 @@ def declared(path: Path, kind: str) -> Declared:
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         members = {name.partition("/")[2] or name: name for name in archive.namelist()}
         found = Declared()
-        for read, source in ((_sampled, "the trace's sample"), (_exported, "the program's input")):
+        for read, source in ((sampled_in, "the trace's sample"), (_exported, "the program's input")):
             tensor = read(archive, members)
             if tensor is not None:
                 found = _from(_form(tensor, kind), source)
@@ -64,7 +54,7 @@ def _from(given: Given, source: str) -> Declared:
     return Declared(given, {name: source for name, value in vars(given).items() if value is not None})
 
 
-def _form(tensor: _Tensor, kind: str) -> Given:
+def _form(tensor: Sampled, kind: str) -> Given:
     """The card's fields that an image of such sizes tells; of a generator the length of its codes."""
     sizes = tensor.sizes
     if kind == "generator":
@@ -84,49 +74,11 @@ def _form(tensor: _Tensor, kind: str) -> Given:
     )
 
 
-def _sampled(archive: zipfile.ZipFile, members: Mapping[str, str]) -> _Tensor | None:
-    """The first input of a trace's sample."""
-    if "traced_inputs.pkl" not in members:
-        return None
-    with suppress(pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError):
-        inputs = _Shapes(io.BytesIO(archive.read(members["traced_inputs.pkl"]))).load()["forward"]
-        return next(_tensors(inputs), None)
-    return None
-
-
-def _tensors(value: Any) -> Iterator[_Tensor]:  # noqa: ANN401
-    """The tensors within lists and tuples."""
-    if isinstance(value, _Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-class _Shapes(pickle.Unpickler):
-    """Reads a pickle of TorchScript's with shapes in place of tensors; nothing that it names is imported."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        return {
-            "_rebuild_tensor_v2": lambda integers, _, sizes, *rest: _Tensor(sizes, integers),
-            "restore_type_tag": lambda value, tag: value,
-            "build_tensorlist": lambda values: values,
-            "build_intlist": lambda values: values,
-            "build_doublelist": lambda values: values,
-            "build_boollist": lambda values: values,
-            "OrderedDict": dict,
-        }.get(name, name)
-
-    def persistent_load(self, pid: Any) -> bool:  # noqa: ANN401
-        """Of a storage whether it holds integers of 8 bits."""
-        return bool(pid[1] == "ByteStorage")
-
-
 _BYTE = 1
 """An exported program's number for integers of 8 bits."""
 
 
-def _exported(archive: zipfile.ZipFile, members: Mapping[str, str]) -> _Tensor | None:
+def _exported(archive: zipfile.ZipFile, members: Mapping[str, str]) -> Sampled | None:
     """The first input of an exported program."""
     names = {"serialized_exported_program.json", *(name for name in members if name.startswith("models/"))}
     texts = [archive.read(members[name]) for name in names & members.keys() if name.endswith(".json")]
@@ -135,7 +87,7 @@ def _exported(archive: zipfile.ZipFile, members: Mapping[str, str]) -> _Tensor |
         specs = (spec.get("user_input") for spec in module["signature"]["input_specs"])
         name = next(spec["arg"]["as_tensor"]["name"] for spec in specs if spec)
         tensor = module["graph"]["tensor_values"][name]
-        return _Tensor(tuple(size.get("as_int") for size in tensor["sizes"]), tensor["dtype"] == _BYTE)
+        return Sampled(tuple(size.get("as_int") for size in tensor["sizes"]), tensor["dtype"] == _BYTE)
     return None
 
 

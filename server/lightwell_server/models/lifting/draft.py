@@ -11,11 +11,10 @@ from typing import Any, cast
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from lightwell_server.errors import Refused
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting import outputs, pixels
 from lightwell_server.models.lifting.files import ModelFile
-from lightwell_server.models.lifting.recorder import Recorder
+from lightwell_server.models.lifting.recorder import Misfit, Recorder
 from lightwell_server.models.lifting.sample import Sample
 from lightwell_server.models.lifting.scores import Scores, scores
 from lightwell_server.models.lifting.views import Box
@@ -46,7 +45,7 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
     index = outputs.chosen(named, sample.output, sample.kind, sample.scored)
     rows_given = given[index].value.shape[:1]
     if rows_given != (fixed or BATCH,):
-        raise Refused(
+        raise Misfit(
             f"the model gives {rows_given[0] if rows_given else 'no'} rows for {fixed or BATCH}: no row is one image's"
         )
     main = _main(given[index], sample, recorder)

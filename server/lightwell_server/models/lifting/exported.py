@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
-from lightwell_server.models.lifting.recorder import CARD, Recorder
+from lightwell_server.models.lifting.recorder import Recorder
 from lightwell_server.models.lifting.views import Box
 
 # What the exporter notes of its inputs; the limits of their sizes are read from the program (files.Limit).
@@ -66,7 +66,7 @@ def _guard(recorder: Recorder, guards: Callable[..., None], inputs: tuple[Any, .
 
     recorder.operation = "the program's own guards of its sizes"
     if not recorder.decide(recorder.scalar(takes, *tensors)):
-        raise recorder.refuse(f"they do not pass; {CARD}")
+        raise recorder.misfit("they do not pass")
 
 
 def _pass(guards: Callable[..., None], inputs: tuple[Any, ...], rows: int, shapes: tuple[tuple[int, ...], ...]) -> bool:
@@ -142,7 +142,7 @@ def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict
         if name in _CHECKS:
             return None
         if name == "_assert_scalar":
-            return recorder.decide(args[0])
+            return _asserted(recorder, *args)
         if name == "sym_size":
             return recorder.size(*args)
         return recorder.op(target, args, kwargs)
@@ -156,6 +156,12 @@ def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict
     ):
         return recorder.scalar(target, *args)
     raise recorder.refuse("it cannot be lifted; export the model without it")
+
+
+def _asserted(recorder: Recorder, condition: Any, told: str) -> None:  # noqa: ANN401
+    """What a program says of its sizes must hold."""
+    if not recorder.decide(condition):
+        raise recorder.misfit(f"it does not hold ({told})")
 
 
 def _class(kind: Any) -> str:  # noqa: ANN401 - a class or its qualified name

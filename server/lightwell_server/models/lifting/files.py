@@ -17,8 +17,9 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from lightwell_server.errors import Refused
-from lightwell_server.models.lifting import archive, asleep, constants, devices, exported, torchscript
+from lightwell_server.models.lifting import archive, asleep, constants, devices, exported, libraries, torchscript
 from lightwell_server.models.lifting.recorder import Recorder
+from lightwell_server.models.lifting.sampled import sampled
 from lightwell_server.models.lifting.views import Box
 
 # TorchScript is what files are made of, whatever its future; and what a model warns of is not for our callers.
@@ -36,11 +37,16 @@ class Limit:
     step: int
 
 
+FIXED = (1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 32, 64)
+"""Numbers of rows that a script may be written for."""
+
+
 class ModelFile(Protocol):
     """An opened file: its own function, and how that is recorded. `shape` is what its first input is declared as, the
     batch first, None where it is free; None if nothing is declared. `limits` are those of its free dimensions. `given`
     are values of arguments that are no tensors, by name; those left out have the file's own defaults. `listed` tells
-    whether it takes its image in a list."""
+    whether it takes its image in a list; `sampled` is the shape of the first input that it was traced with, empty if
+    that is not known."""
 
     dtype: torch.dtype
     shape: tuple[int | None, ...] | None
@@ -48,6 +54,11 @@ class ModelFile(Protocol):
     notes: list[str]
     given: Mapping[str, Any]
     listed: bool
+    sampled: tuple[int, ...]
+
+    @property
+    def counts(self) -> list[int]:
+        """Numbers of rows that may be written into it for good."""
 
     @property
     def arguments(self) -> list[str]:
@@ -95,14 +106,27 @@ class Script:
     shape: tuple[int | None, ...] | None = None
     limits: dict[int, Limit] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
+    sampled: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        libraries.imported(self.path)
         self.module = torch.jit.load(self.path, map_location="cpu")
         if getattr(self.module, "training", False):
             self.notes.append("the file was saved in training mode and is set to eval")
         self.module.eval()
         self.listed = [str(argument.type) for argument in self._arguments[:1]] == ["List[Tensor]"]
         self.dtype = self._computed = _commonest(self._weights())
+        found = sampled(self.path)
+        self.sampled = () if found is None else tuple(size or 0 for size in found.sizes)
+
+    @property
+    def counts(self) -> list[int]:
+        """That of its sample, or those that its code names."""
+        if len(self.sampled) == 4:
+            return [self.sampled[0]]
+        constants = [node for node in asleep.nodes(self._original.graph) if node.kind() == "prim::Constant"]
+        values = {node.output().toIValue() for node in constants if str(node.output().type()) == "int"}
+        return [count for count in FIXED if count == 1 or count in values]
 
     @property
     def arguments(self) -> list[str]:
@@ -154,8 +178,15 @@ class Program:
     path: Path
     notes: list[str] = field(default_factory=list)
     listed: bool = False  # its inputs are flat
+    sampled: tuple[int, ...] = ()
+
+    @property
+    def counts(self) -> list[int]:
+        """Two: it declares its numbers of rows, and one is taken for a number of its own by many exporters."""
+        return [2]
 
     def __post_init__(self) -> None:
+        libraries.imported(self.path)
         self.program = torch.export.load(devices.on_cpu(self.path))
         self.module: Any = self.program.module()
         self._original: Any = asleep.program(self.program).module()

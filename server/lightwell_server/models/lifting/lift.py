@@ -9,24 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lightwell_server.errors import InvalidArgument, LightwellError, Refused, last_line, nearest
 from lightwell_server.models.graph import Graph
-from lightwell_server.models.lifting import outputs
+from lightwell_server.models.lifting import fitting
 from lightwell_server.models.lifting.draft import drafted
 from lightwell_server.models.lifting.endings import are_shares, squashed
 from lightwell_server.models.lifting.files import ModelFile, opened
 from lightwell_server.models.lifting.pixels import shaped
 from lightwell_server.models.lifting.proof import Alone, Differs, Fails, Proof
-from lightwell_server.models.lifting.recorder import Endless
+from lightwell_server.models.lifting.recorder import Endless, Misfit
 from lightwell_server.models.lifting.sample import InputSpec, Sample
 
 __all__ = ["InputSpec", "Sample", "lift"]
 
 PROBABILITIES = "the model returns probabilities, and what it makes them of cannot be told: they are the scores"
-FIXED = (1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 32, 64)
-"""Numbers of rows that a TorchScript file may have been traced with for good; the file does not say."""
 
 
 def lift(path: Path, sample: Sample) -> Graph:
@@ -36,7 +33,7 @@ def lift(path: Path, sample: Sample) -> Graph:
         with torch.no_grad(), torch.jit._fuser.optimized_execution(False):
             file = shaped(opened(path), sample)
             _expects(file, sample)
-            return _any_batch(file, sample) or _fixed_batch(file, sample)
+            return _lifted(file, sample)
     except InvalidArgument as error:  # a guard of the graph, which speaks to callers
         raise Refused(error.message) from error
     except LightwellError:
@@ -45,6 +42,14 @@ def lift(path: Path, sample: Sample) -> Graph:
         raise Refused(f"{path.name} needs more memory than there is to be lifted") from error
     except Exception as error:  # whatever an unknown file's own code raises is the file's refusal
         raise Refused(f"{path.name} failed while it was lifted: {last_line(error)}") from error
+
+
+def _lifted(file: ModelFile, sample: Sample) -> Graph:
+    """The graph; if the card's size or channels are not the file's, the refusal says which are."""
+    try:
+        return _any_batch(file, sample) or _fixed_batch(file, sample)
+    except Misfit as error:
+        raise Refused(error.message + fitting.advice(file, sample, error.message)) from error
 
 
 def _expects(file: ModelFile, sample: Sample) -> None:
@@ -96,9 +101,7 @@ def _any_batch(file: ModelFile, sample: Sample) -> Graph | None:
     except (InvalidArgument, Alone):  # the number of rows makes a difference, and callers mean one
         return None
     except Refused:
-        if all(_runs(file, sample, count) for count in (1, 2, 3)):
-            raise
-        if not any(_runs(file, sample, count) for count in FIXED):
+        if fitting.fixed_rows(file, sample) is None:
             raise
         return None
 
@@ -106,7 +109,7 @@ def _any_batch(file: ModelFile, sample: Sample) -> Graph | None:
 def _fixed_batch(file: ModelFile, sample: Sample) -> Graph:
     """The graph for a file with a fixed number of rows."""
     declared = file.shape[0] if file.shape is not None else None
-    fixed = declared or next((count for count in FIXED if _runs(file, sample, count)), 1)
+    fixed = declared or next((count for count in (1, *file.counts) if fitting.runs(file, sample, count)), 1)
     made = f"the file takes {fixed} row{'s' if fixed > 1 else ''} at a time"
     try:
         graph = _proven(file, sample, fixed)
@@ -115,15 +118,6 @@ def _fixed_batch(file: ModelFile, sample: Sample) -> Graph:
         graph = _proven(file, sample, fixed, vectorised=False)
         graph.notes.append(f"{made}, and rows cannot share steps: it is run row by row")
     return graph
-
-
-def _runs(file: ModelFile, sample: Sample, count: int) -> bool:
-    """Whether the file itself takes that many rows, and gives as many."""
-    try:
-        given = [leaf for _, leaf in outputs.leaves(file.run(sample.example(count, file.dtype)))]
-    except Exception:  # a file refuses a number of rows in its own words
-        return False
-    return any(isinstance(leaf, Tensor) and leaf.shape[:1] == (count,) for leaf in given)
 
 
 def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool = True) -> Graph:

@@ -85,7 +85,7 @@ class Shaped:
     def __init__(self, file: ModelFile, sample: Sample, single: bool) -> None:
         self.file, self.sample, self.single = file, sample, single
         self.listed, self.given = file.listed, file.given
-        self.dtype = file.dtype
+        self.dtype, self.sampled = file.dtype, file.sampled
         self.notes = [*file.notes, *(["the file takes one image without a batch"] if single else [])]
         order = (0, 3, 1, 2) if sample.layout == "nhwc" else (0, 1, 2, 3)
         one = (1,) if single else ()
@@ -95,6 +95,11 @@ class Shaped:
             self.shape = tuple(shape[place] for place in order)
         places = {place - len(one): dim for dim, place in enumerate(order)}
         self.limits: dict[int, Limit] = {places[dim]: limit for dim, limit in file.limits.items()}
+
+    @property
+    def counts(self) -> list[int]:
+        """Numbers of rows that may be written into it for good."""
+        return [1] if self.single else self.file.counts
 
     @property
     def arguments(self) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from lightwell_server.ask import OUTPUT
-from lightwell_server.errors import InvalidArgument, Refused, last_line
+from lightwell_server.errors import Refused, last_line
 from lightwell_server.models.cut import Where
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.files import ModelFile
@@ -146,10 +146,10 @@ class Proof:
                 last = [values[1:] for values in self.sample.rows(2, size, seed=4, dtype=self.graph.dtype)]
                 if self.fewest == 1 and _distance(self._ours(last), crowd[1:]) > self._tolerance:
                     raise Differs("its rows are mixed at another size")
-        except (Differs, InvalidArgument):
+        except Differs:
             self.graph.pin()
             return False
-        except Exception:  # the file itself refuses other sizes, each in its own words
+        except Exception:  # a guard, or the file itself, refuses other sizes, each in its own words
             return False
         return True
 

@@ -35,6 +35,10 @@ OPERATIONS = 200_000
 """A model that takes more to compute one answer is refused: it would be a loop without an end."""
 
 
+class Misfit(Refused):
+    """A model that fails on images such as the card says."""
+
+
 class Endless(Refused):
     """A model that seems to compute for ever; it must not be run."""
 
@@ -63,6 +67,10 @@ class Recorder:
     def refuse(self, what: str) -> Refused:
         """The error that names the node and its source line, and says what is wrong and what to do."""
         return Refused(f"{self.place}: {what}")
+
+    def misfit(self, what: str) -> Misfit:
+        """The same where the card may say another size or other channels than the file takes."""
+        return Misfit(f"{self.place}: {what}")
 
     @property
     def place(self) -> str:
@@ -133,7 +141,7 @@ class Recorder:
         try:
             value = function(*(tree_map(self._concrete, arg) for arg in args))
         except (TypeError, ValueError, ZeroDivisionError, KeyError, IndexError) as error:
-            raise self.refuse(f"arithmetic on sizes fails ({error}); {CARD}") from error
+            raise self.misfit(f"arithmetic on sizes fails ({error})") from error
         if not tree_any(recorded, args):
             return value
         return Box(value, self._call(function, args, {}, scalar=True))
@@ -201,7 +209,7 @@ class Recorder:
             told = (str(error).strip().splitlines() or [type(error).__name__])[0]
             if "allocate memory" in told or "not enough memory" in told:
                 raise self.refuse(f"it needs more memory than there is ({told}); give the server more") from error
-            raise self.refuse(f"it fails ({told}); {CARD}") from error
+            raise self.misfit(f"it fails ({told})") from error
         same = [arg for arg in tree_leaves((args, kwargs)) if isinstance(arg, Box) and arg.value is result]
         if same and isinstance(result, Tensor):
             return same[0]
@@ -282,7 +290,6 @@ DATA_DEPENDENT = (
     "a branch, a size or a number depends on the image, so no single graph describes the model; "
     "compute both ways and choose by torch.where"
 )
-CARD = "if the model takes other images than the card says, set input.size and input.channels there"
 
 _Identity = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 

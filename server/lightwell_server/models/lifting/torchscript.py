@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_any, tree_map
 
 from lightwell_server.models.lifting import scalars
 from lightwell_server.models.lifting.objects import Member, Module, Object, Uninitialised
-from lightwell_server.models.lifting.recorder import CARD, Recorder
+from lightwell_server.models.lifting.recorder import Recorder
 from lightwell_server.models.lifting.views import Box
 
 Environment = dict[str, Any]
@@ -207,7 +207,7 @@ class _Interpreter:
         return carried
 
     def raised(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
-        raise self.recorder.refuse(f"the model raises {self.values(node, environment)[0]!r}; {CARD}")
+        raise self.recorder.misfit(f"the model raises {self.values(node, environment)[0]!r}")
 
     def changed(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         owner, value = self.values(node, environment)
