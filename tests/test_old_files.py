@@ -1,0 +1,47 @@
+"""Files that older versions of torch wrote (`tests/files/make.py` says how) give what they gave under those."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightwell_server.ask import OUT, Ask, Part
+from lightwell_server.models.answer import answer
+from lightwell_server.models.lifting.lift import Sample, lift
+from tests.files.make import ROWS, pixels
+from tests.nets import PLAIN
+
+FOLDER = Path(__file__).parent / "files"
+SCORES = {name: sizes for path in sorted(FOLDER.glob("*.json")) for name, sizes in json.loads(path.read_text()).items()}
+
+
+def test_every_file_has_its_scores():
+    assert set(SCORES) == {path.name for path in FOLDER.glob("torch_*.pt*")} and len(SCORES) > 20
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_file_gives_what_it_gave_under_the_torch_that_wrote_it(name):
+    sizes = {tuple(map(int, size.split("x"))): torch.tensor(scores) for size, scores in SCORES[name].items()}
+    graph = lift(FOLDER / name, Sample(next(iter(sizes)), **PLAIN, before_activation=False))
+    assert graph.any_size is (len(sizes) > 1) and not graph.row_by_row
+    for size, scores in sizes.items():
+        out = answer(graph, [Part(Ask(pixels(*size), want=OUT), 0, ROWS)])[0].out
+        assert out.allclose(scores, atol=1e-5), size
+
+
+QUIETLY = """
+import pathlib, sys
+from lightwell_server.models.lifting.lift import Sample, lift
+for path in sorted(pathlib.Path(sys.argv[1]).glob("torch_*.pt*")):
+    lift(path, Sample((16, 16)))
+"""
+
+
+def test_torch_says_nothing_of_old_files_on_standard_error():
+    """In a process of its own: pytest keeps warnings to itself."""
+    command = [sys.executable, "-c", QUIETLY, str(FOLDER)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
