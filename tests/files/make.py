@@ -53,7 +53,11 @@ class Classifier(nn.Module):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3)
+            nn.Conv2d(3, 4, 3, stride=2, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 6, 3),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.drop = nn.Dropout()
@@ -193,8 +197,8 @@ def main():
             for height, width in SIZES if name.endswith("pt") else SIZES[:1]:
                 with torch.no_grad():
                     given = run(pixels(height, width)).tolist()
-                scores[name]["{}x{}".format(height, width)] = [[round(score, 7) for score in row] for row in given]
-    lines = ['"{}": {}'.format(name, json.dumps(given)) for name, given in scores.items()]
+                scores[name][f"{height}x{width}"] = [[round(score, 7) for score in row] for row in given]
+    lines = [f'"{name}": {json.dumps(given)}' for name, given in scores.items()]
     (FOLDER / (version + ".json")).write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
 
 
