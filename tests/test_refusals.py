@@ -163,6 +163,72 @@ def test_quantised_weights(tmp_path):
         lift(tmp_path / "model.pt", Sample((SIDE, SIDE), **PLAIN))
 
 
+class Sound(nn.Module):
+    """Of sound [n, samples]."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 4, 64, stride=32)
+
+    def forward(self, x):
+        return self.conv(x.unsqueeze(1)).mean(2)
+
+
+class Volume(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(2, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3, 4))
+
+
+class Generator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(10, 3 * 64)
+
+    def forward(self, codes):
+        return self.fc(codes).sigmoid().view(-1, 3, 8, 8)
+
+
+def flat(width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(width, 4))
+
+
+INSTEAD = {
+    "words": (Text, r"takes numbers of words or other tokens \[n, length\] of int64 and no image"),
+    "rows": (lambda: nn.Sequential(nn.Linear(10, 4), nn.Tanh()), r"takes rows of 10 numbers \[n, 10\] and no image"),
+    "channels of a signal": (
+        lambda: nn.Sequential(nn.Conv1d(12, 4, 3), nn.Flatten()),
+        r"takes signals \[n, 12, length\]",
+    ),
+    "sound": (Sound, r"takes signals \[n, samples\], such as sound, and no image"),
+    "volumes": (Volume, r"takes volumes \[n, 2, depth, height, width\] and no image"),
+    "codes": (Generator, "makes images of rows of 10 numbers .* set its kind to generator, and input.code to 10"),
+    "another size": (lambda: flat(3 * 24 * 24), "set input.size"),
+}
+
+
+@pytest.mark.parametrize("kind", INSTEAD)
+def test_what_a_script_takes_instead_of_an_image(tmp_path, kind):
+    make, sentence = INSTEAD[kind]
+    with pytest.raises(Refused, match=sentence):
+        lift(export(make().eval(), "scripted", tmp_path), Sample((SIDE, SIDE), **PLAIN))
+
+
+class Decided(nn.Module):
+    def forward(self, x):
+        return {"label": x.mean((2, 3)).argmax(1), "sure": x.mean((2, 3)).amax(1) > 0.5}
+
+
+@pytest.mark.parametrize("form", ["scripted", "pt2"])
+def test_decisions_are_no_scores(tmp_path, form):
+    path = export(Decided(), form, tmp_path, torch.rand(2, 3, SIDE, SIDE))
+    with pytest.raises(Refused, match=r"returns decisions, .* no scores: .* export it without its argmax"):
+        lift(path, Sample((SIDE, SIDE), **PLAIN))
+
+
 def test_a_model_without_an_image(tmp_path):
     path = export(NoInput(), "scripted", tmp_path)
     with pytest.raises(Refused, match="takes no input"):
@@ -221,7 +287,7 @@ def make(kind: str, folder):
         return path, "no TorchScript archive and no torch.export program"
     if kind == "empty":
         path.write_bytes(b"")
-        return path, "no TorchScript archive"
+        return path, "is empty; copy it again"
     if kind == "truncated":
         path.write_bytes(script.read_bytes()[:-3000])
         return path, "truncated: the end of the archive is missing; copy it again"
@@ -241,7 +307,9 @@ def make(kind: str, folder):
         return rewritten(script, path, "/version", lambda _: b"999\n"), "a newer torch than this one"
     if kind == "newer program":
         program = export(seeded(Residual), "pt2", folder, torch.rand(2, 3, SIDE, SIDE))
-        return rewritten(program, folder / "model.pt2", "model.json", newer_schema), "a newer torch than this one"
+        return rewritten(
+            program, folder / "model.pt2", ("model.json", "program.json"), newer_schema
+        ), "a newer torch than this one"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("hello.txt", "hello")
     return path, "no model: it holds neither code nor a program"

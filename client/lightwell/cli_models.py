@@ -57,7 +57,7 @@ def show(
 @app.command()
 @taking("card", CardOptions)
 def add(
-    source: Annotated[str, typer.Argument(help="A file .pt or .pt2, torchvision/NAME or timm/NAME.")],
+    source: Annotated[str, typer.Argument(help="A TorchScript or torch.export file, torchvision/NAME or timm/NAME.")],
     repository: Annotated[Path, typer.Option(help="The directory of models that a server is given.")],
     card: CardOptions,
     name: Annotated[str, typer.Option(help="The model's name; else from the source.")] = "",
@@ -91,7 +91,7 @@ def add(
 @app.command()
 @taking("card", CardOptions)
 def check(
-    file: Annotated[Path, typer.Argument(help="A file .pt or .pt2; a card.toml beside it is read.")],
+    file: Annotated[Path, typer.Argument(help="A TorchScript or torch.export file; a card.toml beside it is read.")],
     card: CardOptions,
     as_json: Json = False,
 ) -> None:

@@ -40,7 +40,9 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
     )
 
-    repository: Path = Field(description="Directory of models: <name>/<version>/model.pt or model.pt2, and card.toml.")
+    repository: Path = Field(
+        description="Directory of models: <name>/<version>/model.pt (.pt2, .torchscript, .ts, .jit, .ptl), card.toml."
+    )
     config: Path | None = Field(None, description="A TOML file with settings.")
     print_config: bool = Field(False, description="Print the settings as such a file, and end.")
 

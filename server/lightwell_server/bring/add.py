@@ -18,10 +18,11 @@ from lightwell_server.bring.expected import Picture, Reference, Unchecked
 from lightwell_server.bring.given import LABELS, Given
 from lightwell_server.bring.published import Published
 from lightwell_server.bring.reasons import reasons
-from lightwell_server.errors import LightwellError, last_line
+from lightwell_server.errors import LightwellError, Refused, last_line
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.card import Card
+from lightwell_server.models.lifting import archive
 from lightwell_server.models.lifting.pixels import example
 from lightwell_server.models.store import Model, load_version
 
@@ -81,11 +82,13 @@ def add(
 
 
 def _file(path: Path, given: Given) -> _Source:
-    if path.suffix not in (".pt", ".pt2"):
-        raise ValueError(f"{path} is neither a .pt or .pt2 file nor torchvision/<name> or timm/<name>")
-    if not path.is_file():
-        raise FileNotFoundError(2, "there is no such file", str(path))
-    return _Source(path.stem, f"model{path.suffix}", partial(shutil.copyfile, path), completed(given, path, Card()))
+    if not path.exists():
+        raise FileNotFoundError(2, "there is no such file, and it is no torchvision/<name> or timm/<name>", str(path))
+    try:
+        file = {"script": "model.pt", "program": "model.pt2"}[archive.form(path)]
+    except Refused as error:
+        raise ValueError(f"the model is refused: {error.message}") from None
+    return _Source(path.stem, file, partial(shutil.copyfile, path), completed(given, path, Card()))
 
 
 def _published(name: str, found: Published, given: Given) -> _Source:

@@ -57,7 +57,7 @@ class Inspection:
 def inspect(path: Path, given: Given) -> Inspection:
     """Lifts a file by the card beside it, if there is one, and by what is given. Raises ValueError with the sentence
     why it is refused, and OSError if it cannot be read."""
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(2, "there is no such file", str(path))
     begun = time.perf_counter()
     try:

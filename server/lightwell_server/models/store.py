@@ -1,4 +1,4 @@
-"""The models on disk: `repository/<name>/<version>/model.pt` or `model.pt2`, beside it `card.toml`."""
+"""The models on disk: `repository/<name>/<version>/model.pt` or another of `FILES`, beside it `card.toml`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from lightwell_server.models.lifting.lift import lift
 
 log = logging.getLogger(__name__)
 
-FILES = ("model.pt", "model.pt2")
+FILES = tuple(f"model.{suffix}" for suffix in ("pt", "pt2", "torchscript", "ts", "jit", "ptl"))
+"""What a version's file may be called. Its content says what it is."""
 
 
 @dataclass(frozen=True, eq=False)

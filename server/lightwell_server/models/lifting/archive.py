@@ -8,35 +8,54 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch._export.serde.schema import SCHEMA_VERSION
 
 from lightwell_server.errors import Refused
+from lightwell_server.models.lifting import foreign
+from lightwell_server.models.lifting.foreign import EXPORT
 from lightwell_server.models.lifting.memory import available
 
 COPIES = 3
 """How many times its weights a model needs while it is lifted: the archive's pages, the module, the folded graph."""
 _PROGRAM = re.compile(r"models/[^/]*\.json$|serialized_exported_program\.json$")
-EXPORT = "export the network with torch.jit.trace, torch.jit.script or torch.export and bring that file"
 
 
-def names_in(path: Path) -> set[str]:
-    """The names in the archive, each with and without its first folder."""
+Form = Literal["script", "program"]
+
+
+def form(path: Path) -> Form:
+    """Whether a file holds TorchScript or a program, by what is in it. Raises `Refused` with what else it is."""
+    if path.is_dir():
+        raise Refused(f"{path.name} is a directory; bring the model file in it")
+    if not path.stat().st_size:
+        raise Refused(f"{path.name} is empty; copy it again")
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            begins = file.read(4)
+            begins = file.read(foreign.READ)
         if begins.startswith(b"PK"):
             raise Refused(f"{path.name} is truncated: the end of the archive is missing; copy it again")
-        if begins.startswith(b"\x80"):
-            raise Refused(f"{path.name} holds pickled weights or a pickled network, but no code; {EXPORT}")
-        raise Refused(f"{path.name} is no TorchScript archive and no torch.export program; {EXPORT}")
+        raise Refused(f"{path.name} {foreign.beginning(begins)}")
+    with zipfile.ZipFile(path) as archive:
+        listed = archive.namelist()
+    names = {name.partition("/")[2] for name in listed} | set(listed)  # with and without the archive's own folder
+    if any(name.startswith("code/") for name in names):
+        return "script"
+    if any(_PROGRAM.search(name) for name in listed):
+        return "program"
+    if "data.pkl" in names and "bytecode.pkl" not in names:
+        raise Refused(_pickled(path))
+    raise Refused(f"{path.name} {foreign.members(names)}")
+
+
+def whole(path: Path) -> None:
+    """Raises `Refused` if a part of it is not as it was written."""
     with zipfile.ZipFile(path) as archive:
         damaged = _damaged(archive)
-        if damaged:
-            raise Refused(f"{path.name} is damaged: {damaged} in it does not have its checksum; copy it again")
-        names = archive.namelist()
-    return {name.partition("/")[2] for name in names} | set(names)
+    if damaged:
+        raise Refused(f"{path.name} is damaged: {damaged} in it does not have its checksum; copy it again")
 
 
 def _damaged(archive: zipfile.ZipFile) -> str | None:
@@ -63,15 +82,19 @@ def fits(path: Path) -> None:
         )
 
 
-def known_schema(path: Path) -> None:
-    """A program says in which version of the exporter's format it is written."""
+def known(path: Path) -> None:
+    """Raises `Refused` if its code is compiled for other purposes, or its program, which says in which version of the
+    exporter's format it is written, in one that this torch does not know."""
+    if compiled := foreign.compiled(path):
+        raise Refused(f"{path.name} {compiled}")
     with zipfile.ZipFile(path) as archive:
         programs = [name for name in archive.namelist() if _PROGRAM.search(name)]
         try:
-            versions = [json.loads(archive.read(name)).get("schema_version", {}).get("major") for name in programs]
+            versions = [json.loads(archive.read(name)).get("schema_version") for name in programs]
         except (ValueError, AttributeError) as error:
             raise Refused(f"{path.name} holds a program that is no JSON ({error}); {EXPORT}") from error
-    for major in versions:
+    for version in versions:
+        major = version.get("major") if isinstance(version, dict) else version  # a number until torch 2.2
         if isinstance(major, int) and major != SCHEMA_VERSION[0]:
             raise Refused(_newer(path) if major > SCHEMA_VERSION[0] else _older(path))
 
@@ -85,20 +108,27 @@ def _newer(path: Path) -> str:
 
 def _older(path: Path) -> str:
     return (
-        f"{path.name} was written by a torch so old that this one ({torch.__version__}) cannot read it; "
-        "export the model with this version"
+        f"{path.name} was written in a format of torch.export that is too old for this torch ({torch.__version__}); "
+        "export the network again with torch 2.6 or newer"
     )
 
 
 def unreadable(path: Path, told: str) -> str:
     """The sentence for a file that torch cannot read."""
+    if unknown := re.search(r"Unknown type name '__torch__\.torch\.classes\.([\w.]+)'", told):
+        return (
+            f"{path.name} holds an object of a class {unknown[1]} that this torch does not know, as a compiler's or a "
+            "library's own is; save the network before it is compiled"
+        )
     if "maximum supported version" in told or "schema version" in told or "upgrader" in told:
         return _newer(path)
+    if not torch.cuda.is_available() and re.search(r"CUDA|NVIDIA", told):
+        return f"{path.name} was exported on a GPU and names it, and there is none here; export the network on the CPU"
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     return f"{path.name} cannot be read ({lines[0] if lines else 'no reason given'}); {EXPORT}"
 
 
-def pickled(path: Path) -> str:
+def _pickled(path: Path) -> str:
     """What a pickle holds, read without running it: the classes it names tell a network from weights."""
     with zipfile.ZipFile(path) as archive:
         member = next(name for name in archive.namelist() if name.endswith("data.pkl"))

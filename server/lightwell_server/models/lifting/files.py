@@ -3,6 +3,7 @@ refused with a sentence that says what it is."""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,10 @@ from lightwell_server.models.lifting.views import Box
 # TorchScript is what files are made of, whatever its future; and what a model warns of is not for our callers.
 warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
 warnings.filterwarnings("ignore", module=r"code/__torch__")
+_LOGS = [
+    logging.getLogger(name)
+    for name in ("torch.export", "torch.export.pt2_archive._package", "torch._export.serde.serialize")
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,9 @@ class ModelFile(Protocol):
     def optional(self) -> list[str]:
         """The names of its inputs that have defaults."""
 
+    def weights(self) -> Iterable[Tensor]:
+        """Its parameters, buffers and constants."""
+
     def record(self, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
         """Records the function; returns its outputs as boxes."""
 
@@ -80,21 +88,40 @@ class ModelFile(Protocol):
 
 def opened(path: Path) -> ModelFile:
     """Opens a file on the CPU. Raises `Refused`."""
-    names = archive.names_in(path)
+    form = archive.form(path)
+    archive.whole(path)
     archive.fits(path)
-    archive.known_schema(path)
+    archive.known(path)
+    hushed = _Hushed()
     try:
-        if any(name.startswith("code/") or name == "constants.pkl" for name in names):
-            return Script(path)
-        if any(name.startswith(("models/", "serialized_exported_program")) for name in names):
-            return Program(path)
+        with hushed:
+            return Script(path) if form == "script" else Program(path)
     except Refused:
         raise
     except Exception as error:  # whatever a reader raises, it is the file that cannot be read
-        raise Refused(archive.unreadable(path, str(error))) from error
-    if "data.pkl" in names:
-        raise Refused(archive.pickled(path))
-    raise Refused(f"{path.name} is a zip archive, but no model: it holds neither code nor a program; {archive.EXPORT}")
+        told = hushed.reason if "the warnings above" in str(error) else str(error)
+        raise Refused(archive.unreadable(path, told)) from error
+
+
+class _Hushed(logging.Filter):
+    """Torch tries one format of programs after another, and logs a traceback for each that does not fit. Here they are
+    kept from the log; `reason` is the first."""
+
+    reason = ""
+
+    def __enter__(self) -> None:
+        for log in _LOGS:
+            log.addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        for log in _LOGS:
+            log.removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets nothing pass."""
+        if record.exc_info and not self.reason:
+            self.reason = str(record.exc_info[1])
+        return False
 
 
 @dataclass
@@ -115,7 +142,7 @@ class Script:
             self.notes.append("the file was saved in training mode and is set to eval")
         self.module.eval()
         self.listed = [str(argument.type) for argument in self._arguments[:1]] == ["List[Tensor]"]
-        self.dtype = self._computed = _commonest(self._weights())
+        self.dtype = self._computed = _commonest(self.weights())
         found = sampled(self.path)
         self.sampled = () if found is None else tuple(size or 0 for size in found.sizes)
 
@@ -164,7 +191,8 @@ class Script:
         constants.on_cpu(module.graph)
         return module
 
-    def _weights(self) -> Iterator[Tensor]:
+    def weights(self) -> Iterator[Tensor]:
+        """Those of its state, then those that stand in its code."""
         yield from (tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor))
         for node in asleep.nodes(self.module.graph):
             if node.kind() == "prim::Constant" and node.hasAttributes():
@@ -190,7 +218,7 @@ class Program:
         self.program = torch.export.load(devices.on_cpu(self.path))
         self.module: Any = self.program.module()
         self._original: Any = asleep.program(self.program).module()
-        self.dtype = _commonest(tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor))
+        self.dtype = _commonest(self.weights())
         self.given: Mapping[str, Any] = {}
         specs = self.program.graph_signature.input_specs
         self._inputs = [spec.arg for spec in specs if spec.kind is InputKind.USER_INPUT]
@@ -209,6 +237,10 @@ class Program:
     def optional(self) -> list[str]:
         """None of them: an exported program has no defaults."""
         return []
+
+    def weights(self) -> Iterator[Tensor]:
+        """Those of its state."""
+        yield from (tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor))
 
     def record(self, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
         """Walks the program's graph."""

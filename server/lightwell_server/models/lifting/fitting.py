@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from lightwell_server.models.lifting import outputs
+from lightwell_server.models.lifting import inputs, outputs
 from lightwell_server.models.lifting.files import ModelFile
 from lightwell_server.models.lifting.sample import Sample
 
@@ -39,15 +39,17 @@ def runs(file: ModelFile, sample: Sample, count: int) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.shape[:1] == (count,) for leaf in given)
 
 
-def advice(file: ModelFile, sample: Sample, told: str) -> str:
-    """What to set in the card, if the file runs with that, from what it fails with."""
+def explained(file: ModelFile, sample: Sample, told: str) -> str:
+    """What a file fails with, and what to set in the card if the file runs with that; or what it takes in place of an
+    image."""
     if sample.kind == "generator" or _takes(file, sample):
-        return ""
+        return told
     for other, setting in _others(file, sample, told):
         if _takes(file, other):
-            return f"; the file runs with {setting}: set it in the card"
+            return f"{told}; the file runs with {setting}: set it in the card"
     height, width = sample.size
-    return f"; so does the file itself on images of {height} x {width}, as the card has them: export it for those"
+    own = f"so does the file itself on images of {height} x {width}, as the card has them: export it for those"
+    return inputs.instead(file) or f"{told}; {own}"
 
 
 def _takes(file: ModelFile, sample: Sample) -> bool:

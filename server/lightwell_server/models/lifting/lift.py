@@ -49,7 +49,7 @@ def _lifted(file: ModelFile, sample: Sample) -> Graph:
     try:
         return _any_batch(file, sample) or _fixed_batch(file, sample)
     except Misfit as error:
-        raise Refused(error.message + fitting.advice(file, sample, error.message)) from error
+        raise Refused(fitting.explained(file, sample, error.message)) from error
 
 
 def _expects(file: ModelFile, sample: Sample) -> None:

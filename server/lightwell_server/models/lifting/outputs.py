@@ -49,6 +49,12 @@ def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind, scored: bool
         fitting = [i for i, _, shape in floating if len(shape) == 1]
     if not fitting and kind == "classifier" and not scored:
         fitting, form = [i for i, _, _ in floating], "of any shape"
+    decided = [box for _, box in outputs if isinstance(box, Box) and box.node is not None]
+    if not floating and any(isinstance(box.value, Tensor) for box in decided):
+        raise Refused(
+            "the model returns decisions, such as the number of the highest score, and no scores: no gradient passes "
+            "them; export it without its argmax, comparison or rounding"
+        )
     if len(fitting) != 1:
         told = "; ".join(f"{path or 'output'} {_shown(shape)}" for _, path, shape in floating) or "none"
         raise Refused(
