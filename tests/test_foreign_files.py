@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from lightwell_server.bring.add import Given, add
 from lightwell_server.errors import Refused
+from lightwell_server.models.lifting import archive
 from lightwell_server.models.lifting.lift import Sample, lift
 from lightwell_server.models.store import files, load
 from tests.nets import PLAIN, Residual, export, seeded
@@ -24,16 +26,16 @@ SIDE = 16
 def zipped(**members: bytes) -> bytes:
     """An archive with these members."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w") as written:
         for name, data in members.items():
-            archive.writestr(name, data)
+            written.writestr(name, data)
     return buffer.getvalue()
 
 
 def packed() -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("model.pt"))
+    with tarfile.open(fileobj=buffer, mode="w") as written:
+        written.addfile(tarfile.TarInfo("model.pt"))
     return buffer.getvalue()
 
 
@@ -136,12 +138,17 @@ def test_what_was_compiled_has_no_gradients(tmp_path, kind):
     refused(path, sentence)
 
 
-def test_an_old_program_that_cannot_be_read_prints_nothing(tmp_path, capfd):
+def test_a_program_that_cannot_be_read_prints_nothing(tmp_path, capfd):
     program = export(seeded(Residual), "pt2", tmp_path, torch.rand(2, 3, SIDE, SIDE))
-    path = rewritten(program, tmp_path / "model.pt2", ".json", lambda text: text.replace(b'"cpu"', b'"cuda"'))
-    with pytest.raises(Refused, match=r"was exported on a GPU .* on the CPU|of CUDA"):
-        lift(path, Sample((SIDE, SIDE), **PLAIN))
+    path = rewritten(program, tmp_path / "model.pt2", ".json", lambda text: text.replace(b'"graph_module"', b'"gone"'))
+    refused(path, r"cannot be read \(.*(graph_module|gone).*\); export the network")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_program_that_needs_a_gpu_to_be_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    told = archive.unreadable(Path("net.pt2"), "Attempting to deserialize object on a CUDA device")
+    assert told == "net.pt2 was exported on a GPU and names it, and there is none here; export the network on the CPU"
 
 
 def lite(folder):
