@@ -139,7 +139,6 @@ REFUSED = {
     Huge: (r"aten::ones in the model", "more memory than there is", "give the server more"),
     Endless: (r"aten::\w+ in the model", "200,000 operations", "shorten its loops"),
     Raising: (r"prim::RaiseException in the model", "too small", "export it for those"),
-    Text: (r"aten::embedding in words", "Long", "export it for those"),
 }
 
 
@@ -206,7 +205,7 @@ INSTEAD = {
     "sound": (Sound, r"takes signals \[n, samples\], such as sound, and no image"),
     "volumes": (Volume, r"takes volumes \[n, 2, depth, height, width\] and no image"),
     "codes": (Generator, "makes images of rows of 10 numbers .* set its kind to generator, and input.code to 10"),
-    "another size": (lambda: flat(3 * 24 * 24), "set input.size"),
+    "another size": (lambda: flat(3 * 24 * 24), "runs with input.size = .24, 24.: set it"),
 }
 
 

@@ -18,7 +18,16 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from lightwell_server.errors import Refused
-from lightwell_server.models.lifting import archive, asleep, constants, devices, exported, libraries, torchscript
+from lightwell_server.models.lifting import (
+    archive,
+    asleep,
+    constants,
+    devices,
+    exported,
+    interpolation,
+    libraries,
+    torchscript,
+)
 from lightwell_server.models.lifting.recorder import Recorder
 from lightwell_server.models.lifting.sampled import sampled
 from lightwell_server.models.lifting.views import Box
@@ -189,6 +198,7 @@ class Script:
     def _original(self) -> Any:  # noqa: ANN401
         module = asleep.script(torch.jit.load(self.path, map_location="cpu").eval())
         constants.on_cpu(module.graph)
+        interpolation.settled(module.graph)
         return module
 
     def weights(self) -> Iterator[Tensor]:

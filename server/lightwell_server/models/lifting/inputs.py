@@ -14,7 +14,7 @@ from lightwell_server.models.lifting.files import ModelFile
 
 def instead(file: ModelFile) -> str | None:
     """A sentence that tells what the file takes in place of an image, if it runs on that; of one input alone."""
-    if file.required > 1:
+    if len([name for name in file.arguments if name not in file.optional]) > 1:
         return None
     for kind, example in _others(file):
         try:

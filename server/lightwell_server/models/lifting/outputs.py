@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightwell_server.errors import Refused, nearest
 from lightwell_server.models.lifting.operations import of_image
+from lightwell_server.models.lifting.views import Box
 
 Kind = Literal["classifier", "stylizer", "generator"]
 

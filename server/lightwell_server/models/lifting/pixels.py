@@ -4,7 +4,7 @@ image by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -110,6 +110,10 @@ class Shaped:
     def optional(self) -> list[str]:
         """Those of them that have defaults."""
         return self.file.optional
+
+    def weights(self) -> Iterable[Tensor]:
+        """Parameters, buffers and constants of the file."""
+        return self.file.weights()
 
     def record(self, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
         """Records the file with what stands in front of it and behind it."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_any, tree_map
 
-from lightwell_server.models.lifting import scalars
+from lightwell_server.models.lifting import interpolation, scalars
 from lightwell_server.models.lifting.objects import Member, Module, Object, Uninitialised
 from lightwell_server.models.lifting.recorder import Recorder
 from lightwell_server.models.lifting.views import Box
@@ -81,6 +81,8 @@ class _Interpreter:
             return self.recorder.scalar(function or scalars.NUMBERS[name], self.recorder.number(args[0]))
         if name in scalars.CONTAINERS and isinstance(args[0], list | dict | str | tuple):
             return self.contained(name, args)
+        if name == interpolation.NAME:
+            return interpolation.interpolated(self.recorder, *args)
         if name in scalars.LITERALS:
             return scalars.literal(self.recorder, *args[:2])
         # A trace writes arithmetic on sizes with tensors, in place as well: the new number replaces the old one there.
@@ -264,7 +266,7 @@ def _takes_tensor(node: Any) -> bool:  # noqa: ANN401
 
 
 def _gives_tensor(node: Any) -> bool:  # noqa: ANN401
-    return bool(node.output().type().kind() == "TensorType")
+    return bool(node.outputsSize() == 1 and node.output().type().kind() == "TensorType")
 
 
 def _is_tensor(value: Any) -> bool:  # noqa: ANN401
