@@ -228,8 +228,8 @@ def test_an_image_without_colours_is_grey(residual, form, shades, fit):
 
 
 WRONG = {
-    "four channels": (np.zeros((4, 40, 40), np.uint8), "is no image; give .* or grey as"),
-    "a batch": (np.zeros((1, 3, 40, 40), np.uint8), "is no image; give .* or grey as"),
+    "colours with alpha": (np.zeros((80, 90, 4), np.uint8), "is no image; give .* grey as"),
+    "a batch": (np.zeros((1, 3, 40, 40), np.uint8), "is no image; give .* grey as"),
     "two ways": (np.zeros((3, 40, 3), np.uint8), "can be read in two ways; give"),
     "grey or a line": (np.zeros((1, 40, 3), np.uint8), "can be read in two ways; give"),
     "16 bits": (np.full((40, 40), 300, np.uint16), "from 300 to 300; an image has whole numbers from 0 to 255"),
