@@ -278,3 +278,42 @@ def test_arguments_by_name_are_those_by_place(tmp_path):
     graph = lift(tmp_path / "model.pt2", Sample((SIDE, SIDE), **PLAIN))
     assert graph.has_relu
     is_the_network(graph, net)
+
+
+class Scaled(nn.Module):
+    """What is computed from weights alone is computed once, while the file is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.conv, self.fc = nn.Parameter(torch.rand(8, 1, 1)), nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc((self.conv(x) * (self.scale.square() + 2).sqrt() / 3**0.5).tanh().mean((2, 3)))
+
+
+@pytest.mark.parametrize("form", ["traced", "scripted", "pt2"])
+def test_constants_are_as_wide_as_what_is_computed_with_them(tmp_path, form):
+    net, sample = seeded(Scaled), Sample((SIDE, SIDE), **PLAIN)
+    path, x = export(net, form, tmp_path, torch.rand(2, 3, SIDE, SIDE)), torch.rand(2, 3, SIDE, SIDE).double()
+    truth = net.double()(x)
+    for dtype, furthest in ((torch.float32, 1e-6), (torch.float64, 1e-14)):
+        graph = lift(path, sample, dtype).to("cpu", torch.float64)
+        assert (answer(graph, [Part(Ask(x, want=OUT), 0, 2)])[0].out - truth).abs().max() < furthest
+        assert graph.weights is torch.float32
+
+
+class Single(nn.Module):
+    """It makes its weights in single precision, and runs in no other."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.fc(F.conv2d(x, torch.ones(4, 3, 3, 3)).mean((2, 3)))
+
+
+def test_a_file_that_runs_in_single_precision_alone_is_read_in_that(tmp_path):
+    path = export(seeded(Single), "scripted", tmp_path)
+    graph, x = lift(path, Sample((SIDE, SIDE), **PLAIN), torch.float64), torch.rand(2, 3, SIDE, SIDE)
+    assert torch.allclose(answer(graph, [Part(Ask(x, want=OUT), 0, 2)])[0].out, torch.jit.load(path)(x), atol=1e-5)

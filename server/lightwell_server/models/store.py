@@ -90,7 +90,7 @@ def load_file(
 ) -> Model:
     """Lifts one file as a model. Raises `Refused`."""
     before = path.stat()
-    graph = lift(path, card.sample(len(labels)))
+    graph = lift(path, card.sample(len(labels)), card.numbers(dtype))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     after = path.stat()

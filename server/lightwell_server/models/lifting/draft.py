@@ -33,7 +33,7 @@ class Draft:
 
 def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
     """Records a file on a sample."""
-    recorder = Recorder()
+    recorder = Recorder(types={} if file.stored is file.dtype else {file.stored: file.dtype})
     first, *others = sample.rows(fixed or BATCH, dtype=file.dtype)
     rows = recorder.input("rows", first)
     boxes = [recorder.input(name, value) for name, value in zip(sample.inputs, others, strict=True)]
@@ -60,7 +60,7 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
         single=main.single,
         path=named[index][0],
         others=beside,
-        weights=file.dtype,
+        weights=file.stored,
         dtype=file.dtype,
         fixed=fixed,
     )

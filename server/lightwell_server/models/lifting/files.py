@@ -56,13 +56,14 @@ FIXED = (1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 32, 64)
 
 
 class ModelFile(Protocol):
-    """An opened file: its own function, and how that is recorded. `shape` is what its first input is declared as, the
-    batch first, None where it is free; None if nothing is declared. `limits` are those of its free dimensions. `given`
-    are values of arguments that are no tensors, by name; those left out have the file's own defaults. `listed` tells
-    whether it takes its image in a list; `sampled` is the shape of the first input that it was traced with, empty if
-    that is not known."""
+    """An opened file: its own function, and how that is recorded. `dtype` is the type of numbers that it is recorded
+    in, `stored` that of its weights. `shape` is what its first input is declared as, the batch first, None where it is
+    free; None if nothing is declared. `limits` are those of its free dimensions. `given` are values of arguments that
+    are no tensors, by name; those left out have the file's own defaults. `listed` tells whether it takes its image in a
+    list; `sampled` is the shape of the first input that it was traced with, empty if that is not known."""
 
     dtype: torch.dtype
+    stored: torch.dtype
     shape: tuple[int | None, ...] | None
     limits: dict[int, Limit]
     notes: list[str]
@@ -151,7 +152,7 @@ class Script:
             self.notes.append("the file was saved in training mode and is set to eval")
         self.module.eval()
         self.listed = [str(argument.type) for argument in self._arguments[:1]] == ["List[Tensor]"]
-        self.dtype = self._computed = _commonest(self.weights())
+        self.dtype = self.stored = self._computed = _commonest(self.weights())
         found = sampled(self.path)
         self.sampled = () if found is None else tuple(size or 0 for size in found.sizes)
 
@@ -228,7 +229,7 @@ class Program:
         self.program = torch.export.load(devices.on_cpu(self.path))
         self.module: Any = self.program.module()
         self._original: Any = asleep.program(self.program).module()
-        self.dtype = _commonest(self.weights())
+        self.dtype = self.stored = _commonest(self.weights())
         self.given: Mapping[str, Any] = {}
         specs = self.program.graph_signature.input_specs
         self._inputs = [spec.arg for spec in specs if spec.kind is InputKind.USER_INPUT]

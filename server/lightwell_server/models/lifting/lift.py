@@ -26,14 +26,14 @@ __all__ = ["InputSpec", "Sample", "lift"]
 PROBABILITIES = "the model returns probabilities, and what it makes them of cannot be told: they are the scores"
 
 
-def lift(path: Path, sample: Sample) -> Graph:
-    """Reads a `.pt` or `.pt2` file as a graph, on the CPU, in the file's own type of numbers. Raises `Refused` with one
+def lift(path: Path, sample: Sample, dtype: torch.dtype = torch.float32) -> Graph:
+    """Reads a `.pt` or `.pt2` file as a graph, on the CPU, in the file's own type of numbers; in double precision, if
+    that is the `dtype` it will be computed in and the file runs in it: what is computed once, while the file is read,
+    is then as precise as the rest. Raises `Refused` with one
     sentence that names the node and its source line if the file cannot be read, recorded or proved."""
     try:
         with torch.no_grad(), torch.jit._fuser.optimized_execution(False):
-            file = shaped(opened(path), sample)
-            _expects(file, sample)
-            return _lifted(file, sample)
+            return (_widened(path, sample) if dtype is torch.float64 else None) or _read(path, sample, None)
     except InvalidArgument as error:  # a guard of the graph, which speaks to callers
         raise Refused(error.message) from error
     except LightwellError:
@@ -42,6 +42,24 @@ def lift(path: Path, sample: Sample) -> Graph:
         raise Refused(f"{path.name} needs more memory than there is to be lifted") from error
     except Exception as error:  # whatever an unknown file's own code raises is the file's refusal
         raise Refused(f"{path.name} failed while it was lifted: {last_line(error)}") from error
+
+
+def _widened(path: Path, sample: Sample) -> Graph | None:
+    """The graph in double precision; None if the file has a type of numbers of its own that it cannot do without."""
+    try:
+        return _read(path, sample, torch.float64)
+    except Refused:
+        return None
+
+
+def _read(path: Path, sample: Sample, dtype: torch.dtype | None) -> Graph:
+    file = opened(path)
+    file.dtype = dtype or file.dtype
+    file = shaped(file, sample)
+    _expects(file, sample)
+    if file.dtype is not file.stored:
+        file.to(file.dtype)
+    return _lifted(file, sample)
 
 
 def _lifted(file: ModelFile, sample: Sample) -> Graph:

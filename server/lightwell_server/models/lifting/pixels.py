@@ -85,7 +85,7 @@ class Shaped:
     def __init__(self, file: ModelFile, sample: Sample, single: bool) -> None:
         self.file, self.sample, self.single = file, sample, single
         self.listed, self.given = file.listed, file.given
-        self.dtype, self.sampled = file.dtype, file.sampled
+        self.dtype, self.stored, self.sampled = file.dtype, file.stored, file.sampled
         self.notes = [*file.notes, *(["the file takes one image without a batch"] if single else [])]
         order = (0, 3, 1, 2) if sample.layout == "nhwc" else (0, 1, 2, 3)
         one = (1,) if single else ()

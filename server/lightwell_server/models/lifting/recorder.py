@@ -7,7 +7,7 @@ twins, and a write through a view is seen by all that share its memory.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,7 @@ class Endless(Refused):
 class Recorder:
     """The graph so far. `operation`, `path` and `source` say where the model's own code is just now, and `graded`
     whether it computes with gradients there; `woken`, where training was switched off; `blocked`, where gradients are
-    cut."""
+    cut. `types` are those of the file's numbers that others take the place of."""
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
@@ -59,9 +59,11 @@ class Recorder:
     path: str = ""
     source: str = ""
     graded: bool = True
+    types: Mapping[torch.dtype, torch.dtype] = field(default_factory=dict)
     _kept: dict[_Identity, Box] = field(default_factory=dict)
     _names: dict[_Identity, str] = field(default_factory=dict)
     _constants: dict[_Identity, str] = field(default_factory=dict)
+    _alive: list[Tensor] = field(default_factory=list)
     _operations: int = 0
 
     def refuse(self, what: str) -> Refused:
@@ -90,16 +92,17 @@ class Recorder:
             raise self.refuse(QUANTISED)
         identity = _identity(value)
         if identity not in self._kept:
-            value = value.detach()
+            self._alive.append(value)  # as long as it is, no other has its identity
+            value = value.detach().to(self._typed(value.dtype))
             kept = Memory(value, None, kept=name or "constants")
             self._kept[identity] = Box(value, None, kept)
-            self._names[identity] = name
+            self._names[_identity(value)] = name
         return self._kept[identity]
 
     def op(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Runs an operation on the sample and records it."""
         self.tick()
-        args, kwargs = positional(target, args, kwargs)
+        args, kwargs = tree_map(self._typed, positional(target, args, kwargs))
         target, args = canonical(target, args)
         if target.namespace.startswith("quantized"):
             raise self.refuse(QUANTISED)
@@ -121,6 +124,10 @@ class Recorder:
             return result
         self.blocked.append(self.source or self.path or "the model")
         return self._record(aten.detach.default, (result,), {})
+
+    def _typed(self, value: Any) -> Any:  # noqa: ANN401
+        """A type of numbers as it is here; all else as it is."""
+        return self.types.get(value, value) if isinstance(value, torch.dtype) else value
 
     def tick(self) -> None:
         """Counts what the model does, so that a loop without an end is refused."""
