@@ -139,7 +139,11 @@ def _inspected(found: Inspection) -> None:
     for note in found.notes:
         say(f"  note     {note}")
     say("")
-    say(table(("method", ""), ((method.method, method.reason or "applies") for method in found.methods)))
+    say(table(("method", ""), _supported(found)))
+
+
+def _supported(found: Inspection) -> Iterable[tuple[str, str]]:
+    return ((m.method, _chosen(m.layers, m.choice) if m.applies else m.reason) for m in found.methods)
 
 
 def _shown(model: models_pb2.GetModelResponse) -> None:
@@ -157,10 +161,15 @@ def _shown(model: models_pb2.GetModelResponse) -> None:
     for note in model.notes:
         say(f"  note: {note}")
     say("")
-    say(table(("layer", "type", "shape", "cost"), (_layer(layer) for layer in model.layers)))
+    say(table(("layer", "type", "shape", "places", "cost"), (_layer(layer) for layer in model.layers)))
     say("")
-    methods = ((m.method, (", ".join(m.default_layers) or "applies") if m.applies else m.reason) for m in model.methods)
+    methods = ((m.method, _chosen(m.default_layers, m.choice) if m.applies else m.reason) for m in model.methods)
     say(table(("method", ""), methods))
+
+
+def _chosen(layers: Iterable[str], choice: str) -> str:
+    """The layers that a method uses if none are named, and why."""
+    return f"{', '.join(layers)}: {choice}" if choice else "applies"
 
 
 def _output(output: models_pb2.Output) -> str:
@@ -170,7 +179,15 @@ def _output(output: models_pb2.Output) -> str:
 
 def _layer(layer: models_pb2.Layer) -> tuple[str, ...]:
     aliases = f" ({', '.join(layer.aliases)})" if layer.aliases else ""
-    return layer.name + aliases, layer.type, _shape(layer.shape), f"{layer.share:.1%}"
+    return layer.name + aliases, layer.type, _shape(layer.shape), _places(layer), f"{layer.share:.1%}"
+
+
+def _places(layer: models_pb2.Layer) -> str:
+    """Rows and columns of a layer, and the tokens that have no place."""
+    if not layer.HasField("grid"):
+        return ""
+    spare = {"in front": layer.grid.front, "behind": layer.grid.behind}
+    return ", ".join((_shape((layer.grid.rows, layer.grid.columns)), *(f"{n} {at}" for at, n in spare.items() if n)))
 
 
 def _shape(sides: Iterable[int]) -> str:

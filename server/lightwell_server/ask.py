@@ -8,7 +8,6 @@ batch.
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -222,10 +221,34 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """The places of a layer's values: rows and columns, of tokens in the order of rows, with others `front` and
+    `behind`, which have no place."""
+
+    rows: int
+    columns: int
+    front: int = 0
+    behind: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return self.front + self.rows * self.columns + self.behind
+
+    def laid_out(self, values: Tensor) -> Tensor:
+        """Values [n, channels, rows, columns] as they are; tokens [n, tokens, channels] as such."""
+        if values.dim() == 4:
+            return values
+        placed = values[:, self.front : self.tokens - self.behind]
+        return placed.transpose(1, 2).reshape(*values.shape[::2], self.rows, self.columns)
+
+
+@dataclass(frozen=True)
 class Layer:
     """A layer as methods and callers see it: a module's call, or (`functional`) an operation outside of any module of
-    its own. `shape` is its output's without the batch, at the card's input size; `share` is its part of a forward's
-    multiplications and additions, with all that is inside it; `aliases` are the card's names for it."""
+    its own. `shape` is its output's without the batch, at the card's input size, and `grid` the places of that, if
+    they are known; `share` is its part of a forward's multiplications and additions, with all that is inside it;
+    `aliases` are the card's names for it. Behind a `head` no weights come."""
 
     name: str
     type: str
@@ -233,29 +256,22 @@ class Layer:
     functional: bool = False
     share: float = 0.0
     aliases: tuple[str, ...] = ()
+    grid: Grid | None = None
+    head: bool = False
 
     @property
     def has_grid(self) -> bool:
         """Whether its output has height and width."""
-        return as_grid(torch.empty(1, *self.shape, device="meta")) is not None
+        return self.grid is not None
+
+    @property
+    def tokens(self) -> bool:
+        """Whether its places are tokens [tokens, channels]."""
+        return self.has_grid and len(self.shape) == 2
 
     def called(self, name: str) -> bool:
         """Whether a name means this layer: its own, an alias, or that of a module called several times."""
         return name == self.name or name in self.aliases or name == self.name.partition("@")[0]
-
-
-def as_grid(activations: Tensor) -> Tensor | None:
-    """Activations as [n, channels, height, width]: as they are, or a transformer's tokens [n, tokens, channels] laid
-    out as a square, with or without a class token in front. None if they have no height and width."""
-    if activations.dim() == 4:
-        return activations
-    if activations.dim() != 3:
-        return None
-    side = math.isqrt(activations.shape[1])
-    spare = activations.shape[1] - side * side
-    if side < 2 or spare > 1:
-        return None
-    return activations[:, spare:].transpose(1, 2).reshape(-1, activations.shape[2], side, side)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Method:
     aimed: bool
     _applies: Callable[[Facts], str | None]
     _defaults: Callable[[Facts, Mapping[str, Any]], dict[str, Any]]
+    _reason: Callable[[Facts], str]
 
     def applies(self, facts: Facts) -> str | None:
         """Why it cannot be asked of a model, or None."""
@@ -49,6 +50,20 @@ class Method:
     def defaults(self, facts: Facts) -> dict[str, Any]:
         """The parameters that depend on the model, if none are given."""
         return self._defaults(facts, {})
+
+    def layers(self, facts: Facts) -> list[str]:
+        """The names of the layers that it uses if none are named."""
+        given = (value for name, value in self.defaults(facts).items() if "layer" in name)
+        return list(dict.fromkeys(name for value in given for name in _named(value)))
+
+    def reason(self, facts: Facts) -> str:
+        """Why these layers; empty if it uses none."""
+        return self._reason(facts)
+
+    @property
+    def layered(self) -> bool:
+        """Whether its parameters name layers."""
+        return any("layer" in name for name in self.checked.model_fields)
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Raises InvalidArgument for parameters that are bad whatever the model."""
@@ -84,6 +99,10 @@ class Method:
         """The method's generator for one request."""
         rng = torch.Generator().manual_seed(seed % 2**63)
         return self.function(image, target, facts, rng, **parameters)  # type: ignore[no-any-return]
+
+
+def _named(value: str | Sequence[Mapping[str, Any]]) -> list[str]:
+    return [value] if isinstance(value, str) else [part["layer"] for part in value]
 
 
 def _path(method: str, location: tuple[int | str, ...]) -> str:
@@ -127,6 +146,7 @@ def _method(name: str, kind: Kind, fields: list[str]) -> Method:
         aimed="unaimed" not in getattr(hints["target"], "__metadata__", ()),
         _applies=getattr(module, "applies", lambda facts: None),
         _defaults=getattr(module, "defaults", lambda facts, given: {}),
+        _reason=getattr(module, "reason", lambda facts: ""),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lightwell_server.ask import INPUT, OUT, OUTPUT, SCORE, Activation, Ask, Explanation, Result, Step, Want, as_grid
+from lightwell_server.ask import INPUT, OUT, OUTPUT, SCORE, Activation, Ask, Explanation, Grid, Result, Step, Want
 from lightwell_server.errors import InvalidArgument
 
 Of = Literal["score", "probability", "log_probability"]
@@ -27,10 +27,9 @@ def reading(scores: Tensor, of: Of, activation: Activation = "softmax") -> Tenso
     return scores.softmax(1) if of == "probability" else scores.log_softmax(1)
 
 
-def _laid_out(values: Tensor) -> Tensor:
+def _laid_out(values: Tensor, grid: Grid | None) -> Tensor:
     """A transformer's tokens as a grid, [n, channels, h, w]; all else as it is."""
-    laid_out = as_grid(values)
-    return values if laid_out is None else laid_out
+    return values if grid is None else grid.laid_out(values)
 
 
 class Target:
@@ -87,11 +86,13 @@ class ContrastTarget(Target):
 
 @dataclass(frozen=True)
 class ChannelTarget(Target):
-    """The mean of a layer's channel over its positions; with `position`, one neuron (row, column)."""
+    """The mean of a layer's channel over its positions; with `position`, one neuron (row, column). `grid` is the
+    layer's."""
 
     layer: str
     channel: int
     position: tuple[int, int] | None = None
+    grid: Grid | None = None
 
     @property
     def at(self) -> str:
@@ -102,7 +103,7 @@ class ChannelTarget(Target):
         return self.position is not None
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
-        activations = _laid_out(values)[:, self.channel]
+        activations = _laid_out(values, self.grid)[:, self.channel]
         if self.position is not None:
             return activations[:, self.position[0], self.position[1]]
         return activations.flatten(1).mean(1) if activations.dim() > 1 else activations
@@ -131,17 +132,19 @@ class ElementTarget(Target):
 
 @dataclass(frozen=True, eq=False)
 class DirectionTarget(Target):
-    """The mean over positions of the product of a layer's activations with `vector` [channels]."""
+    """The mean over positions of the product of a layer's activations with `vector` [channels]. `grid` is the
+    layer's."""
 
     layer: str
     vector: Tensor
+    grid: Grid | None = None
 
     @property
     def at(self) -> str:
         return self.layer
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
-        laid_out = _laid_out(values)
+        laid_out = _laid_out(values, self.grid)
         means = laid_out.flatten(2).mean(2) if laid_out.dim() > 2 else laid_out
         return means @ self.vector.to(means)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from lightwell_server.ask import OUTPUT
+from lightwell_server.ask import OUTPUT, Facts
 from lightwell_server.bring.declared import Declared, completed
 from lightwell_server.bring.given import Given
 from lightwell_server.bring.reasons import reasons
-from lightwell_server.catalog import catalog
+from lightwell_server.catalog import Method, catalog
 from lightwell_server.errors import LightwellError
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
@@ -21,11 +21,13 @@ from lightwell_server.models.store import Model, load_file
 
 @dataclass(frozen=True)
 class Support:
-    """Whether a method applies, and if not why."""
+    """Whether a method applies, and if not why; the layers that it uses if none are named, and why these."""
 
     method: str
     applies: bool
     reason: str
+    layers: tuple[str, ...] = ()
+    choice: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,6 @@ def _loaded(path: Path, given: Given) -> tuple[Model, Declared]:
 def _told(path: Path, model: Model, found: Declared, seconds: float) -> Inspection:
     graph, facts, card = model.graph, model.facts, model.card
     operations = sum(layer.functional for layer in facts.layers)
-    wanting = {method.name: method.applies(facts) for method in catalog().values()}
     return Inspection(
         file=str(path),
         kind=card.kind,
@@ -101,8 +102,15 @@ def _told(path: Path, model: Model, found: Declared, seconds: float) -> Inspecti
         reasons=reasons(model, found),
         notes=tuple(graph.notes),
         seconds=round(seconds, 2),
-        methods=tuple(Support(name, reason is None, reason or "") for name, reason in wanting.items()),
+        methods=tuple(_support(method, facts) for method in catalog().values()),
     )
+
+
+def _support(method: Method, facts: Facts) -> Support:
+    reason = method.applies(facts)
+    if reason is not None:
+        return Support(method.name, False, reason)
+    return Support(method.name, True, "", tuple(method.layers(facts)), method.reason(facts))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from lightwell.v1 import types_pb2 as types
 from lightwell_server import wire
-from lightwell_server.ask import OUTPUT, Facts, as_grid
+from lightwell_server.ask import OUTPUT, Facts, Grid
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.store import Model
 from lightwell_server.target import (
@@ -49,7 +47,8 @@ def _named(message: types.Target, kind: str | None, model: Model) -> Target:
         return _neuron(message.neuron, model.facts)
     if kind == "channel":
         _activations(message.channel.layer, message.channel.channel, "target.channel", model.facts)
-        return ChannelTarget(message.channel.layer or OUTPUT, message.channel.channel)
+        layer = message.channel.layer
+        return ChannelTarget(layer or OUTPUT, message.channel.channel, grid=_grid(layer, model.facts))
     if kind == "element":
         return _element(message.element, model.facts)
     return _direction(message.direction, model.facts)
@@ -116,7 +115,7 @@ def _neuron(neuron: types.Neuron, facts: Facts) -> ChannelTarget:
     for name, place, size in (("row", row, shape[1]), ("column", column, shape[2])):
         if not 0 <= place < size:
             raise InvalidArgument.at(f"target.neuron.{name}", f"{place} is not within 0 to {size - 1}")
-    return ChannelTarget(layer, neuron.channel, (row, column))
+    return ChannelTarget(layer, neuron.channel, (row, column), _grid(neuron.layer, facts))
 
 
 def _element(element: types.Element, facts: Facts) -> ElementTarget:
@@ -142,7 +141,7 @@ def _direction(direction: types.Direction, facts: Facts) -> DirectionTarget:
         raise InvalidArgument.at(
             "target.direction.vector", f"has shape {list(vector.shape)}; the layer has {shape[0]} channels"
         )
-    return DirectionTarget(direction.layer or OUTPUT, vector)
+    return DirectionTarget(direction.layer or OUTPUT, vector, _grid(direction.layer, facts))
 
 
 def _activations(name: str, channel: int, path: str, facts: Facts) -> tuple[int, ...]:
@@ -159,10 +158,14 @@ def _shape(name: str, path: str, facts: Facts) -> tuple[int, ...]:
         known = [layer.name for layer in facts.layers]
         raise InvalidArgument.at(f"{path}.layer", f"the model has no layer {name!r}; {nearest(name, known)}")
     shape = facts.outputs[facts.output] if layer is None else layer.shape
-    if layer is not None and layer.has_grid:
-        laid_out = as_grid(torch.empty(1, *shape, device="meta"))
-        assert laid_out is not None  # it has a grid
-        shape = tuple(laid_out.shape[1:])
+    if layer is not None and layer.grid is not None and layer.tokens:
+        shape = (shape[1], layer.grid.rows, layer.grid.columns)
     if len(shape) not in (1, 3):
         raise InvalidArgument.at(f"{path}.layer", f"{name or 'the output'} has no channels; its shape is {list(shape)}")
     return shape
+
+
+def _grid(name: str, facts: Facts) -> Grid | None:
+    """The places of a layer; of the output none are known."""
+    layer = facts.layer(name) if name else None
+    return None if layer is None else layer.grid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightwell.v1 import models_pb2 as models
 from lightwell_server import wire
-from lightwell_server.ask import Layer
+from lightwell_server.ask import Grid, Layer
 from lightwell_server.catalog import Method, catalog
 from lightwell_server.models.store import Model
 
@@ -42,7 +42,14 @@ def _layer(layer: Layer) -> models.Layer:
         share=layer.share,
         aliases=layer.aliases,
         functional=layer.functional,
+        grid=_grid(layer.grid),
     )
+
+
+def _grid(grid: Grid | None) -> models.Grid | None:
+    if grid is None:
+        return None
+    return models.Grid(rows=grid.rows, columns=grid.columns, front=grid.front, behind=grid.behind)
 
 
 def _summary(model: Model) -> models.ModelSummary:
@@ -82,13 +89,9 @@ def _support(method: Method, model: Model) -> models.MethodSupport:
     reason = method.applies(model.facts)
     if reason is not None:
         return models.MethodSupport(method=method.name, applies=False, reason=reason)
-    return models.MethodSupport(method=method.name, applies=True, default_layers=_layers(method.defaults(model.facts)))
-
-
-def _layers(defaults: dict[str, object]) -> list[str]:
-    """The names of layers among a method's defaults."""
-    found: list[str] = []
-    for name, value in defaults.items():
-        if "layer" in name:
-            found.extend([value] if isinstance(value, str) else [part["layer"] for part in value])  # type: ignore[attr-defined]
-    return list(dict.fromkeys(found))
+    return models.MethodSupport(
+        method=method.name,
+        applies=True,
+        default_layers=method.layers(model.facts),
+        choice=method.reason(model.facts),
+    )

@@ -111,10 +111,17 @@ def understand(request: Request, model: Model) -> Question:
         return _placed(_decoded(image, path, model).whole(), model)
 
     given = fields.parameters(getattr(request, method.name), method.name, picture)
-    parameters = method.parameters(model.facts, given, model.id)
-    question = Question(request, model, method, target_of(request.target, model, method.aimed), parameters)
+    question = Question(
+        request,
+        model,
+        method,
+        target_of(request.target, model, method.aimed),
+        method.parameters(model.facts, given, model.id),
+    )
     question.inputs = _inputs(request, model)
     _look(question)
+    if question.image is not None and question.image.shape[2:] != model.facts.size and _layered(question):
+        _resize(question, given)
     return question
 
 
@@ -136,6 +143,21 @@ def _look(question: Question) -> None:
 def _decoded(image: types.Image, path: str, model: Model) -> wire.Decoded:
     card = model.card.input
     return wire.decode(image, path, channels=wire.Channels(card.channels, card.drawn) if card.tensor else None)
+
+
+def _layered(question: Question) -> bool:
+    """Whether it concerns layers of the model as it sees the image."""
+    named = question.request.target.WhichOneof("target") in ("channel", "direction")
+    return not question.method.whole and (named or question.method.layered)
+
+
+def _resize(question: Question, given: Mapping[str, Any]) -> None:
+    """Layers are other ones at another size of the image: what names them is checked anew."""
+    assert question.image is not None  # it has a size
+    height, width = question.image.shape[2:]
+    model = question.model = question.model.at((height, width))
+    question.parameters = question.method.parameters(model.facts, given, model.id)
+    question.target = target_of(question.request.target, model, question.method.aimed)
 
 
 def _placed(rows: Tensor, model: Model) -> Tensor:

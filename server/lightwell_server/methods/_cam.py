@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightwell_server.ask import ACT, GRAD, Ask, Asking, Explanation, Facts, Heatmap, Layer, as_grid
+from lightwell_server.ask import ACT, GRAD, Ask, Asking, Explanation, Facts, Heatmap, Layer
 from lightwell_server.target import Target
 
 
@@ -19,33 +19,46 @@ def no_grid_layer(facts: Facts) -> str | None:
 
 
 def cam_layer(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's layer, else the last with height and width, of transformers the last norm before attention; of models
-    whose output is a map itself the last with other channels than the output's."""
+    """The card's layer, else that of the model."""
+    return {"layer": _chosen(facts)[0]}
+
+
+def cam_reason(facts: Facts) -> str:
+    """Why this is the layer if none is named."""
+    return _chosen(facts)[1]
+
+
+def _chosen(facts: Facts) -> tuple[str, str]:
+    """The card's layer, else the last with height and width, of transformers the last normalisation before attention;
+    of models whose output is no scores of classes the last before their heads, which have other channels than the
+    output. And why."""
+    if "grad_cam" in facts.defaults:
+        return facts.defaults["grad_cam"][0], "named by the card"
     layers = _grid_layers(facts)
-    inside = [layer for layer in layers if facts.classes or layer.shape[0] != facts.outputs[facts.output][0]]
+    channels = facts.outputs[facts.output][0]
+    inside = [la for la in layers if not facts.classes and not la.head and (la.tokens or la.shape[0] != channels)]
     last = (inside or layers)[-1]
-    tokens = len(last.shape) == 2 and facts.attended is not None
-    own = facts.attended if tokens else last.name
-    return {"layer": (*facts.defaults.get("grad_cam", ()), own)[0]}
+    if last.tokens and facts.attended is not None:
+        return facts.attended, "the last normalisation before the last attention"
+    return last.name, f"the last layer with height and width{' before the heads' if inside else ''}"
 
 
 def _grid_layers(facts: Facts) -> list[Layer]:
-    """The modules with more than one place, in the order of computation. A single row is none: of a file that has lost
-    its modules it may as well be the channels of a pooled layer in another order."""
-    return [layer for layer in facts.modules if layer.has_grid and min(layer.shape[-2:]) > 1]
+    """The modules with more than one row and column, in the order of computation."""
+    return [la for la in facts.modules if la.grid is not None and min(la.grid.rows, la.grid.columns) > 1]
 
 
-def grid(values: Tensor) -> Tensor:
+def placed(values: Tensor, layer: str, facts: Facts) -> Tensor:
     """One row's activations or gradients at a layer with height and width, as [channels, h, w]."""
-    laid_out = as_grid(values)
-    assert laid_out is not None  # the layer was checked
-    return laid_out[0]
+    found = facts.layer(layer)
+    assert found is not None and found.grid is not None  # the layer was checked
+    return found.grid.laid_out(values)[0]
 
 
-def seen(image: Tensor, target: Target, layer: str) -> Asking:
+def seen(image: Tensor, target: Target, layer: str, facts: Facts) -> Asking:
     """Activations and gradients of a layer, [channels, h, w] each."""
     answer = yield Ask(image, target.score, at=target.at, wrt=layer, want=ACT | GRAD)
-    return grid(answer.act), grid(answer.grad)
+    return placed(answer.act, layer, facts), placed(answer.grad, layer, facts)
 
 
 def heat(values: Tensor) -> Explanation:

@@ -115,7 +115,7 @@ def style_layers(facts: Facts) -> tuple[str, ...]:
     else its first layer; of networks with fewer than five resolutions more of the finest that have several."""
     stages: dict[int, list[Layer]] = {}
     for layer in facts.modules:
-        if len(layer.shape) == 3 and min(layer.shape[1:]) > 1:
+        if layer.has_grid and not layer.tokens and min(layer.shape[1:]) > 1:
             stages.setdefault(layer.shape[1], []).append(layer)
     lists = [[la for la in stage if la.type in ACTIVATIONS] or stage[:1] for stage in stages.values()]
     chosen = [stage[0].name for stage in lists][:5]

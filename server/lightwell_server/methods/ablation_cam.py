@@ -10,10 +10,10 @@ from annotated_types import Ge
 from torch import Generator, Tensor
 
 from lightwell_server.ask import ACT, Ask, Edit, Explaining, Facts, Fitted, GridLayer
-from lightwell_server.methods._cam import cam_layer, grid, heat, no_grid_layer, strongest
+from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed, strongest
 from lightwell_server.target import Target, settle
 
-applies, defaults = no_grid_layer, cam_layer
+applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def ablation_cam(
@@ -28,7 +28,7 @@ def ablation_cam(
     """A map [h, w] on the layer's grid. The loss is divided by the score's magnitude: by the score itself, as in the
     paper, a map of a negative score would be turned round."""
     target, clean = yield from settle(target, image, layer, ACT)
-    activations = grid(clean.act)
+    activations = placed(clean.act, layer, facts)
     tried = strongest(activations, max_channels)
 
     def without(values: Tensor, index: Tensor) -> Tensor:

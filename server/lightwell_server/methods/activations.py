@@ -9,10 +9,10 @@ from annotated_types import Ge
 from torch import Generator
 
 from lightwell_server.ask import OUT, Ask, Explaining, Explanation, Facts, Fitted, GridLayer
-from lightwell_server.methods._cam import cam_layer, grid, no_grid_layer, strongest
+from lightwell_server.methods._cam import cam_layer, cam_reason, no_grid_layer, placed, strongest
 from lightwell_server.target import Unaimed
 
-applies, defaults = no_grid_layer, cam_layer
+applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def activations(
@@ -26,6 +26,6 @@ def activations(
 ) -> Explaining:
     """`activations` [channels, h, w] and the numbers of their `channels` [channels]; a transformer's tokens are laid
     out as a grid, its class token dropped."""
-    maps = grid((yield Ask(image, at=layer, want=OUT)).out)
+    maps = placed((yield Ask(image, at=layer, want=OUT)).out, layer, facts)
     shown = strongest(maps, max_channels)
     return Explanation(tensors={"activations": maps[shown], "channels": shown.to(torch.int32)})

@@ -24,6 +24,6 @@ def cam(image: Fitted, target: Target, facts: Facts, rng: Generator) -> Explaini
     if target.at != OUTPUT or getattr(target, "of", "score") != "score":
         raise InvalidArgument.at("target", "cam explains scores of the model's output; use grad_cam for other targets")
     assert facts.pooled is not None  # else it does not apply
-    activations, grads = yield from seen(image, target, facts.pooled)
+    activations, grads = yield from seen(image, target, facts.pooled, facts)
     weights = grads.sum((1, 2), keepdim=True)
     return Explanation(Heatmap((weights * activations).sum(0), "bilinear", signed=True))

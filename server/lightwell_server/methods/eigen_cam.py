@@ -7,15 +7,15 @@ import torch
 from torch import Generator, Tensor
 
 from lightwell_server.ask import OUT, Ask, Explaining, Facts, Fitted, GridLayer, Work
-from lightwell_server.methods._cam import cam_layer, grid, heat, no_grid_layer
+from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed
 from lightwell_server.target import Unaimed
 
-applies, defaults = no_grid_layer, cam_layer
+applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def eigen_cam(image: Fitted, target: Unaimed, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
     """A map [h, w] on the layer's grid, whatever the target."""
-    activations = grid((yield Ask(image, at=layer, want=OUT)).out)
+    activations = placed((yield Ask(image, at=layer, want=OUT)).out, layer, facts)
     return heat((yield Work(_component, activations)))
 
 

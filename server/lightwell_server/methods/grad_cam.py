@@ -5,16 +5,16 @@ from __future__ import annotations
 from torch import Generator
 
 from lightwell_server.ask import Explaining, Explanation, Facts, Fitted, GridLayer, Heatmap
-from lightwell_server.methods._cam import cam_layer, no_grid_layer, seen
+from lightwell_server.methods._cam import cam_layer, cam_reason, no_grid_layer, seen
 from lightwell_server.target import Target
 
-applies, defaults = no_grid_layer, cam_layer
+applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def grad_cam(
     image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer, relu: bool = True
 ) -> Explaining:
     """A map [h, w] on the layer's grid. A transformer's tokens are laid out as a grid, its class token dropped."""
-    activations, grads = yield from seen(image, target, layer)
+    activations, grads = yield from seen(image, target, layer, facts)
     values = (grads.mean((1, 2), keepdim=True) * activations).sum(0)
     return Explanation(Heatmap(values.relu() if relu else values, "bilinear", signed=not relu))

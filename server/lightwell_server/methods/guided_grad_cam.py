@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Generator
 
 from lightwell_server.ask import Explaining, Facts, Fitted, GridLayer
-from lightwell_server.methods._cam import cam_layer, enlarged, no_grid_layer
+from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, no_grid_layer
 from lightwell_server.methods._math import Reduction, by_pixel
 from lightwell_server.methods._rule import exchanged, no_relu
 from lightwell_server.methods.grad_cam import grad_cam
 from lightwell_server.target import Target
 
-defaults = cam_layer
+defaults, reason = cam_layer, cam_reason
 
 
 def applies(facts: Facts) -> str | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Generator
 
 from lightwell_server.ask import Explaining, Facts, Fitted, GridLayer
-from lightwell_server.methods._cam import cam_layer, heat, no_grid_layer, seen
+from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, seen
 from lightwell_server.target import Target
 
-applies, defaults = no_grid_layer, cam_layer
+applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def hires_cam(image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
     """A map [h, w] on the layer's grid, in units of the score before negative values are set to zero."""
-    activations, grads = yield from seen(image, target, layer)
+    activations, grads = yield from seen(image, target, layer, facts)
     return heat((grads * activations).sum(0))

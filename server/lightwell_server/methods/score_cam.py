@@ -9,11 +9,11 @@ from annotated_types import Ge
 from torch import Generator, Tensor
 
 from lightwell_server.ask import ACT, Ask, Explaining, Facts, Fitted, GridLayer, Rows
-from lightwell_server.methods._cam import cam_layer, enlarged, grid, heat, no_grid_layer, strongest
+from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, heat, no_grid_layer, placed, strongest
 from lightwell_server.methods._math import mean_color
 from lightwell_server.target import Target, settle
 
-applies, defaults = no_grid_layer, cam_layer
+applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def score_cam(
@@ -28,7 +28,7 @@ def score_cam(
     """A map [h, w] on the layer's grid. What a channel hides takes the card's mean colour; that nothing but this colour
     is seen as a base, as in the paper, leaves the weights as they are."""
     target, clean = yield from settle(target, image, layer, ACT)
-    activations = grid(clean.act)
+    activations = placed(clean.act, layer, facts)
     tried = activations[strongest(activations, max_channels)]
     above = tried - tried.amin((1, 2), keepdim=True)  # a channel of one value is empty: nothing is left to round
     mean = mean_color(facts, image)

@@ -90,6 +90,12 @@ def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def reason(facts: Facts) -> str:
+    """Why these are the layers if none are named."""
+    own = "the first activations at each resolution"
+    return "named by the card" if "style" in facts.defaults else own
+
+
 def style_transfer(
     image: Picture,
     target: Target,
@@ -140,7 +146,7 @@ def _check(style_layers: Sequence[LayerWeight], facts: Facts) -> None:
     """Raises InvalidArgument for a layer that has no places to take a Gram matrix over."""
     for i, part in enumerate(style_layers):
         layer = facts.layer(part.layer)
-        if layer is not None and len(layer.shape) != 3:
+        if layer is not None and (layer.tokens or not layer.has_grid):
             raise InvalidArgument.at(
                 f"style_transfer.style_layers[{i}].layer",
                 f"{part.layer} has no height and width; its output is {list(layer.shape)}",

@@ -163,11 +163,7 @@ def _own_size(graph: Graph, rows: Tensor) -> Iterator[None]:
     except RuntimeError as error:
         if rows.dim() != 4 or rows.shape[2:] == graph.size or ruinous(error):
             raise
-        height, width = rows.shape[2:]
-        message = (
-            f"the model does not take images of {height} x {width}; it was made for {graph.size[0]} x {graph.size[1]}"
-        )
-        raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED") from error
+        raise graph.unfit(tuple(rows.shape[2:])) from error
 
 
 @contextmanager

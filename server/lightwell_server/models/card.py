@@ -10,7 +10,7 @@ import torch
 from annotated_types import Gt, Interval, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lightwell_server.ask import Activation
+from lightwell_server.ask import Activation, Grid
 from lightwell_server.errors import Refused
 from lightwell_server.models.lifting.outputs import Kind
 from lightwell_server.models.lifting.sample import Argument, InputSpec, Sample
@@ -115,6 +115,20 @@ class TensorCard(_Part):
     dtype: Literal["float32", "int64", "int32", "bool"] = "float32"
 
 
+class TokensCard(_Part):
+    """The places of a transformer's tokens where the graph does not tell them: rows and columns, and how many tokens
+    stand in front of them."""
+
+    rows: Positive
+    columns: Positive
+    front: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def grid(self) -> Grid:
+        """As layers have it."""
+        return Grid(self.rows, self.columns, self.front)
+
+
 class CheckCard(_Part):
     """A picture beside the card, and the scores that some classes have on it, verified whenever the model is loaded:
     they may differ by `tolerance` of the largest of all, in half precision by more."""
@@ -136,7 +150,8 @@ class CheckCard(_Part):
 class Card(_Part):
     """`dtype`: the type of numbers computed with; unset, the server's. `layers`: the default layers of methods, such as
     grad_cam, style, content. `names`: other names for layers. `arguments`: values of the model's arguments that are no
-    tensors, where its own defaults are not meant."""
+    tensors, where its own defaults are not meant. `tokens`: the places of layers with that many tokens, if they could
+    not be found."""
 
     kind: Kind = "classifier"
     dtype: Floating | None = None
@@ -146,6 +161,7 @@ class Card(_Part):
     names: dict[str, str] = Field(default_factory=dict)
     inputs: dict[str, TensorCard] = Field(default_factory=dict)
     arguments: dict[str, Argument] = Field(default_factory=dict)
+    tokens: TokensCard | None = None
     check: CheckCard | None = None
 
     @model_validator(mode="after")

@@ -14,7 +14,6 @@ from torch import Tensor, fx
 
 from lightwell_server.ask import INPUT, Ask, Edit, Rule
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.models.layout import channels_last
 from lightwell_server.models.nodes import ancestors, by_rows
 from lightwell_server.models.stages import Stage, Writer
 
@@ -45,10 +44,10 @@ class Cut:
         where: Where,
         find: Callable[[str], fx.Node],
         fixed: int | None = None,
+        turned: Callable[[fx.Node], bool] = lambda _: False,
     ) -> None:
         self.fixed = fixed
         self.by_rows = {node.name: by_rows(node, fixed) for node in graph.nodes}
-        self.last = {node.name for node in channels_last(graph) if self.by_rows[node.name]}
         self.reads = [find(name) for name in where.at]
         self.wrt = find(where.wrt)
         self.edited = find(where.edit) if where.edit is not None else None
@@ -67,6 +66,7 @@ class Cut:
         self.crossing = {node.name for node in crossing}
         # Windows, or tokens in front of the rows: one row's part of them cannot be told from another's.
         looked_at = {*self.reads, self.wrt, self.edited or self.wrt}
+        self.last = {node.name for node in looked_at if self.by_rows[node.name] and turned(node)}
         self.alone = fixed is None and not all(self.by_rows[node.name] for node in looked_at)
         self.expands = fixed is not None or all(self.by_rows[node.name] for node in crossing)
 

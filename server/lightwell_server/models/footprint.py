@@ -50,15 +50,9 @@ def sides(graph: Graph, ask: Ask) -> tuple[int, int]:
 
 
 def shape_at(graph: Graph, ask: Ask, name: str) -> tuple[int, ...]:
-    """The shape of one row's value at a layer, scaled to the size of an Ask's rows."""
-    if name == INPUT:
-        return tuple(ask.row)
-    shape = graph.shape(graph.node(name))
-    if len(shape) != 3:
-        return shape
-    height, width = sides(graph, ask)
-    full = graph.size
-    return shape[0], max(1, shape[1] * height // full[0]), max(1, shape[2] * width // full[1])
+    """The shape of one row's value at a layer, for the size of an Ask's rows. Raises InvalidArgument if the model does
+    not take it."""
+    return tuple(ask.row) if name == INPUT else graph.shape(graph.node(name), sides(graph, ask))
 
 
 def _sizes(graph: Graph, cut: Cut) -> Sizes:

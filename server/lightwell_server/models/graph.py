@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch import fx
 from torch._ops import OpOverload
 
 from lightwell_server import metrics
-from lightwell_server.ask import EMBEDDING, INPUT, OUTPUT, Activation, Layer
+from lightwell_server.ask import EMBEDDING, INPUT, OUTPUT, Activation, Grid, Layer
 from lightwell_server.errors import InvalidArgument, Refused, nearest
 from lightwell_server.models import cost, head, rules
 from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.folding import FOLDED
+from lightwell_server.models.grids import Sight, sights
 from lightwell_server.models.layout import channels_last
 from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, of_size, size_of
 
@@ -37,6 +38,8 @@ _MOVES = frozenset((
 # fmt: on
 CUTS = 128
 """Cuts that are kept; callers choose their layers."""
+SIZES = 64
+"""Sizes of images whose shapes are kept; callers choose their sizes."""
 
 
 @dataclass(eq=False)
@@ -47,7 +50,7 @@ class Graph:
     inputs, and of their nodes; `weights` is the type of the file's numbers and `dtype` of those computed with; `fixed`
     is the number of rows that the file takes if it takes no other, each row then being run by itself, together with
     others if `vectorised`; `activation` is the one that the file ends in; `notes` tell what was found while it was
-    read."""
+    read; `tokens` is the card's grid of tokens."""
 
     graph: fx.Graph
     root: torch.nn.Module
@@ -66,6 +69,8 @@ class Graph:
     activation: Activation | None = None
     notes: list[str] = field(default_factory=list)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    tokens: Grid | None = None
+    _sizes: OrderedDict[tuple[int, ...], dict[fx.Node, Sight]] = field(default_factory=OrderedDict)
     _cuts: OrderedDict[Where, Cut] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -125,18 +130,40 @@ class Graph:
         needed = set(self.needed)
         spent = {n: work for n, work in cost.costs(self.graph, self.root, self.fixed or BATCH).items() if n in needed}
         shares = cost.shares({name: site.inside for name, site in self.calls.items()}, spent)
+        heads = head.heads(self.graph.nodes)
         names = sorted(self.calls, key=lambda name: (order[self.calls[name].node], -name.count(".")))
         return tuple(
             Layer(
                 name=name,
                 type=self.calls[name].type,
                 shape=self.shape(self.calls[name].node),
+                grid=self._grid(self.calls[name].node),
+                head=self.calls[name].node in heads,
                 functional=self.calls[name].functional,
                 share=shares[name],
                 aliases=tuple(alias for alias, meant in self.aliases.items() if self._last(meant) == name),
             )
             for name in names
         )
+
+    def layers_at(self, size: tuple[int, ...]) -> tuple[Layer, ...]:
+        """All layers as they are for images of another size. Raises InvalidArgument if the model does not take it."""
+        nodes = {layer.name: self.calls[layer.name].node for layer in self.layers}
+        return tuple(
+            replace(layer, shape=self.shape(nodes[layer.name], size), grid=self._grid(nodes[layer.name], size))
+            for layer in self.layers
+        )
+
+    def lay(self, tokens: Grid) -> None:
+        """Gives the layers with as many tokens, whose places were not found, the card's. Raises `Refused` if there are
+        none."""
+        self.tokens = tokens
+        self.__dict__.pop("layers", None)
+        if not any(layer.grid is tokens for layer in self.layers):
+            told = f"{tokens.rows} x {tokens.columns} tokens and {tokens.front} in front"
+            counts = sorted({layer.shape[0] for layer in self.layers if len(layer.shape) == 2 and not layer.has_grid})
+            others = f"those whose places are unknown have {', '.join(map(str, counts)) or 'none'}"
+            raise Refused(f"the card says {told}, and no layer has {tokens.tokens}; {others}", reason="BAD_CARD")
 
     def name(self, aliases: Mapping[str, str]) -> None:
         """Gives layers further names. Raises `Refused` for one that is a layer's own, or means none."""
@@ -172,17 +199,72 @@ class Graph:
         """The call that a name means: of a module called several times the last."""
         return next((call for call in reversed(self.calls) if name in (call, call.partition("@")[0])), None)
 
-    def shape(self, node: fx.Node) -> tuple[int, ...]:
+    def shape(self, node: fx.Node, size: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """A value's shape without the batch, its channels first; where the batch is not the first dimension, all of one
-        row's."""
+        row's. For images of the recorded size, or of another. Raises InvalidArgument if the model does not take it."""
         shape = tuple(node.meta["shape"])
+        if size not in (None, self.size):
+            shape = self.sights(size)[node].shape
+        elif not by_rows(node, self.fixed):
+            shape = tuple(node.meta.get("single", shape))
         if not by_rows(node, self.fixed):
-            return tuple(node.meta.get("single", shape))
-        return (shape[3], *shape[1:3]) if node in self._turned else shape[1:]
+            return shape
+        return (shape[3], *shape[1:3]) if self.turned(node) else shape[1:]
+
+    def _grid(self, node: fx.Node, size: tuple[int, ...] | None = None) -> Grid | None:
+        """The places of a value, as they were found or as the card says."""
+        sight = self.sights(size).get(node)
+        if sight is None or not by_rows(node, self.fixed):
+            return None
+        if sight.grid is not None:
+            # What keeps its channels last does so at all sizes.
+            return sight.grid if len(sight.shape) == 3 or sight.last == self.turned(node) else None
+        tokens = len(sight.shape) == 3 and self.tokens is not None and sight.shape[1] == self.tokens.tokens
+        return self.tokens if tokens and size in (None, self.size) else None
+
+    def sights(self, size: tuple[int, ...] | None = None) -> Mapping[fx.Node, Sight]:
+        """The shapes and grids of all values that have names, for images of the recorded size or of another. Raises
+        InvalidArgument if the model does not take it."""
+        if size in (None, self.size):
+            return self._recorded
+        with self._lock:
+            found = self._sizes.get(size)
+        if found is None:
+            try:
+                found = self._seen(size)
+            except RuntimeError as error:
+                raise self.unfit(size) from error
+            with self._lock:
+                self._sizes[size] = found
+                while len(self._sizes) > SIZES:
+                    self._sizes.popitem(last=False)
+        return found
+
+    def unfit(self, size: tuple[int, ...]) -> InvalidArgument:
+        """The error that tells of a size that the model does not take."""
+        sides, own = (" x ".join(map(str, one)) for one in (size, self.size))
+        told = f"the model does not take images of {sides}; it was made for {own}"
+        return InvalidArgument(told, reason="SIZE_NOT_SUPPORTED")
+
+    @cached_property
+    def _recorded(self) -> dict[fx.Node, Sight]:
+        return self._seen(None)
+
+    def _seen(self, size: tuple[int, ...] | None) -> dict[fx.Node, Sight]:
+        return sights(self.graph, self.root, set(self.nodes.values()), self.fixed or 1, self.dtype, size)
+
+    def turned(self, node: fx.Node) -> bool:
+        """Whether a value keeps its channels last."""
+        return len(node.meta["shape"]) == 4 and node.op != "placeholder" and node in self._turned
 
     @cached_property
     def _turned(self) -> set[fx.Node]:
-        return channels_last(self.graph)
+        """The values that keep their channels last, by their places where these are known."""
+        found = channels_last(self.graph)
+        for node, sight in self._recorded.items():
+            if sight.grid is not None and len(sight.shape) == 4:
+                (found.add if sight.last else found.discard)(node)
+        return found
 
     @cached_property
     def needed(self) -> list[fx.Node]:
@@ -220,7 +302,8 @@ class Graph:
         nodes = list(self.graph.nodes)
         attentions = [i for i, node in enumerate(nodes) if node.target in _ATTENTIONS and node is not self.output]
         before = set(nodes[: attentions[-1]]) if attentions else set()
-        names = [la.name for la in self.layers if "norm" in la.type.lower() and self.nodes[la.name] in before]
+        norms = [la for la in self.layers if la.has_grid and "norm" in la.type.lower()]
+        names = [la.name for la in norms if self.nodes[la.name] in before]
         return names[-1] if names else None
 
     def node(self, name: str) -> fx.Node:
@@ -273,7 +356,7 @@ class Graph:
         with self._lock:
             metrics.cuts.labels("hit" if where in self._cuts else "miss").inc()
             if where not in self._cuts:
-                self._cuts[where] = Cut(self.graph, self.root, where, self.node, self.fixed)
+                self._cuts[where] = Cut(self.graph, self.root, where, self.node, self.fixed, self.turned)
                 if len(self._cuts) > CUTS:
                     self._cuts.popitem(last=False)
             self._cuts.move_to_end(where)

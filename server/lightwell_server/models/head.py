@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from lightwell_server.models.nodes import ancestors
+
 aten = torch.ops.aten
 
 WEIGHTS: dict[Any, int] = {
@@ -41,6 +43,17 @@ def pooled(output: fx.Node) -> fx.Node | None:
         return None
     source = _behind(node.all_input_nodes[0])
     return source if len(source.meta["shape"]) == 4 else None
+
+
+def heads(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The values behind which no weights come."""
+    nodes = list(nodes)
+    before = ancestors(source for node in nodes if _weighs(node) for source in node.all_input_nodes)
+    return set(nodes) - before
+
+
+def _weighs(node: fx.Node) -> bool:
+    return _linear(node) or (node.target in CONVOLUTIONS and _constant(cast(fx.Node, node.args[1])))
 
 
 def _linear(node: fx.Node) -> bool:

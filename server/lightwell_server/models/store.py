@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,6 +40,14 @@ class Model:
     def id(self) -> str:
         """Name and version."""
         return f"{self.name}@{self.version}"
+
+    def at(self, size: tuple[int, int]) -> Model:
+        """The same with its layers as they are for images of another size. Raises InvalidArgument if it does not take
+        it."""
+        if size == self.graph.size:
+            return self
+        outputs = {path: self.graph.shape(node, size) for path, node in self.graph.outputs.items()}
+        return replace(self, facts=replace(self.facts, layers=self.graph.layers_at(size), outputs=outputs))
 
 
 def files(repository: Path) -> dict[tuple[str, str], Path]:
@@ -97,6 +105,8 @@ def load_file(
     if (before.st_mtime_ns, before.st_size, before.st_ino) != (after.st_mtime_ns, after.st_size, after.st_ino):
         raise Refused("its file has changed while it was read; move files into place when they are whole")
     graph.name(card.names)
+    if card.tokens is not None:
+        graph.lay(card.tokens.grid)
     facts = facts_of(graph.to(device, card.numbers(dtype)), card)
     if labels and facts.classes and len(labels) != facts.classes:
         raise Refused(f"the card has {len(labels)} labels and the model {facts.classes} classes", reason="BAD_CARD")

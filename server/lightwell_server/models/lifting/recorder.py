@@ -83,7 +83,7 @@ class Recorder:
     def input(self, name: str, value: Tensor) -> Box:
         """A new input of the graph."""
         node = self.graph.placeholder("".join(c if c.isalnum() else "_" for c in name))
-        node.meta["shape"] = tuple(value.shape)
+        node.meta.update(shape=tuple(value.shape), dtype=value.dtype)
         return _fresh(value, node)
 
     def constant(self, value: Tensor, name: str = "") -> Box:
