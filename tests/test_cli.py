@@ -487,7 +487,7 @@ def test_a_file_is_checked_without_a_server(lightwell, tmp_path):
     assert (found["input"], found["output"], found["classes"]) == ([3, 16, 16], [3], 3)
     assert (found["weights"], found["batches"], found["notes"]) == ("float32", True, [])
     methods = {method["method"]: method for method in found["methods"]}
-    assert methods["pgd"] == {"method": "pgd", "applies": True, "reason": ""}
+    assert methods["pgd"] == {"method": "pgd", "applies": True, "reason": "", "layers": [], "choice": ""}
     assert methods["grad_cam"]["applies"] is False and methods["grad_cam"]["reason"]
 
 

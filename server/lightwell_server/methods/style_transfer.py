@@ -92,8 +92,7 @@ def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def reason(facts: Facts) -> str:
     """Why these are the layers if none are named."""
-    own = "the first activations at each resolution"
-    return "named by the card" if "style" in facts.defaults else own
+    return "named by the card" if "style" in facts.defaults else "the first activation, or layer, of each resolution"
 
 
 def style_transfer(

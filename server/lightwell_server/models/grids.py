@@ -147,11 +147,15 @@ class _Run:
         like = torch.empty(shape, dtype=self.dtype if dtype.is_floating_point else dtype, device="meta")
         return Placed(like, places.pixels(shape) if image else places.nowhere(shape))
 
-    def _like(self, node: fx.Node) -> Tensor | None:
-        """A tensor of the shape that was recorded."""
-        shape = node.meta.get("shape" if self.rows > 1 else "single") if self.size is None else None
-        if shape is None:
+    def _like(self, node: fx.Node) -> Any:  # noqa: ANN401
+        """A tensor of the shape that was recorded, or of several those that are used; None if it is not known."""
+        if self.size is not None:
             return None
+        shape = node.meta.get("shape" if self.rows > 1 else "single")
+        if shape is None:
+            getting = [user for user in node.users if user.target is operator.getitem]
+            items: dict[Any, Any] = {user.args[1]: self._like(user) for user in getting}
+            return [items.get(i) for i in range(max(items) + 1)] if items else None
         return torch.empty(shape, dtype=self.dtype if node.meta.get("floating") else torch.long, device="meta")
 
 
@@ -167,15 +171,16 @@ def _moved(target: OpOverload, args: Any, kwargs: Any, dtype: torch.dtype) -> An
         return None
     if "pad" in name:  # whatever the padding's value is, it comes from no place
         args, kwargs = args[: 3 if name == "pad" else 2], {key: kwargs[key] for key in kwargs if key != "value"}
-    boxes = [part if i == 1 and chosen else _mapped(part, _boxed) for i, part in enumerate(args)]
-    return _each(
-        target(*boxes, **_mapped(kwargs, _boxed)),
-        lambda moved: Placed(torch.empty(moved.shape, dtype=dtype, device="meta"), places.lean(moved)),
-    )
+    boxes = [_mapped(part, _here if i == 1 and chosen else _boxed) for i, part in enumerate(args)]
+    try:
+        moved = target(*boxes, **_mapped(kwargs, _boxed))
+    except RuntimeError:  # not in the memory layout of boxes
+        return None
+    return _each(moved, lambda one: Placed(torch.empty(one.shape, dtype=dtype, device="meta"), places.lean(one)))
 
 
-def _computed(target: OpOverload, args: Any, kwargs: Any, like: Tensor | None) -> Any:  # noqa: ANN401
-    """What any other operation gives; a single tensor is `like` one, if that is known."""
+def _computed(target: OpOverload, args: Any, kwargs: Any, like: Any) -> Any:  # noqa: ANN401
+    """What any other operation gives: `like` tensors, if these are known."""
     given = {**dict(zip((part.name for part in target._schema.arguments), args, strict=False)), **kwargs}
     likes = _likes(target, args, kwargs) if like is None else like
     return _each(likes, lambda one: Placed(one, _boxes(target, given, one)))
@@ -244,7 +249,7 @@ def _likes(target: OpOverload, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 -
     try:
         return target(*_mapped(args, _like), **_mapped(kwargs, _like))
     except (RuntimeError, NotImplementedError):  # it cannot do without numbers
-        real = target(*_mapped(args, _zeros), **_mapped(kwargs, _zeros))
+        real = target(*_mapped(args, _here), **_mapped(kwargs, _here))
         return _each(real, lambda tensor: tensor.to("meta"))
 
 
@@ -254,10 +259,13 @@ def _like(leaf: Any) -> Any:  # noqa: ANN401 - whatever an operation takes
     return leaf.like if isinstance(leaf, Placed) else leaf.to("meta") if isinstance(leaf, Tensor) else leaf
 
 
-def _zeros(leaf: Any) -> Any:  # noqa: ANN401
+def _here(leaf: Any) -> Any:  # noqa: ANN401
+    """On the CPU, where boxes are; zeros for what depends on the image."""
     if isinstance(leaf, torch.device):
         return torch.device("cpu")
-    return torch.zeros_like(leaf.like, device="cpu") if isinstance(leaf, Placed) else leaf
+    if isinstance(leaf, Placed):
+        return torch.zeros_like(leaf.like, device="cpu")
+    return leaf.cpu() if isinstance(leaf, Tensor) else leaf
 
 
 def _boxed(leaf: Any) -> Any:  # noqa: ANN401
