@@ -12,7 +12,6 @@ from lightwell_server.ask import GRAD, OUT, OUTPUT, Ask, Part
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.answer import answer
 from lightwell_server.models.cut import Where
-from lightwell_server.models.layout import channels_last
 from lightwell_server.models.lifting.lift import InputSpec, Sample, lift
 from lightwell_server.models.lifting.proof import Proof
 from tests.nets import FORMS, PLAIN, Captioned, Residual, export, lifted, seeded
@@ -114,8 +113,7 @@ def test_layers_are_the_eager_models_with_what_a_hook_would_see(case):
     assert [name for name in names if name not in graph.nodes] == []
     values = answer(graph, [Part(Ask(x, at=tuple(names), want=OUT), 0, 2)])[0].out
     # Layers that keep their channels last are read with their channels first.
-    turned = {node.name for node in channels_last(graph.graph)}
-    seen = {n: out.permute(0, 3, 1, 2) if graph.nodes[n].name in turned else out for n, out in seen.items()}
+    seen = {n: out.permute(0, 3, 1, 2) if graph.turned(graph.nodes[n]) else out for n, out in seen.items()}
     wrong = [name for name, value in zip(names, values, strict=True) if not near(value, seen[name], 1e-10)]
     assert wrong == []
 

@@ -25,7 +25,7 @@ def activations(
     max_channels: Annotated[int, Ge(1)] | None = None,
 ) -> Explaining:
     """`activations` [channels, h, w] and the numbers of their `channels` [channels]; a transformer's tokens are laid
-    out as a grid, tokens without a place dropped."""
+    out as a grid without those that have no place."""
     maps = placed((yield Ask(image, at=layer, want=OUT)).out, layer, facts)
     shown = strongest(maps, max_channels)
     return Explanation(tensors={"activations": maps[shown], "channels": shown.to(torch.int32)})

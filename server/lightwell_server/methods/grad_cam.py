@@ -14,7 +14,7 @@ applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 def grad_cam(
     image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer, relu: bool = True
 ) -> Explaining:
-    """A map [h, w] on the layer's grid. A transformer's tokens are laid out as a grid, tokens without a place dropped."""
+    """A map [h, w] on the layer's grid: of tokens that of their patches, without those that have no place."""
     activations, grads = yield from seen(image, target, layer, facts)
     values = (grads.mean((1, 2), keepdim=True) * activations).sum(0)
     return Explanation(Heatmap(values.relu() if relu else values, "bilinear", signed=not relu))
