@@ -48,7 +48,7 @@ def _widened(path: Path, sample: Sample) -> Graph | None:
     """The graph in double precision; None if the file has a type of numbers of its own that it cannot do without."""
     try:
         return _read(path, sample, torch.float64)
-    except Refused:
+    except (Refused, RuntimeError):
         return None
 
 
