@@ -431,3 +431,22 @@ class Asking(nn.Module):
 
 def test_a_branch_on_the_type_goes_the_files_way(tmp_path):
     assert torch.allclose(out(lifted(Asking(), tmp_path, "scripted"), images()), images().mean((2, 3)))
+
+
+class Painted(nn.Module):
+    """A map whose channels come last, out of a linear layer at each place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.conv(x)).permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_map_with_its_channels_last_is_one_with_them_first(tmp_path, form):
+    net = seeded(Painted)
+    graph = lifted(net, tmp_path, form, scored=False)
+    assert graph.shape(graph.output) == (4, SIDE, SIDE)
+    assert torch.allclose(out(graph, images()), net(images()).permute(0, 3, 1, 2), atol=1e-6)

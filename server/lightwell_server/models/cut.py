@@ -103,7 +103,8 @@ class Cut:
                 leaf = values[stage.bound] = values[stage.bound].detach().requires_grad_(grad)
         for node in self.reads:
             self._counted(values[node.name], node, count, rows)
-        return [self._rows(values[node.name], node) for node in self.reads], leaf
+        with torch.set_grad_enabled(grad):
+            return [self._rows(values[node.name], node) for node in self.reads], leaf
 
     def _counted(self, value: Tensor, node: fx.Node, count: int, rows: Tensor) -> None:
         """At another size a reshape may make several rows of one: row i would then be another caller's. Raises

@@ -158,9 +158,9 @@ class Script:
 
     @property
     def counts(self) -> list[int]:
-        """That of its sample, or those that its code names."""
+        """One, and that of its sample or those that its code names."""
         if len(self.sampled) == 4:
-            return [self.sampled[0]]
+            return sorted({1, self.sampled[0]})
         constants = [node for node in asleep.nodes(self._original.graph) if node.kind() == "prim::Constant"]
         values = {node.output().toIValue() for node in constants if str(node.output().type()) == "int"}
         return [count for count in FIXED if count == 1 or count in values]

@@ -127,7 +127,7 @@ def _any_batch(file: ModelFile, sample: Sample) -> Graph | None:
 def _fixed_batch(file: ModelFile, sample: Sample) -> Graph:
     """The graph for a file with a fixed number of rows."""
     declared = file.shape[0] if file.shape is not None else None
-    fixed = declared or next((count for count in (1, *file.counts) if fitting.runs(file, sample, count)), 1)
+    fixed = declared or next((count for count in file.counts if fitting.runs(file, sample, count)), 1)
     made = f"the file takes {fixed} row{'s' if fixed > 1 else ''} at a time"
     try:
         graph = _proven(file, sample, fixed)

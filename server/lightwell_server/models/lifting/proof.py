@@ -125,11 +125,13 @@ class Proof:
     def _ours(self, rows: list[Tensor]) -> Tensor:
         inputs = dict(zip(self.graph.inputs.values(), rows[1:], strict=True))
         cut = self.graph.cut(Where((OUTPUT + self.path,)))
-        if not self.graph.row_by_row:
-            (output,), _ = cut.run(rows[0], inputs, torch.arange(len(rows[0])))
-            return output
-        single = [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(len(rows[0]))]
-        return torch.cat([cut.run(rows[0][i : i + 1], own, torch.arange(1))[0][0] for i, own in enumerate(single)])
+        step = 1 if self.graph.row_by_row else len(rows[0])
+        given = []
+        for start in range(0, len(rows[0]), step):
+            own = {name: values[start : start + step] for name, values in inputs.items()}
+            given.extend(cut.run(rows[0][start : start + step], own, torch.arange(step))[0])
+        output = torch.cat(given)
+        return output.permute(0, 2, 3, 1) if cut.reads[0].name in cut.last else output  # as the file has it
 
     @property
     def _another_size(self) -> tuple[int, int]:
