@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench._lifting import ROWS, distance
+from bench._figures import distance
+from bench._lifting import ROWS
 from bench._nets import Original, first
 
 ROUNDING = 1e-5

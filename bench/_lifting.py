@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench._figures import SMALL, cause, distance, resident, risen
 from bench._nets import CLASS, Original, export, first
 from lightwell_server.ask import GRAD, OUT, Ask, Part
 from lightwell_server.errors import LightwellError, Refused, last_line
@@ -23,8 +21,6 @@ from lightwell_server.models.lifting.lift import Sample, lift
 
 ROWS = 4
 """The batch compared at; files are exported with 2 rows, graphs recorded with 5 and proved with 2 and 3."""
-SMALL = (96, 96)
-"""Height and width compared at in double precision where the file takes any, for that is slow."""
 BAKED = 1e-3
 """The difference from the network, as a share of the largest score, that tells a trace that has its size built in."""
 PASSIVE = ("Dropout", "Dropout2d", "StochasticDepth", "DropPath", "Identity")
@@ -66,12 +62,12 @@ def lifted(original: Original, layers: list[str], form: str, path: Path) -> Lift
         export(original.copied(), form, path, original.sample, original.free)
     except Exception as error:  # an exporter refuses networks in its own words
         return Lifting(**facts, reason=f"it cannot be exported: {last_line(error)}")
-    resident, began = _resident(), time.perf_counter()
+    before, began = resident(), time.perf_counter()
     try:
         graph = lift(path, original.sample)
     except Refused as error:
         return Lifting(**facts, reason=error.message, seconds=time.perf_counter() - began)
-    facts["seconds"], facts["peak"] = time.perf_counter() - began, _risen(resident)
+    facts["seconds"], facts["peak"] = time.perf_counter() - began, risen(before)
     facts["coarse"] = any("single precision is coarse" in note for note in graph.notes)
     facts["found"] = None if form == "frozen" else sum(name in graph.nodes for name in layers)
     return Lifting(**facts, **_differences(original, graph, form, path))
@@ -89,7 +85,7 @@ def _differences(original: Original, graph: Graph, form: str, path: Path) -> dic
     try:
         found["double"], found["gradient"] = _doubles(original, graph, form, path, size)
     except (LightwellError, RuntimeError) as error:
-        found |= {"double": float("inf"), "reason": f"in float64 it fails: {_cause(error)}"}
+        found |= {"double": float("inf"), "reason": f"in float64 it fails: {cause(error)}"}
     return found
 
 
@@ -167,38 +163,3 @@ def _doubles(original: Original, graph: Graph, form: str, path: Path, size: tupl
     ask = Ask(original.pixels(size), score=lambda scores, _: scores[:, CLASS], want=OUT | GRAD)
     (given,) = answer(graph.to("cpu", torch.float64), [Part(ask, 0, ask.count)])
     return distance(given.out, expected[0]), distance(given.grad, expected[1])
-
-
-def _cause(error: Exception) -> str:
-    """What an error was first raised for, in one line."""
-    while isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    return last_line(error)
-
-
-def distance(given: Tensor | None, expected: Tensor) -> float:
-    """The largest difference as a share of the largest magnitude expected; infinite between different shapes."""
-    if given is None or given.shape != expected.shape:
-        return float("inf")
-    return float((given - expected).abs().max() / expected.abs().max())
-
-
-def _resident() -> float | None:
-    """MB of memory that the process has, when what is free was handed back; its peak is counted from now on. None where
-    the system does not tell."""
-    gc.collect()
-    if sys.platform != "linux":
-        return None
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _risen(resident: float | None) -> float | None:
-    """MB that the peak lies above what was resident."""
-    return None if resident is None else _status("VmHWM") - resident
-
-
-def _status(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))

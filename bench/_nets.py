@@ -1,4 +1,5 @@
-"""Networks of torchvision and timm with random weights that do something in every layer, and their files."""
+"""Networks of torchvision, of timm and of our own, with random weights that do something in every layer, and their
+files."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from bench._idioms import IDIOMS, SIZE
 from lightwell_server.models.lifting.lift import Sample
 from lightwell_server.models.store import Model, load_version
 
@@ -31,7 +33,13 @@ TIMM = (
     "tiny_vit_5m_224",
 )
 # fmt: on
-FORMS = {"torchvision": ("traced", "scripted", "frozen", "pt2"), "timm": ("traced", "pt2")}
+SCRIPTS = tuple(IDIOMS)
+FAMILIES = {"torchvision": TORCHVISION, "timm": TIMM, "scripts": SCRIPTS}
+FORMS = {
+    "torchvision": ("traced", "scripted", "frozen", "pt2"),
+    "timm": ("traced", "pt2"),
+    "scripts": ("scripted", "frozen"),
+}
 """The forms of files that the networks of a family are written as."""
 SIZES = {"inception_v3": 299, "swin_v2_t": 256}
 """Sides of torchvision's images that are not 224."""
@@ -76,7 +84,7 @@ class Original:
     @property
     def family(self) -> str:
         """Where the network is from."""
-        return "timm" if self.name in TIMM else "torchvision"
+        return next(family for family, names in FAMILIES.items() if self.name in names)
 
     @property
     def computes(self) -> bool:
@@ -109,6 +117,8 @@ def original(name: str) -> Original:
     if name in TIMM:
         config: Any = net.pretrained_cfg
         return Original(name, net, Sample(config["input_size"][1:], config["mean"], config["std"]), free=False)
+    if name in SCRIPTS:
+        return Original(name, net, Sample(SIZE), free=False)
     side = SIZES.get(name, 224)
     return Original(name, net, Sample((side, side)), free=name not in ENDLESS)
 
@@ -133,6 +143,8 @@ def _made(name: str) -> nn.Module:
 
         net: nn.Module = timm.create_model(name)
         return net
+    if name in SCRIPTS:
+        return IDIOMS[name]()
     slow = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(name, weights=None, **slow)
 

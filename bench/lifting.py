@@ -1,7 +1,8 @@
 """What lifting keeps of a model: `python -m bench.lifting`.
 
-Networks of torchvision (traced, scripted, frozen and as `.pt2`) and of timm (traced and as `.pt2`), with random
-weights, are written as files, lifted, measured and deleted in turn. The columns:
+Networks of torchvision (traced, scripted, frozen and as `.pt2`) and of timm (traced and as `.pt2`), and small ones that
+each show an idiom of scripts (scripted and frozen), with random weights, are written as files, lifted, measured and
+deleted in turn. The columns:
 
 - float32: how far the lifted graph's scores lie from the file's own, at a batch that neither was recorded at, as a
   share of the largest score; other size: the same at another height and width, "-" where the file takes no other;
@@ -12,6 +13,11 @@ weights, are written as files, lifted, measured and deleted in turn. The columns
 - seconds, and the megabytes by which memory rose at its peak, that lifting took, its proof included.
 
 With `--peer` the converter that ships in torch is given the TorchScript files, too.
+
+`--files DIR` tries files that are there, each in a process of its own and by the card beside it, if there is one:
+whether they lift or why not, how far output and gradient lie in float64 from the file's own, the default layer of
+Grad-CAM, the activation, and what was found while they were read.
+`--against REV` tells how long lifting takes beside another commit.
 """
 
 from __future__ import annotations
@@ -23,24 +29,28 @@ import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
+from bench._against import compared, print_seconds
+from bench._against import goal as seconds_goal
 from bench._converter import ROUNDING, converted
+from bench._folder import goals as files_goals
+from bench._folder import print_files, tried
 from bench._lifting import Lifting, computing, lifted
-from bench._nets import FORMS, TIMM, TORCHVISION, original
+from bench._nets import FAMILIES, FORMS, original
 from bench._table import Goal, print_goals, progress, report, table
 
-NAMES = {"torchvision": TORCHVISION, "timm": TIMM}
 HEAD = ("file", "float32", "other size", "float64", "gradient", "layers", "seconds", "MB", "torch's converter")
 DOUBLE, GRADIENT = 1e-10, 1e-8
 """The largest differences in double precision of torchvision's networks."""
 WRONG, ASTRAY = 1e-6, 1e-4
 """The differences in double precision of scores and of gradients from which on a graph is not the network. They leave
 room for networks that amplify rounding."""
-SHARE = 0.9
-"""The share of timm's networks that shall lift."""
+SHARES = {"timm": 0.9, "scripts": 1.0}
+"""The shares of files that shall lift."""
 SECONDS = {"resnet50": 5.0, "maxvit_t": 30.0}
 """The longest that lifting may take."""
 
@@ -49,7 +59,7 @@ def liftings(names: list[str], forms: list[str], folder: Path, keep: bool, peer:
     """Makes, lifts and deletes the files of networks of one family in their turn."""
     for name in names:
         network = original(name)
-        layers = computing(network.copied(), network.sample.normalise(network.sample.rows(2)[0]))
+        layers = computing(network.copied(), network.sample.example(2)[0])
         for form in forms:
             path = folder / f"{name}_{form}.{'pt2' if form == 'pt2' else 'pt'}"
             each = lifted(network, layers, form, path)
@@ -111,14 +121,16 @@ def _count(name: str, differences: Sequence[float | None], most: float) -> Goal:
     return Goal(name, within, len(differences), True, ".0f")
 
 
-def timm_goals(done: list[Lifting]) -> Iterator[Goal]:
-    """Most files lift, and none to another function than its network."""
+def other_goals(done: list[Lifting]) -> Iterator[Goal]:
+    """Of a family that is not torchvision's most files lift, and none to another function than its network."""
+    family = done[0].family
     for form in dict.fromkeys(each.form for each in done):
-        tried = [each for each in done if each.form == form]
-        lifts = sum(each.single is not None for each in tried)
-        yield Goal(f"networks of timm that lift, {form}", lifts, math.ceil(SHARE * len(tried)), True, ".0f")
+        made = [each for each in done if each.form == form]
+        lifts = sum(each.single is not None for each in made)
+        least = math.ceil(SHARES[family] * len(made))
+        yield Goal(f"networks of {family} that lift, of {len(made)} {form}", lifts, least, True, ".0f")
     doubtful = [each for each in done if each.single is not None and not _right(each)]
-    yield Goal("files of timm that lift, and that float64 does not confirm", len(doubtful), 0, False, ".0f")
+    yield Goal(f"files of {family} that lift, and that float64 does not confirm", len(doubtful), 0, False, ".0f")
 
 
 def _right(each: Lifting) -> bool:
@@ -126,57 +138,86 @@ def _right(each: Lifting) -> bool:
     return all(value is not None and value <= most for value, most in bounds)
 
 
-GOALS: dict[str, Callable[[list[Lifting]], Iterator[Goal]]] = {
-    "torchvision": torchvision_goals,
-    "timm": timm_goals,
-}
-
-
 def options() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(prog="python -m bench.lifting", description="What lifting keeps of a model.")
     parser.add_argument("--only", help="networks, separated by commas")
     parser.add_argument("--forms", default="traced,scripted,frozen,pt2", help="forms of files, separated by commas")
-    parser.add_argument("--family", choices=("torchvision", "timm", "both"), default="both")
+    parser.add_argument("--family", choices=FAMILIES, help="one family of networks; all if it is not given")
     parser.add_argument("--keep", type=Path, help="a folder that the files are written to and kept in")
     parser.add_argument("--peer", action="store_true", help="ask the converter in torch, too (slow)")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--files", type=Path, metavar="DIR", help="a folder whose model files are tried instead")
+    other.add_argument("--against", metavar="REV", help="a commit whose seconds are compared instead")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the images of --files")
     given = parser.parse_args()
-    unknown = set(given.only.split(",") if given.only else ()) - {*TORCHVISION, *TIMM}
+    unknown = set(given.only.split(",") if given.only else ()) - set(chain(*FAMILIES.values()))
     unknown |= set(given.forms.split(",")) - set(FORMS["torchvision"])
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
+    if given.files and not given.files.is_dir():
+        parser.error(f"{given.files} is no folder")
     return given
 
 
 def plan(given: argparse.Namespace) -> dict[str, tuple[list[str], list[str]]]:
     """The networks and the forms of each family that are asked for."""
-    only, wanted = given.only.split(",") if given.only else (*TORCHVISION, *TIMM), given.forms.split(",")
-    families = NAMES if given.family == "both" else (given.family,)
+    only, wanted = given.only.split(",") if given.only else None, given.forms.split(",")
     parts = {
-        family: ([name for name in NAMES[family] if name in only], [form for form in FORMS[family] if form in wanted])
-        for family in families
+        family: (
+            [name for name in names if only is None or name in only],
+            [form for form in FORMS[family] if form in wanted],
+        )
+        for family, names in FAMILIES.items()
+        if given.family in (None, family)
     }
     return {family: (names, forms) for family, (names, forms) in parts.items() if names and forms}
 
 
-def main() -> int:
-    """Measures and prints; returns 1 if a goal is missed."""
-    given = options()
-    parts = plan(given)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)  # the exporter's, of sizes that it cannot solve for
+def networks(given: argparse.Namespace) -> list[Goal]:
+    """Lifts the networks that are asked for, and prints a table for each family."""
     goals: list[Goal] = []
     with report("Lifting: files of networks as graphs"), tempfile.TemporaryDirectory() as folder:
         place = given.keep or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        for family, (names, forms) in parts.items():
+        for family, (names, forms) in plan(given).items():
             done = []
             with progress(len(names) * len(forms)) as tell:
                 for each in liftings(names, forms, place, given.keep is not None, given.peer):
                     done.append(each)
                     tell("  ".join(row(each)).rstrip())
             print_table(family, done, given.peer)
-            goals.extend(GOALS[family](done))
+            goals.extend((torchvision_goals if family == "torchvision" else other_goals)(done))
+    return goals
+
+
+def files(folder: Path, size: tuple[int, int] | None) -> list[Goal]:
+    """Tries the files of a folder."""
+    with report(f"Lifting: the files of {folder}"):
+        done = tried(folder, size)
+        print_files(done)
+    return list(files_goals(done))
+
+
+def beside(revision: str) -> list[Goal]:
+    """Compares the seconds of lifting with another commit's."""
+    with report(f"Lifting: processor seconds beside those of {revision}, medians"):
+        seconds = compared(revision)
+        print_seconds(seconds)
+    return [seconds_goal(seconds)]
+
+
+def main() -> int:
+    """Measures and prints; returns 1 if a goal is missed."""
+    given = options()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # the exporter's, of sizes that it cannot solve for
+    if given.files:
+        goals = files(given.files, given.size)
+    elif given.against:
+        goals = beside(given.against)
+    else:
+        goals = networks(given)
     print_goals(goals)
     return int(not all(goal.met for goal in goals))
 
