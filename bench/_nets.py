@@ -31,6 +31,13 @@ TIMM = (
     "deit_tiny_patch16_224", "beit_base_patch16_224", "cait_xxs24_224", "xcit_nano_12_p16_224", "pvt_v2_b0",
     "poolformer_s12", "edgenext_xx_small", "davit_tiny", "swinv2_cr_tiny_ns_224", "eva02_tiny_patch14_224",
     "tiny_vit_5m_224",
+    "hiera_tiny_224", "deit_tiny_distilled_patch16_224", "vit_little_patch16_reg4_gap_256", "crossvit_9_240",
+    "twins_svt_small", "visformer_tiny", "convit_tiny", "pit_ti_224", "mixer_s32_224", "resmlp_12_224", "gmlp_ti16_224",
+    "sequencer2d_s", "volo_d1_224", "focalnet_tiny_srf", "efficientformer_l1", "efficientformerv2_s0",
+    "mobilenetv4_conv_small_035", "repvit_m0_9", "repghostnet_050", "starnet_s050", "inception_next_atto",
+    "caformer_s18", "gcvit_xxtiny", "nest_tiny", "skresnet18", "ese_vovnet19b_slim", "halonet26t", "lambda_resnet26t",
+    "rexnet_100", "mixnet_s", "tinynet_e", "mambaout_femto", "swiftformer_xs", "shvit_s1", "fasternet_t0", "hgnetv2_b0",
+    "botnet26t_256", "nextvit_small", "efficientvit_b0", "mvitv2_tiny",
 )
 # fmt: on
 SCRIPTS = tuple(IDIOMS)

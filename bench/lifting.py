@@ -12,12 +12,13 @@ deleted in turn. The columns:
   has none;
 - seconds, and the megabytes by which memory rose at its peak, that lifting took, its proof included.
 
-With `--peer` the converter that ships in torch is given the TorchScript files, too.
+`--family`, `--forms` and `--only` choose among them; `--jobs 2` lifts two networks at a time, which suits timm's many
+on two cores. With `--peer` the converter that ships in torch is given the TorchScript files, too.
 
 `--files DIR` tries files that are there, each in a process of its own and by the card beside it, if there is one:
 whether they lift or why not, how far output and gradient lie in float64 from the file's own, the default layer of
-Grad-CAM, the activation, and what was found while they were read.
-`--against REV` tells how long lifting takes beside another commit.
+Grad-CAM, the activation, and what was found while they were read. `--against REV` tells how long lifting takes beside
+another commit.
 """
 
 from __future__ import annotations
@@ -30,9 +31,14 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, repeat
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from bench._against import compared, print_seconds
 from bench._against import goal as seconds_goal
@@ -55,19 +61,44 @@ SECONDS = {"resnet50": 5.0, "maxvit_t": 30.0}
 """The longest that lifting may take."""
 
 
-def liftings(names: list[str], forms: list[str], folder: Path, keep: bool, peer: bool) -> Iterator[Lifting]:
-    """Makes, lifts and deletes the files of networks of one family in their turn."""
-    for name in names:
-        network = original(name)
-        layers = computing(network.copied(), network.sample.example(2)[0])
-        for form in forms:
-            path = folder / f"{name}_{form}.{'pt2' if form == 'pt2' else 'pt'}"
-            each = lifted(network, layers, form, path)
-            yield replace(each, peer=converted(path, network)) if peer and form != "pt2" else each
-            if not keep:
-                path.unlink(missing_ok=True)
-        del network
-        gc.collect()
+def liftings(name: str, forms: list[str], folder: Path, keep: bool, peer: bool) -> Iterator[Lifting]:
+    """Makes, lifts and deletes the files of one network in their turn."""
+    network = original(name)
+    layers = computing(network.copied(), network.sample.example(2)[0])
+    for form in forms:
+        path = folder / f"{name}_{form}.{'pt2' if form == 'pt2' else 'pt'}"
+        each = lifted(network, layers, form, path)
+        yield replace(each, peer=converted(path, network)) if peer and form != "pt2" else each
+        if not keep:
+            path.unlink(missing_ok=True)
+    gc.collect()
+
+
+def _listed(name: str, forms: list[str], folder: Path, keep: bool, peer: bool) -> list[Lifting]:
+    return list(liftings(name, forms, folder, keep, peer))
+
+
+def _worker(threads: int) -> None:
+    """A process beside others: they share the cores."""
+    torch.set_num_threads(threads)
+    _silenced()
+
+
+def _silenced() -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # the exporter's, of sizes that it cannot solve for
+
+
+def all_liftings(names: list[str], jobs: int, *how: Any) -> Iterator[Lifting]:  # noqa: ANN401 - as `liftings` takes it
+    """The liftings of several networks in their order, of so many networks at a time."""
+    if jobs == 1:
+        for name in names:
+            yield from liftings(name, *how)
+        return
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _worker, (threads,)) as pool:
+        for done in pool.map(_listed, names, *map(repeat, how)):
+            yield from done
 
 
 def row(each: Lifting) -> tuple[str, ...]:
@@ -144,6 +175,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", help="networks, separated by commas")
     parser.add_argument("--forms", default="traced,scripted,frozen,pt2", help="forms of files, separated by commas")
     parser.add_argument("--family", choices=FAMILIES, help="one family of networks; all if it is not given")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="networks at a time; seconds are then those of shared cores"
+    )
     parser.add_argument("--keep", type=Path, help="a folder that the files are written to and kept in")
     parser.add_argument("--peer", action="store_true", help="ask the converter in torch, too (slow)")
     other = parser.add_mutually_exclusive_group()
@@ -183,7 +217,7 @@ def networks(given: argparse.Namespace) -> list[Goal]:
         for family, (names, forms) in plan(given).items():
             done = []
             with progress(len(names) * len(forms)) as tell:
-                for each in liftings(names, forms, place, given.keep is not None, given.peer):
+                for each in all_liftings(names, given.jobs, forms, place, given.keep is not None, given.peer):
                     done.append(each)
                     tell("  ".join(row(each)).rstrip())
             print_table(family, done, given.peer)
@@ -210,12 +244,14 @@ def beside(revision: str) -> list[Goal]:
 def main() -> int:
     """Measures and prints; returns 1 if a goal is missed."""
     given = options()
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)  # the exporter's, of sizes that it cannot solve for
+    _silenced()
     if given.files:
         goals = files(given.files, given.size)
     elif given.against:
-        goals = beside(given.against)
+        try:
+            goals = beside(given.against)
+        except ValueError as error:
+            sys.exit(str(error))
     else:
         goals = networks(given)
     print_goals(goals)

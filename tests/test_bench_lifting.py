@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import _folder, lifting
+from bench import _against, _folder, lifting
 from bench._filed import found
 from bench._idioms import IDIOMS
 from bench._nets import FAMILIES, original
@@ -100,6 +100,16 @@ def test_a_graph_that_is_another_function_is_not_right():
     for output, gradient, right in ((1e-9, 1e-9, True), (1e-3, 1e-9, False), (1e-9, float("inf"), False)):
         told = _folder.Found(lifted=True, output=output, gradient=gradient, dtype="float64")
         assert _folder.Tried(name, told, "").right is right
+
+
+def test_seconds_are_compared_round_by_round_and_file_by_file():
+    goal = _against.goal({"a.pt": [(1.0, 1.0), (4.0, 2.0), (9.0, 1.0)], "b.pt": [(1.0, 2.0)]})
+    assert (goal.figure, goal.met) == (pytest.approx(1.0), True)
+
+
+def test_a_tree_lifts_by_its_own_code(tmp_path):
+    with _against.Lifter(_against.ROOT) as here:
+        assert here.seconds(traced(Small(), tmp_path / "a.pt")) > 0
 
 
 def test_every_network_belongs_to_one_family():
