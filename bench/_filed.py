@@ -29,8 +29,7 @@ from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.answer import answer
 from lightwell_server.models.graph import Graph
-from lightwell_server.models.lifting import asleep
-from lightwell_server.models.lifting.files import Script, opened
+from lightwell_server.models.lifting.files import opened
 from lightwell_server.models.lifting.lift import Sample, lift
 from lightwell_server.models.lifting.outputs import leaves
 from lightwell_server.models.store import Model, load_file
@@ -80,7 +79,7 @@ def found(path: Path, size: tuple[int, int] | None) -> Found:
         notes=(*model.graph.notes, *([f"no {METHOD}: {reason}"] if reason else [])),
     )
     try:
-        return _compared(told, _as_returned(path, model), path, model.card.sample())
+        return _compared(told, path, *_as_returned(path, model))
     except (LightwellError, RuntimeError) as error:
         return replace(told, output=float("inf"), reason=f"it cannot be compared: {cause(error)}")
 
@@ -94,15 +93,17 @@ def _loaded(path: Path, given: Given) -> Model:
     return model
 
 
-def _as_returned(path: Path, model: Model) -> Graph:
-    """The graph whose output is what the file returns: another one where scores are read before an activation."""
-    sample = model.card.sample()
+def _as_returned(path: Path, model: Model) -> tuple[Graph, Sample]:
+    """The graph whose output is what the file returns, and what it was recorded on: another one where scores are read
+    before an activation."""
+    sample = model.card.sample(len(model.labels))
     if model.graph.activation is None or not sample.before_activation:
-        return model.graph
-    return lift(path, replace(sample, before_activation=False))
+        return model.graph, sample
+    plain = replace(sample, before_activation=False)
+    return lift(path, plain), plain
 
 
-def _compared(told: Found, graph: Graph, path: Path, sample: Sample) -> Found:
+def _compared(told: Found, path: Path, graph: Graph, sample: Sample) -> Found:
     """Output and gradient in double precision, or in the file's own type where it does not run in double; of small
     images where it takes any, for that is slow."""
     tries = [(sample.size, torch.float64), (sample.size, graph.weights)]
@@ -111,18 +112,19 @@ def _compared(told: Found, graph: Graph, path: Path, sample: Sample) -> Found:
     for size, dtype in tries:
         values = sample.rows(ROWS, size, seed=9, dtype=dtype)
         try:
-            output, gradient, without = _theirs(_own(path, dtype), graph, values, sample)
+            output, gradient, without = _theirs(_own(path, sample, dtype), graph, values, sample)
         except RuntimeError:
             if (size, dtype) == tries[-1]:
                 raise
             continue
         break
     others = {name: value[0] for name, value in zip(graph.inputs, values[1:], strict=True)}
-    ask = Ask(values[0], score=lambda given, _: _weighted(given), want=OUT | GRAD)
+    first = 0 if graph.single is None else 1  # of a yes and a no the file gives the yes
+    ask = Ask(values[0], score=lambda given, _: _weighted(given[:, first:]), want=OUT | GRAD)
     (ours,) = answer(graph.to("cpu", dtype), [Part(ask, 0, ROWS, others)])
     return replace(
         told,
-        output=distance(ours.out, output),
+        output=distance(_flat(ours.out[:, first:]), output),
         gradient=None if gradient is None else distance(ours.grad, gradient),
         dtype=str(dtype).removeprefix("torch."),
         reason=without,
@@ -130,15 +132,15 @@ def _compared(told: Found, graph: Graph, path: Path, sample: Sample) -> Found:
 
 
 def _theirs(run: Function, graph: Graph, values: Sequence[Tensor], sample: Sample) -> tuple[Tensor, Tensor | None, str]:
-    """The file's own output for rows, and its gradient for the pixels or the reason why it gives none. Where rows share
-    no step, the file gets each alone, in as many copies as it takes."""
+    """The file's own output [n, k] for rows, and its gradient for the pixels, or why there is none. Where rows
+    share no step, the file gets each alone, in as many copies as it takes."""
     pixels = values[0].clone().requires_grad_()
     others = [value[:1] for value in values[1:]]
 
     def given(rows: Tensor) -> Tensor:
         repeated = (value.expand(len(rows), *value.shape[1:]).clone() for value in others)
         outputs = run([sample.normalise(rows, graph.weights), *repeated])
-        output: Tensor = dict(leaves(outputs))[graph.path]
+        output = _flat(dict(leaves(outputs))[graph.path])
         low, high = sample.range
         return output if sample.kind == "classifier" else (output - low) / (high - low)
 
@@ -154,26 +156,24 @@ def _theirs(run: Function, graph: Graph, values: Sequence[Tensor], sample: Sampl
             return output.detach(), None, f"the file itself gives no gradient: {last_line(error)}"
 
 
+def _flat(output: Tensor) -> Tensor:
+    """Values [n, k], whatever shape they had; of a single row even none."""
+    return output.reshape(len(output) if output.dim() else 1, -1)
+
+
 def _weighted(output: Tensor) -> Tensor:
     """The score [n] that is differentiated: all values of a row, each with a random weight of its own."""
+    values = _flat(output)
     rng = torch.Generator().manual_seed(0)
-    weights = torch.rand(output.shape[1:], generator=rng, dtype=output.dtype) - 0.5
-    return (output * weights).flatten(1).sum(1) if output.dim() > 1 else output * weights
+    return values @ (torch.rand(values.shape[1], generator=rng, dtype=values.dtype) - 0.5)
 
 
-def _own(path: Path, dtype: torch.dtype) -> Function:
-    """The file's own function, computing in that type: of a TorchScript file also with the constants in its code."""
+def _own(path: Path, sample: Sample, dtype: torch.dtype) -> Function:
+    """The file's own function, computing in that type."""
     file = opened(path)
-    if not isinstance(file, Script) or dtype is file.dtype:
-        file.to(dtype)
-        return file.run
-    module = asleep.script(torch.jit.load(path, map_location="cpu").eval()).to(dtype)
-    for node in asleep.nodes(module.graph):
-        if node.kind() == "prim::Constant" and node.hasAttributes() and node.kindOf("value") == "t":
-            constant = node.t("value")
-            if constant.is_floating_point():
-                node.t_("value", constant.to(dtype))
-    return lambda inputs: module(*inputs)
+    file.given = sample.arguments
+    file.to(dtype)
+    return file.run
 
 
 def main() -> None:

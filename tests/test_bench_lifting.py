@@ -67,7 +67,12 @@ class Fixed(Small):
         return super().forward(images.view(3, 3, 32, 32))
 
 
-@pytest.mark.parametrize(("net", "rows"), [(Softmax(), 2), (Fixed(), 3)])
+class Lone(Small):
+    def forward(self, images):
+        return super().forward(images)[:, 0].sigmoid()
+
+
+@pytest.mark.parametrize(("net", "rows"), [(Softmax(), 2), (Fixed(), 3), (Lone(), 2)])
 def test_a_graph_is_compared_with_what_the_file_returns_in_double_precision(tmp_path, net, rows):
     each = found(traced(net, tmp_path / "a.pt", rows), (32, 32))
     assert each.lifted
