@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lightwell_server.ask import OUT, Ask, Part
 from lightwell_server.models.answer import answer
@@ -47,3 +49,24 @@ def test_torch_says_nothing_of_old_files_on_standard_error():
     command = [sys.executable, "-c", QUIETLY, str(FOLDER)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class Floored(nn.Module):
+    def forward(self, x):
+        return torch.floor_divide(x.detach().mean((2, 3)) - self.shift, 0.01) * 0.01 + x.mean((2, 3))
+
+    def __init__(self, shift: float):
+        super().__init__()
+        self.shift = shift
+
+
+@pytest.mark.parametrize(("shift", "old", "told"), [(0.9, True, True), (0.9, False, False), (-0.9, True, False)])
+def test_a_division_that_old_versions_rounded_otherwise_is_told_where_it_shows(tmp_path, shift, old, told):
+    """Before torch 1.13 floor_divide rounded towards zero."""
+    torch.jit.script(Floored(shift)).save(tmp_path / "now.pt")
+    with zipfile.ZipFile(tmp_path / "now.pt") as now, zipfile.ZipFile(tmp_path / "then.pt", "w") as then:
+        for member in now.infolist():
+            if not (old and member.filename.endswith("byteorder")):
+                then.writestr(member.filename, now.read(member))
+    notes = lift(tmp_path / "then.pt", Sample((16, 16), **PLAIN)).notes
+    assert any("floor_divide of negative values" in note for note in notes) == told

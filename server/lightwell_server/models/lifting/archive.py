@@ -70,6 +70,12 @@ def _damaged(archive: zipfile.ZipFile) -> str | None:
     return None
 
 
+def dated(path: Path) -> bool:
+    """Whether it was written before torch 2.1, since when archives tell the order of their bytes."""
+    with zipfile.ZipFile(path) as archive:
+        return not any(name.endswith("/byteorder") for name in archive.namelist())
+
+
 def fits(path: Path) -> None:
     """Raises `Refused` if there is not the memory to lift it."""
     with zipfile.ZipFile(path) as archive:

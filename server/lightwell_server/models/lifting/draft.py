@@ -102,6 +102,12 @@ def _notes(recorder: Recorder) -> Iterator[str]:
     if recorder.woken:
         places = ", ".join(dict.fromkeys(recorder.woken[:3]))
         yield f"{len(recorder.woken)} layers were left in training mode and are set to eval ({places})"
+    if recorder.rounded:
+        places = ", ".join(list(dict.fromkeys(recorder.rounded))[:3])
+        yield (
+            f"floor_divide of negative values rounds down ({places}); where the file is from torch 1.5 to 1.12, it "
+            "rounded towards zero there: compare scores, and export the model anew if they differ"
+        )
     if recorder.blocked:
         places = ", ".join(list(dict.fromkeys(recorder.blocked))[:3])
         yield f"no gradient passes the file's blocks of torch.no_grad() ({places}), as in the file itself"

@@ -181,6 +181,7 @@ class Script:
 
     def record(self, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
         """Interprets the module."""
+        recorder.dated = archive.dated(self.path)
         behind = self._arguments[len(inputs) :]
         values = [self.given.get(argument.name, argument.default_value) for argument in behind]
         return torchscript.record(self.module, [*inputs, *values], recorder)

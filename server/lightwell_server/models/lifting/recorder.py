@@ -47,7 +47,8 @@ class Endless(Refused):
 class Recorder:
     """The graph so far. `operation`, `path` and `source` say where the model's own code is just now, and `graded`
     whether it computes with gradients there; `woken`, where training was switched off; `blocked`, where gradients are
-    cut. `types` are those of the file's numbers that others take the place of."""
+    cut. `types` are those of the file's numbers that others take the place of. Of a `dated` file, `rounded` tells where
+    the torch that wrote it may have rounded otherwise."""
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
@@ -60,6 +61,8 @@ class Recorder:
     source: str = ""
     graded: bool = True
     types: Mapping[torch.dtype, torch.dtype] = field(default_factory=dict)
+    dated: bool = False
+    rounded: list[str] = field(default_factory=list)
     _kept: dict[_Identity, Box] = field(default_factory=dict)
     _names: dict[_Identity, str] = field(default_factory=dict)
     _constants: dict[_Identity, str] = field(default_factory=dict)
@@ -116,6 +119,8 @@ class Recorder:
         if torch.Tag.nondeterministic_seeded in target.tags and not switched_off(target, args, kwargs):
             raise self.refuse("it draws random numbers; export the model in eval mode")
         result = self._record(target, args, kwargs)
+        if self.dated and target in _FLOORING and of_image(result) and bool((result.value < 0).any()):
+            self.rounded.append(self.source or self.path or "the model")
         return result if self.graded else tree_map(self._without_gradient, result)
 
     def _without_gradient(self, result: Any) -> Any:  # noqa: ANN401
@@ -292,6 +297,7 @@ class Recorder:
         return self._constants[identity]
 
 
+_FLOORING = (aten.floor_divide.default, aten.floor_divide.Scalar)
 QUANTISED = "quantised weights cannot be differentiated; bring the model in floating point"
 DATA_DEPENDENT = (
     "a branch, a size or a number depends on the image, so no single graph describes the model; "
