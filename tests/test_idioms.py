@@ -2,6 +2,7 @@
 lifts to the eager network, at other sizes too where the file takes them."""
 
 import enum
+from typing import Any
 
 import pytest
 import torch
@@ -126,7 +127,21 @@ class Written(Base):
         return self.fc(y.mean((2, 3)))
 
 
-SCRIPTS = (Flag, Number, Masked, Forked, Numbers, Listed, Sizes, Enumerated, Owned, Written)
+class Refined(Base):
+    """Values whose types are found out, and a block that switches half precision off."""
+
+    def forward(self, x: Tensor | list[Tensor]):
+        images = x if isinstance(x, Tensor) else x[0]
+        parts: dict[str, Any] = {"scores": self.head(images), "scale": 3, "names": ["a", "b"]}
+        scores, scale, names = parts["scores"], parts["scale"], parts["names"]
+        assert isinstance(scores, Tensor) and isinstance(scale, int)
+        with torch.autocast("cpu", enabled=False):
+            if torch.jit.isinstance(names, list[str]):
+                scores = scores * scale + len(names)
+        return scores
+
+
+SCRIPTS = (Flag, Number, Masked, Forked, Numbers, Listed, Sizes, Enumerated, Owned, Written, Refined)
 
 
 @pytest.mark.parametrize("form", ["scripted", "frozen"])
@@ -169,6 +184,19 @@ def test_blocks_without_gradients_have_none_and_a_note_says_so(tmp_path, form):
     graph = lift(export(net, form, tmp_path, torch.rand(2, 3, SIDE, SIDE)), Sample((SIDE, SIDE), **PLAIN))
     is_the_network(graph, net)
     assert any("torch.no_grad()" in note and "test_idioms.py" in note for note in graph.notes)
+
+
+class Steady(Base):
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            y = self.features(x)
+        return self.fc(y)
+
+
+def test_a_program_may_switch_half_precision_off(tmp_path):
+    net = seeded(Steady)
+    graph = lift(export(net, "pt2", tmp_path, torch.rand(2, 3, SIDE, SIDE)), Sample((SIDE, SIDE), **PLAIN))
+    is_the_network(graph, net)
 
 
 class Patches(nn.Module):

@@ -137,6 +137,8 @@ def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict
     target = node.target
     if target is torch.ops.higher_order.wrap_with_set_grad_enabled:
         return _block(recorder, *args)
+    if target is torch.ops.higher_order.wrap_with_autocast and not args[2]:  # a device, a type, enabled, cached
+        return _block(recorder, recorder.graded, *args[4:])
     if isinstance(target, OpOverload):
         name = target._schema.name.split("::")[1]
         if name in _CHECKS:

@@ -6,6 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
+from lightwell_server.models.lifting.views import Box
+
 
 @dataclass(frozen=True)
 class Module:
@@ -43,3 +47,25 @@ class Object:
 
 class Uninitialised:
     """The value that a branch not taken would have given."""
+
+
+_PLAIN = {"BoolType": bool, "IntType": int, "FloatType": float, "StringType": str, "NoneType": type(None)}
+
+
+def is_instance(value: Any, kind: Any) -> bool:  # noqa: ANN401 - a type of TorchScript's
+    """Whether a value is of a TorchScript type; containers are looked into."""
+    name = kind.kind()
+    if name == "OptionalType":
+        return value is None or is_instance(value, kind.getElementType())
+    if name == "ListType":
+        return isinstance(value, list) and all(is_instance(item, kind.getElementType()) for item in value)
+    if name == "DictType":
+        items = value.items() if isinstance(value, dict) else [(None, None)]
+        return all(is_instance(k, kind.getKeyType()) and is_instance(v, kind.getValueType()) for k, v in items)
+    if name == "TupleType":
+        parts = kind.elements()
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(is_instance, value, parts))
+    if name == "ClassType":
+        return isinstance(value, Object) and value.kind == kind.qualified_name()
+    value = value.value if isinstance(value, Box) else value
+    return isinstance(value, Tensor) if name == "TensorType" else type(value) is _PLAIN.get(name)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_any, tree_map
 
 from lightwell_server.models.lifting import interpolation, scalars
-from lightwell_server.models.lifting.objects import Member, Module, Object, Uninitialised
+from lightwell_server.models.lifting.objects import Member, Module, Object, Uninitialised, is_instance
 from lightwell_server.models.lifting.recorder import Recorder
 from lightwell_server.models.lifting.views import Box
 
@@ -181,9 +181,15 @@ class _Interpreter:
     def created(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         return [Object(str(node.output().type().qualified_name()))]
 
+    def checked(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        (value,) = self.values(node, environment)
+        return [any(is_instance(value, kind) for kind in node.tys("types"))]
+
     def entered(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         """Begins or ends a `with` block."""
         (manager,) = self.values(node, environment)
+        if manager.kind.endswith(_AUTOCAST) and not manager.attributes.get("_enabled", True):
+            return [None]
         if manager.kind not in _GRADIENTS:
             raise self.recorder.refuse(f"`with {manager.kind}` cannot be lifted; export the model without it")
         if node.kind() == "prim::Enter":
@@ -224,6 +230,8 @@ _GRADIENTS = {
     "__torch__.torch.autograd.grad_mode.enable_grad": True,
 }
 """Blocks that switch gradients off or on."""
+_AUTOCAST = "autocast_mode.autocast"
+"""A block that computes in half precision where it is enabled."""
 
 
 def _inlined(call: Any, arguments: list[Any], function: Any = None) -> Any:  # noqa: ANN401
@@ -294,6 +302,7 @@ _PRIMS: dict[str, _Handler] = {
     "prim::Exit": _Interpreter.entered,
     "prim::fork": _Interpreter.forked,
     "aten::wait": lambda run, node, env: run.values(node, env),
+    "prim::isinstance": _Interpreter.checked,
     "prim::EnumName": lambda run, node, env: [run.values(node, env)[0].name],
     "prim::EnumValue": lambda run, node, env: [run.values(node, env)[0].value],
     "prim::CallMethod": _Interpreter.call_method,
