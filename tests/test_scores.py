@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightwell import Element, GradCam, InvalidArgumentError, Occlusion, Pgd, Predictions, Saliency
+from lightwell import Element, GradCam, InvalidArgumentError, NotApplicableError, Occlusion, Pgd, Predictions, Saliency
 from lightwell_server.ask import GRAD, OUT, Ask, Part
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer
@@ -29,6 +29,8 @@ EXACT = {
     "logarithm of a softmax": ("softmax", lambda y, z: y.softmax(1).log()),
     "by hand": ("softmax", lambda y, z: _shares(y - y.amax(1, keepdim=True))),
     "by hand, unshifted": ("softmax", lambda y, z: _shares(y)),
+    "logarithm to the base 10": ("softmax", lambda y, z: y.softmax(1).log10()),
+    "clamped logarithm": ("softmax", lambda y, z: y.log_softmax(1).clamp(min=-100)),
     "of a convolution": ("softmax", lambda y, z: y[:, :, None, None].softmax(1).flatten(1)),
 }
 INEXACT = {
@@ -37,6 +39,8 @@ INEXACT = {
     "hard sigmoid": lambda y, z: F.hardsigmoid(y),
     "hyperbolic tangent": lambda y, z: (torch.tanh(y / 2) + 1) / 2,
     "other base": lambda y, z: 2**y / (2**y).sum(1, keepdim=True),
+    "five times": lambda y, z: 5 * y.sigmoid(),
+    "clamped per cent": lambda y, z: (100 * y.softmax(1)).clamp(max=1),
     "mean of two": lambda y, z: (y.softmax(1) + y.sigmoid().softmax(1)) / 2,
     "divided by the first row's sum": lambda y, z: _by_first(y),
 }
@@ -108,7 +112,7 @@ def test_probabilities_that_cannot_be_undone_are_the_scores_and_called_nothing_e
     with Local(traced(net, tmp_path), card()) as local:
         first = local.explain(image().numpy(), Predictions(k=1), fit="exact").predictions[0]
         assert local.model.facts.activation == "none"
-        assert any("they are the scores" in note for note in local.model.graph.notes)
+        assert any("are the scores" in note for note in local.model.graph.notes)
         assert first.probability == 0
         assert first.score == pytest.approx(float(net(image()[None])[0, first.class_index]), abs=1e-5)
 
@@ -163,6 +167,35 @@ def test_a_regression_stays_one_value(tmp_path, end):
             assert local.explain(image().numpy(), Occlusion(window=8, stride=8), fit="exact").values.any()
             element = local.explain(image().numpy(), Saliency(), target=Element(), fit="exact")
             assert torch.equal(torch.tensor(element.map), torch.tensor(seen.map))
+
+
+@pytest.mark.parametrize(
+    ("end", "given"),
+    [
+        (lambda y: 5 * y.sigmoid(), {}),
+        (lambda y: 5 * y.sigmoid().squeeze(1), {"output": {"activation": "none"}}),
+        (lambda y: y.sigmoid(), {"output": {"activation": "none"}}),
+    ],
+)
+def test_a_bounded_value_is_what_the_file_gives(tmp_path, end, given):
+    net = seeded(One, end)
+    with Local(traced(net, tmp_path), card(**given)) as local:
+        seen = local.explain(image().numpy(), Saliency(), fit="exact")
+        assert (local.model.facts.classes, local.model.facts.activation) == (1, "none")
+        assert seen.target.score == pytest.approx(float(net(image()[None])), abs=1e-5)
+
+
+def test_negative_logarithms_are_no_probabilities(tmp_path):
+    net = seeded(Ends, lambda y, z: -y.log_softmax(1))
+    with Local(traced(net, tmp_path), card()) as local:
+        assert not any("probabilities" in note for note in local.model.graph.notes)
+
+
+def test_an_activation_is_not_applied_twice(tmp_path):
+    net = seeded(Ends, lambda y, z: y.softmax(1))
+    twice = card(output={"scores": "as_returned", "activation": "softmax"})
+    with pytest.raises(NotApplicableError, match="applies softmax to what the file's final softmax returns"):
+        Local(traced(net, tmp_path), twice)
 
 
 SIGMOID = {

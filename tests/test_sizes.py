@@ -105,3 +105,45 @@ def test_a_server_refuses_the_size_and_names_both(tmp_path):
         with pytest.raises(InvalidArgumentError, match="the image is 32 x 32, the model takes 16 x 16"):
             client.explain(image, Saliency(), fit="exact")
         assert client.explain(image, Saliency()).map.shape == (SIDE, SIDE)
+
+
+class Once(nn.Module):
+    """A trace of one image; at another size its reshape makes several rows of it."""
+
+    def __init__(self, squeezed):
+        super().__init__()
+        self.squeezed, self.conv, self.fc = squeezed, nn.Conv2d(3, 4, 3, padding=1), nn.Linear(64, 5)
+
+    def forward(self, x):
+        x = x.squeeze(0) if self.squeezed else x.reshape(1, 3, x.shape[2], x.shape[3])
+        return self.fc(F.max_pool2d(self.conv(x).relu(), 4).view(-1, 64))
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_rows_of_a_file_of_one_image_are_counted(tmp_path, squeezed):
+    path = export(seeded(Once, squeezed), "traced", tmp_path, torch.rand(1, 3, SIDE, SIDE))
+    graph = lift(path, Sample((SIDE, SIDE), **PLAIN))
+    assert not graph.any_size
+    with pytest.raises(InvalidArgument, match="16 x 16"):
+        asked(graph, torch.rand(2, 3, 32, 32))
+
+
+class Sliced(nn.Module):
+    """One place for each image at its own size and at the other that is proved, several at others; the first of all
+    places are taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, x):
+        places = F.max_pool2d(self.conv(x).relu(), (40, 64), (64, 128))
+        return self.fc(places.view(-1, 4))[: x.shape[0]]
+
+
+def test_rows_are_counted_on_the_way_as_well(tmp_path):
+    path = export(seeded(Sliced), "traced", tmp_path, torch.rand(2, 3, 40, 64))
+    graph = lift(path, Sample((40, 64), **PLAIN))
+    assert graph.any_size
+    with pytest.raises(InvalidArgument, match=r"40 x 64, makes 6 rows of 3 at 104 x 64"):
+        asked(graph, torch.rand(3, 3, 104, 64))

@@ -21,7 +21,7 @@ from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.folding import FOLDED
 from lightwell_server.models.grids import Sight, sights
 from lightwell_server.models.layout import channels_last
-from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, of_size, size_of
+from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, kept_rows, of_size, size_of
 
 aten = torch.ops.aten
 
@@ -36,6 +36,7 @@ _MOVES = frozenset((
     "unsqueeze", "view", "zeros", "zeros_like",
 ))
 # fmt: on
+_RESHAPING = (aten.reshape.default, aten.unflatten.int, aten.flatten.using_ints, aten.repeat.default)
 CUTS = 128
 """Cuts that are kept; callers choose their layers."""
 SIZES = 64
@@ -180,6 +181,16 @@ class Graph:
     def drop(self, path: str) -> None:
         """From now on nothing can be read at one of the other outputs."""
         del self.others[path], self.nodes[OUTPUT + path]
+
+    def count_rows(self) -> None:
+        """From now on rows are counted wherever a value of rows is made in another shape."""
+        rows = next(iter(self.graph.nodes))
+        for node in list(self.graph.nodes):
+            if node.target in _RESHAPING and by_rows(node, self.fixed):
+                with self.graph.inserting_after(node):
+                    counted = self.graph.call_function(kept_rows, (node, rows, *self.size))
+                counted.meta.update(path=PIXELS, source="", scalar=True)
+        self._cuts.clear()
 
     def pin(self) -> None:
         """From now on images of another size than the recorded are refused, with INVALID_ARGUMENT."""

@@ -30,7 +30,18 @@ def of_size(height: int, width: int, own_height: int, own_width: int) -> None:
         raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
 
 
-GUARDS = (guard, of_size)
+def kept_rows(value: Tensor, rows: Tensor, own_height: int, own_width: int) -> None:
+    """A node of the graph: a value has as many rows as the images. At another size a reshape may make several rows of
+    one, and row i would then be another caller's."""
+    if len(value) != len(rows):
+        message = (
+            f"the model, made for {own_height} x {own_width}, makes {len(value)} rows of {len(rows)} at "
+            f"{' x '.join(map(str, rows.shape[2:]))}; send images of its own size"
+        )
+        raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
+
+
+GUARDS = (guard, of_size, kept_rows)
 
 
 def size_of(value: Tensor, dim: int) -> int:

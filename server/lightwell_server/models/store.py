@@ -146,6 +146,13 @@ def activation_of(graph: Graph, card: Card, classes: int) -> tuple[Activation, s
     """What makes probabilities of scores, and why it is that: the card's, else the file's own, else softmax; a single
     value, and what has been through an activation, is no score of a class."""
     if card.output.activation is not None:
+        own = graph.activation if card.output.scores == "as_returned" else None
+        if card.output.activation != "none" and own not in (None, "none"):
+            raise Refused(
+                f"the card applies {card.output.activation} to what the file's final {own} returns; leave "
+                "output.activation or output.scores out",
+                reason="BAD_CARD",
+            )
         return card.output.activation, "as given"
     if graph.activation == "none":
         return "none", "the file returns probabilities"

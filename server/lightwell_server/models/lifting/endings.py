@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,13 @@ _WEIGHING = frozenset((
     "linear", "matmul", "mm",
 ))
 # fmt: on
+_LOGARITHMS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "log": (torch.log, math.e),
+    "log2": (torch.log2, 2),
+    "log10": (torch.log10, 10),
+    "exp": (torch.exp, math.e),
+}
+"""Logarithms and their bases, and what undoes the natural one."""
 _LOW, _HIGH = 0.01, 0.99
 """Bounds that a clamp of probabilities may have: it keeps logarithms finite, and changes no answer."""
 
@@ -37,15 +44,27 @@ _LOW, _HIGH = 0.01, 0.99
 @dataclass(frozen=True)
 class Ending:
     """A final activation: its name, the values that it is applied to (side by side those of several heads), and what
-    the file makes of them."""
+    the file makes of them: probabilities times a `factor`, or their `logarithm`."""
 
     name: Activation
     taken: tuple[fx.Node, ...]
     apply: Callable[[Tensor], Tensor]
+    factor: float = 1.0
+    logarithm: bool = False
 
-    def then(self, function: Callable[[Tensor], Tensor]) -> Ending:
+    @property
+    def exact(self) -> bool:
+        """Whether the file gives probabilities, per cent or logarithms; anything else is a value of its own."""
+        return self.logarithm or self.factor in (1.0, 100.0)
+
+    def then(self, function: Callable[[Tensor], Tensor], factor: float = 1.0, logarithm: bool | None = None) -> Ending:
         """With something applied behind it."""
-        return Ending(self.name, self.taken, lambda scores: function(self.apply(scores)))
+        return replace(
+            self,
+            apply=lambda scores: function(self.apply(scores)),
+            factor=self.factor * factor,
+            logarithm=self.logarithm if logarithm is None else logarithm,
+        )
 
 
 def ending(node: fx.Node, root: torch.nn.Module, classes: int) -> Ending | None:
@@ -60,7 +79,7 @@ class _Reader:
 
     def read(self, node: fx.Node) -> Ending | None:
         """Walks back from a value over what is undone easily."""
-        name, args = _name(node), _args(node)
+        name = _name(node)
         if name in _SAME or (name in _SHAPING and _elements(node) == _elements(node.all_input_nodes[0])):
             return self.read(node.all_input_nodes[0])
         if name == "cat":
@@ -69,19 +88,28 @@ class _Reader:
             return self._clamped(node)
         if name in ("mul", "div", "reciprocal"):
             return self._by_hand(node) or self._scaled(node)
-        if name in ("log", "exp") and isinstance(args[0], fx.Node):
-            inner = self.read(args[0])
-            return inner.then(torch.log if name == "log" else torch.exp) if inner is not None else None
+        if name in _LOGARITHMS:
+            return self._logarithm(node)
         return self._plain(node)
+
+    def _logarithm(self, node: fx.Node) -> Ending | None:
+        """A logarithm of probabilities, or probabilities of their natural logarithms."""
+        name, inner = _name(node), self.read(node.all_input_nodes[0])
+        if inner is None or inner.factor != 1 or inner.logarithm != (name == "exp"):
+            return None
+        function, base = _LOGARITHMS[name]
+        return inner.then(function, 1 / math.log(base), name != "exp")
 
     def _plain(self, node: fx.Node) -> Ending | None:
         name = _name(node).strip("_")
         taken = node.all_input_nodes[:1]
         if name in ("softmax", "log_softmax") and self._of_classes(taken[0], _args(node)[1]):
             logarithm = name == "log_softmax"
-            return Ending("softmax", (*taken,), lambda x: x.log_softmax(1) if logarithm else x.softmax(1))
+            function = _log_softmax if logarithm else _softmax
+            return Ending("softmax", (*taken,), function, logarithm=logarithm)
         if name in ("sigmoid", "special_expit", "log_sigmoid"):
-            return Ending("sigmoid", (*taken,), logsigmoid if name == "log_sigmoid" else torch.sigmoid)
+            logarithm = name == "log_sigmoid"
+            return Ending("sigmoid", (*taken,), logsigmoid if logarithm else torch.sigmoid, logarithm=logarithm)
         return None
 
     def _of_classes(self, value: fx.Node, dim: Any) -> bool:  # noqa: ANN401
@@ -97,7 +125,7 @@ class _Reader:
         if dim % len(shape) != 1 or any(len(part.meta["shape"]) != 2 for part in parts):
             return None
         found = [_Reader(self.root, part.meta["shape"][1]).read(part) for part in parts]
-        heads = [head for head in found if head is not None and head.name == "sigmoid"]
+        heads = [head for head in found if head is not None and head.name == "sigmoid" and head.exact]
         if len(heads) < len(parts):
             return None
         widths = [part.meta["shape"][1] for part in parts]
@@ -113,7 +141,11 @@ class _Reader:
         bounds = [None, *bounds] if _name(node) == "clamp_max" else bounds
         low, high = [*bounds, None, None][:2]
         inner = self.read(node.all_input_nodes[0])
-        if inner is None or (low or 0) > _LOW or (high if high is not None else 1) < _HIGH:
+        if inner is None:
+            return None
+        least, most = (math.log(_LOW), math.log(_HIGH)) if inner.logarithm else (_LOW, _HIGH)
+        least, most = least * inner.factor, most * inner.factor
+        if (low is not None and low > least) or (high is not None and high < most):
             return None
         return inner.then(lambda values: values.clamp(low, high))
 
@@ -128,7 +160,7 @@ class _Reader:
             return None
         inner = self.read(value)
         share = 1 / factor if divides else factor
-        return inner.then(lambda values: values * share) if inner is not None else None
+        return inner.then(lambda values: values * share, share) if inner is not None else None
 
     def _by_hand(self, node: fx.Node) -> Ending | None:
         """1 / (1 + exp(-x)), exp(x) / (1 + exp(x)), and exp(x) / sum(exp(x))."""
@@ -150,7 +182,7 @@ class _Reader:
         dims: Any = _args(under)[1:2][0] if sums else ()
         if not sums or len(dims) != 1 or not self._of_classes(over, dims[0]):
             return None
-        return Ending("softmax", (self._unshifted(exponent),), lambda scores: scores.softmax(1))
+        return Ending("softmax", (self._unshifted(exponent),), _softmax)
 
     def _quotient(self, node: fx.Node) -> tuple[Any, fx.Node | None]:
         """What is divided, a number or a value, and by what."""
@@ -205,6 +237,14 @@ class _Reader:
         return float(value) if isinstance(value, Tensor) and value.numel() == 1 else None
 
 
+def _softmax(scores: Tensor) -> Tensor:
+    return scores.softmax(1)
+
+
+def _log_softmax(scores: Tensor) -> Tensor:
+    return scores.log_softmax(1)
+
+
 def squashed(node: fx.Node) -> bool:
     """Whether something bounds a value behind the last layer with weights."""
     return any(_name(passed).strip("_") in _SQUASHING for passed in _unweighed(node))
@@ -232,7 +272,7 @@ def are_shares(rows: Tensor, bounded: bool) -> bool:
     sums = values.sum(1)
     if bool(((sums - 1).abs() < 1e-2).all()):
         return True
-    return bounded and bool((values <= 1 + 1e-6).all() or (sums - sums[0]).abs().max() < 1e-2 * sums[0])
+    return bounded and bool((values <= 1 + 1e-6).all() or (sums - sums[0]).abs().max() < 1e-4 * sums[0])
 
 
 def _args(node: fx.Node) -> tuple[Any, ...]:

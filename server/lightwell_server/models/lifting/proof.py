@@ -49,6 +49,8 @@ class Proof:
             self.graph.mixes_rows = self._mixes(self.seen)
         differentiate(self.graph, self.sample)
         _measure(self.graph, self.sample)
+        if self.sample.kind != "generator":
+            self.graph.count_rows()
         self.graph.any_size = self.sample.kind != "generator" and self._takes_any_size()
         for path in list(self.graph.others):
             self._prove_other(path)
@@ -109,7 +111,10 @@ class Proof:
             return self._given(rows)
         copies = self.graph.fixed
         single = [[values[i : i + 1].expand(copies, *values.shape[1:]) for values in rows] for i in range(len(rows[0]))]
-        return torch.cat([self._given(row)[:1] for row in single])
+        given = [self._given(row) for row in single]
+        if any(len(values) != copies for values in given):
+            raise Differs(f"the file gives {len(given[0])} rows for {copies}")
+        return torch.cat([values[:1] for values in given])
 
     def _given(self, rows: list[Tensor]) -> Tensor:
         """The file's output for rows in its own type; copies, for it may change its inputs in place."""

@@ -35,13 +35,16 @@ def scores(output: Box, sample: Sample, recorder: Recorder) -> Scores:
     vector = output.value.dim() == 1
     columns = recorder.shaped(output, [-1, 1]) if vector else output
     classes = columns.value.shape[1]
-    final = ending(recorder.node(columns), recorder.root, classes)
-    taken = final if sample.before_activation else None
+    final = ending(recorder.node(columns), recorder.root, classes) if sample.scored else None
+    bounded = final is not None and not final.exact  # a value of its own, such as five times a sigmoid
+    taken = final if sample.before_activation and not bounded else None
     given = columns if taken is None else _before(taken, columns, recorder)
-    found = Scores(recorder.node(given), activation=None if final is None else final.name)
+    found = Scores(recorder.node(given), activation=None if final is None else "none" if bounded else final.name)
     if taken is not None:
         found.restored = taken.apply
         found.notes.append(f"the model ends in {taken.name}: scores are read before it")
+    if bounded:
+        found.notes.append("the model returns values that a function bounds, and no probabilities: they are the scores")
     if classes == 1 and (sample.binary or found.activation == "sigmoid"):
         _answer(found, given, taken is None and (final is not None or squashed(found.node)), recorder)
     if vector:
