@@ -199,6 +199,36 @@ def test_a_program_may_switch_half_precision_off(tmp_path):
     is_the_network(graph, net)
 
 
+class Through(Base):
+    """Rounds, and takes the gradient of what it rounds."""
+
+    def forward(self, x):
+        return self.head(x + (torch.round(4 * x) / 4 - x).data)
+
+
+def test_what_is_read_as_data_passes_no_gradient(tmp_path):
+    net = seeded(Through)
+    graph = lift(export(net, "scripted", tmp_path), Sample((SIDE, SIDE), **PLAIN))
+    is_the_network(graph, net)
+
+
+class Striped(Base):
+    """Takes every other row by a mask that is made of the image's height."""
+
+    def forward(self, x):
+        mask = torch.zeros([x.shape[2]], dtype=torch.bool)
+        mask[::2] = True
+        return self.head(x[:, :, mask])
+
+
+@pytest.mark.parametrize("form", ["scripted", "traced"])
+def test_masks_that_are_made_of_sizes_may_be_indices(tmp_path, form):
+    net = seeded(Striped)
+    graph = lift(export(net, form, tmp_path, torch.rand(2, 3, SIDE, SIDE)), Sample((SIDE, SIDE), **PLAIN))
+    for side in (SIDE, 24):
+        is_the_network(graph, net, side)
+
+
 class Patches(nn.Module):
     """Patches of 4 x 4 as tokens; how many there are is computed in several ways while it is traced."""
 

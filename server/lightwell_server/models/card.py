@@ -80,11 +80,11 @@ class InputCard(_Part):
 
     def normalisation(self, plain: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation in the order of the file's channels, with pixels in [0, 1]. If none are given,
-        those of ImageNet; with `plain`, and of what is no colour picture, pixels are taken as they are, of 8 bits times
-        255."""
+        those of ImageNet; with `plain`, and of what is no colour picture or is taken in 8 bits, pixels are taken as
+        they are."""
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if plain or self.tensor or self.channels == 1 or self.dtype == "uint8":
-            mean, std = (0.0,) * self.channels, (1 / 255 if self.dtype == "uint8" else 1.0,) * self.channels
+            mean, std = (0.0,) * self.channels, (1.0,) * self.channels
         return self.mean or mean, self.std or std
 
 

@@ -148,10 +148,10 @@ def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool
     half = file.dtype in (torch.float16, torch.bfloat16)
     try:
         _prove_in(torch.float32 if half else file.dtype, proof)
-    except Differs:
+    except Differs as error:
         if file.dtype is torch.float64:
             raise
-        _prove_in(torch.float64, proof)
+        _prove_closer(proof, error)
         graph.notes.append("single precision is coarse for these weights: the file was compared in double precision")
     except Fails:
         if not half:
@@ -164,6 +164,14 @@ def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool
     if graph.mixes_rows:
         graph.notes.append("the model mixes the rows of a batch: it is run row by row")
     return graph
+
+
+def _prove_closer(proof: Proof, coarse: Differs) -> None:
+    """Proves in double precision what is off in single. Raises what was found first if the file does not run in it."""
+    try:
+        _prove_in(torch.float64, proof)
+    except Fails:
+        raise coarse from None
 
 
 def _prove_in(dtype: torch.dtype, proof: Proof) -> None:

@@ -47,10 +47,17 @@ def canonical(target: OpOverload, args: tuple[Any, ...]) -> tuple[OpOverload, tu
     return _REPLACED.get(target, target), args
 
 
+def is_factory(target: OpOverload) -> bool:
+    """Whether an operation makes a tensor of numbers and sizes alone, in a type that it may be told."""
+    arguments = target._schema.arguments
+    typed = any(argument.name == "dtype" and argument.kwarg_only for argument in arguments)
+    return typed and not any("Tensor" in str(argument.type) for argument in arguments)
+
+
 def reads_data(target: OpOverload, args: tuple[Any, ...]) -> bool:
     """Whether the values of its arguments decide on the size of the result, or become a number."""
     if target is aten.index.Tensor:
-        return any(recorded(place) and place.value.dtype in (torch.bool, torch.uint8) for place in args[1])
+        return any(of_image(place) and place.value.dtype in (torch.bool, torch.uint8) for place in args[1])
     return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}.intersection(target.tags))
 
 

@@ -67,4 +67,4 @@ def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind, scored: bool
 
 
 def _shown(shape: tuple[int, ...]) -> str:
-    return f"[{', '.join(['n', *map(str, shape[1:])])}]"
+    return f"[{', '.join(['n', *map(str, shape[1:])])}]" if shape else "[] without rows"

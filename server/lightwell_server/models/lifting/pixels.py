@@ -167,11 +167,11 @@ def _formed(rows: Any, sample: Sample, single: bool, op: _Operation) -> Any:  # 
         image = op(aten.clone.default, (turned,), {"memory_format": torch.contiguous_format})
     if single:
         image = op(aten.select.int, (image, 0, 0), {})
-    return _integers(image) if sample.integers else image
+    return _integers(op(aten.mul.Scalar, (image, 255), {})) if sample.integers else image
 
 
 def _integers(image: Any) -> Any:  # noqa: ANN401 - a tensor or a box
-    """Values of 0 to 255 as integers of 8 bits. A graph has floating ones instead, which a gradient passes: for the
+    """Values of 0 to 255 as integers of 8 bits: times 255 a share of it is exact in every type. A graph has floating ones instead, which a gradient passes: for the
     file's code they have the type that it is written for."""
     if isinstance(image, Tensor):
         return image.round().to(torch.uint8)

@@ -20,6 +20,7 @@ from lightwell_server.errors import Refused
 from lightwell_server.models.lifting import asleep, twins, views
 from lightwell_server.models.lifting.operations import (
     canonical,
+    is_factory,
     of_image,
     positional,
     reads_data,
@@ -113,6 +114,8 @@ class Recorder:
             return twins.DECOMPOSED[target](self, *args, **kwargs)
         if target._schema.is_mutable:
             return self._in_place(target, args, kwargs)
+        if kwargs.get("dtype") is None and is_factory(target):
+            kwargs = {**kwargs, "dtype": self._made(target, args, kwargs)}
         args, trained = asleep.evaluated(target, args)
         if trained:
             self.woken.append(self.path or "the model")
@@ -122,6 +125,12 @@ class Recorder:
         if self.dated and target in _FLOORING and of_image(result) and bool((result.value < 0).any()):
             self.rounded.append(self.source or self.path or "the model")
         return result if self.graded else tree_map(self._without_gradient, result)
+
+    def _made(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype:
+        """The type that an operation makes a tensor in if it is not told one. Written down, it follows the graph's."""
+        numbers, named = tree_map(self._concrete, (args, kwargs))
+        kind: torch.dtype = target(*numbers, **{**named, "device": "meta"}).dtype
+        return self.types.get(kind, kind)
 
     def _without_gradient(self, result: Any) -> Any:  # noqa: ANN401
         """What a block without gradients gives to the rest of the model."""

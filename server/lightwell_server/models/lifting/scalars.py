@@ -27,8 +27,16 @@ def _itself(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def _subtracted_from(a: float, b: float) -> float:
-    return b - a
+def _added(a: float, b: float, alpha: float = 1) -> float:
+    return a + alpha * b
+
+
+def _subtracted(a: float, b: float, alpha: float = 1) -> float:
+    return a - alpha * b
+
+
+def _subtracted_from(a: float, b: float, alpha: float = 1) -> float:
+    return b - alpha * a
 
 
 def _range_length(low: int, high: int, step: int) -> int:
@@ -184,6 +192,7 @@ DTYPES = (
 TENSOR_FACTS: dict[str, Callable[..., Any]] = {
     "size": _sizes,
     "len": lambda recorder, box: recorder.size(box, 0),
+    "_shape_as_tensor": lambda recorder, box: literal(recorder, _sizes(recorder, box), None),
     "numel": _numel,
     "dim": lambda recorder, box: box.value.dim(),
     "is_floating_point": lambda recorder, box: box.value.is_floating_point(),
@@ -240,8 +249,8 @@ KEYED = (*SEARCHES, "__getitem__", "_set_item", "get", "setdefault", "pop", "ins
 """Those whose first argument is a key, a place or a value looked for."""
 
 SCALARS: dict[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
+    "add": _added,
+    "sub": _subtracted,
     "rsub": _subtracted_from,
     "mul": operator.mul,
     "div": _divide,

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_any, tree_map
 
 from lightwell_server.models.lifting import interpolation, scalars
 from lightwell_server.models.lifting.objects import Member, Module, Object, Uninitialised, is_instance
-from lightwell_server.models.lifting.recorder import Recorder
+from lightwell_server.models.lifting.recorder import Recorder, aten
 from lightwell_server.models.lifting.views import Box
 
 Environment = dict[str, Any]
@@ -89,7 +89,7 @@ class _Interpreter:
         arithmetic = name if name in scalars.SCALARS else name.removesuffix("_")
         if arithmetic in scalars.SCALARS and not tree_any(_is_tensor, args):
             function = scalars.SINGLE.get(arithmetic) if _gives_tensor(node) else None
-            return self.recorder.scalar(function or scalars.SCALARS[arithmetic], *_without_alpha(arithmetic, args))
+            return self.recorder.scalar(function or scalars.SCALARS[arithmetic], *_numbers(args))
         schema = torch._C.parse_schema(node.schema())
         packet = getattr(getattr(torch.ops, namespace), name, None)
         if packet is None:
@@ -146,7 +146,7 @@ class _Interpreter:
 
     def chunks(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         (whole,) = self.values(node, environment)
-        return list(self.recorder.op(torch.ops.aten.chunk.default, (whole, node.i("chunks"), node.i("dim")), {}))
+        return list(self.recorder.op(aten.chunk.default, (whole, node.i("chunks"), node.i("dim")), {}))
 
     def attribute(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         (owner,) = self.values(node, environment)
@@ -283,10 +283,9 @@ def _is_tensor(value: Any) -> bool:  # noqa: ANN401
     )
 
 
-def _without_alpha(name: str, args: list[Any]) -> list[Any]:
-    """Scalars drop the alpha that traced additions carry, and turn constants of one element into numbers."""
-    numbers = [arg.value.item() if isinstance(arg, Box) and isinstance(arg.value, Tensor) else arg for arg in args]
-    return numbers[:2] if name in ("add", "sub", "rsub") and len(numbers) == 3 and numbers[2] == 1 else numbers
+def _numbers(args: list[Any]) -> list[Any]:
+    """Constants of one element as numbers."""
+    return [arg.value.item() if isinstance(arg, Box) and isinstance(arg.value, Tensor) else arg for arg in args]
 
 
 _KNOWN = scalars.TENSOR_FACTS.keys() | scalars.NUMBERS.keys() | scalars.SCALARS.keys()
@@ -319,7 +318,7 @@ _PRIMS: dict[str, _Handler] = {
     "prim::Uninitialized": lambda run, node, env: [Uninitialised()],
     "prim::unchecked_cast": lambda run, node, env: run.values(node, env),
     "prim::type": lambda run, node, env: [run.values(node, env)[0].type],
-    "prim::data": lambda run, node, env: run.values(node, env),
+    "prim::data": lambda run, node, env: [run.recorder.op(aten.detach.default, (run.values(node, env)[0],), {})],
     "prim::ConstantChunk": _Interpreter.chunks,
 }
 
