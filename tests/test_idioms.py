@@ -229,6 +229,27 @@ def test_masks_that_are_made_of_sizes_may_be_indices(tmp_path, form):
         is_the_network(graph, net, side)
 
 
+class Filled(Base):
+    """Tensors of their own, in whatever type is the default."""
+
+    def forward(self, x):
+        y = self.conv(x)
+        made = torch.zeros(y.shape[0], 8, y.shape[2], y.shape[3])
+        made[:, :, ::2] = y[:, :, ::2]
+        ramp = torch.linspace(0, 1, y.shape[3]) + torch.ones(y.shape[3])
+        return self.fc(torch.tanh(made * ramp).mean((2, 3)) @ torch.eye(8))
+
+
+@pytest.mark.parametrize("form", ["traced", "scripted", "pt2"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors_of_the_default_type_are_made_in_the_graphs(tmp_path, form, dtype):
+    net, x = seeded(Filled), torch.rand(2, 3, SIDE, SIDE)
+    path = export(net, form, tmp_path, x)
+    graph = lift(path, Sample((SIDE, SIDE), **PLAIN), dtype).to("cpu", dtype)
+    out = answer(graph, [Part(Ask(x.to(dtype), want=OUT), 0, 2)])[0].out
+    assert torch.allclose(out.float(), net(x), atol=1e-6 if dtype is torch.float64 else 0.05)
+
+
 class Patches(nn.Module):
     """Patches of 4 x 4 as tokens; how many there are is computed in several ways while it is traced."""
 
@@ -247,6 +268,8 @@ class Patches(nn.Module):
             return (torch.sqrt((h * w / 16).float()).int(),) * 2
         if self.kind == "item":
             return (h // 4).item(), int(w / 4)
+        if self.kind == "alpha":
+            return torch.sub(h, h // 4, alpha=3), torch.sub(w // 2, w // 8, alpha=2)
         if self.kind == "stacked":
             return tuple((torch.stack([h, w]) // 4).unbind())
         return h // 4, w // 4
@@ -264,7 +287,7 @@ class Patches(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "kind", ["floor division", "product in place", "true division", "rounded", "root", "item", "stacked"]
+    "kind", ["floor division", "product in place", "true division", "rounded", "root", "item", "stacked", "alpha"]
 )
 def test_arithmetic_on_sizes_in_traces(tmp_path, kind):
     torch.manual_seed(0)

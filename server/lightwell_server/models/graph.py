@@ -224,12 +224,12 @@ class Graph:
 
     def _grid(self, node: fx.Node, size: tuple[int, ...] | None = None) -> Grid | None:
         """The places of a value, as they were found or as the card says."""
-        sight = self.sights(size).get(node)
-        if sight is None or not by_rows(node, self.fixed):
+        sight, single = self.sights(size).get(node), self._single(node)
+        if sight is None or not (single or by_rows(node, self.fixed)):
             return None
         if sight.grid is not None:
             # What keeps its channels last does so at all sizes.
-            return sight.grid if len(sight.shape) == 3 or sight.last == self.turned(node) else None
+            return sight.grid if len(sight.shape) + single == 3 or sight.last == self.turned(node) else None
         tokens = len(sight.shape) == 3 and self.tokens is not None and sight.shape[1] == self.tokens.tokens
         return self.tokens if tokens and size in (None, self.size) else None
 
@@ -262,7 +262,13 @@ class Graph:
         return self._seen(None)
 
     def _seen(self, size: tuple[int, ...] | None) -> dict[fx.Node, Sight]:
-        return sights(self.graph, self.root, set(self.nodes.values()), self.fixed or 1, self.dtype, size)
+        wanted = set(self.nodes.values())
+        single = {node for node in wanted if self._single(node)}
+        return sights(self.graph, self.root, wanted, single, self.fixed or 1, self.dtype, size)
+
+    def _single(self, node: fx.Node) -> bool:
+        """Whether a value is of one image, without a row, in a file that takes one."""
+        return self.fixed == 1 and not by_rows(node, self.fixed)
 
     def turned(self, node: fx.Node) -> bool:
         """Whether a value keeps its channels last."""

@@ -78,13 +78,14 @@ def sights(
     graph: fx.Graph,
     root: torch.nn.Module,
     wanted: Collection[fx.Node],
+    single: Collection[fx.Node],
     rows: int,
     dtype: torch.dtype,
     size: Sequence[int] | None = None,
 ) -> dict[fx.Node, Sight]:
     """The shapes of the wanted values, for `rows` images of a size in a type of numbers, and their grids; without a
-    size, of that which was recorded. Raises InvalidArgument where the graph says that it does not take this size,
-    RuntimeError where it fails at it."""
+    size, of that which was recorded. Those of a `single` image have no rows in front. Raises InvalidArgument where the
+    graph says that it does not take this size, RuntimeError where it fails at it."""
     run = _Run(root, rows, dtype, size)
     last_use = {source: node for node in graph.nodes for source in node.all_input_nodes}
     found = {}
@@ -93,7 +94,8 @@ def sights(
             continue
         value = run.values[node] = run.value(node)
         if node in wanted and isinstance(value, Placed):
-            found[node] = Sight(tuple(value.like.shape), *run.grid(value.boxes))
+            boxes = value.boxes[None] if node in single else value.boxes
+            found[node] = Sight(tuple(value.like.shape), *run.grid(boxes))
         for source in node.all_input_nodes:
             if last_use[source] is node:
                 del run.values[source]

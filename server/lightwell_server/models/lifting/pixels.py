@@ -171,8 +171,8 @@ def _formed(rows: Any, sample: Sample, single: bool, op: _Operation) -> Any:  # 
 
 
 def _integers(image: Any) -> Any:  # noqa: ANN401 - a tensor or a box
-    """Values of 0 to 255 as integers of 8 bits: times 255 a share of it is exact in every type. A graph has floating ones instead, which a gradient passes: for the
-    file's code they have the type that it is written for."""
+    """Values of 0 to 255, which shares of them times 255 are exactly in every type, as integers of 8 bits. A graph has
+    floating ones instead, which a gradient passes: for the file's code they have the type that it is written for."""
     if isinstance(image, Tensor):
         return image.round().to(torch.uint8)
     value = image.value.round().to(torch.uint8)
