@@ -79,7 +79,7 @@ def export(net, form: str, directory: Path, *inputs) -> Path:
         elif form == "frozen":
             torch.jit.freeze(torch.jit.script(net)).save(path)
         else:
-            batch = torch.export.Dim("batch")
+            batch = torch.export.Dim("batch", max=1024)  # torch 2.6 exports no slice of one without a limit
             torch.export.save(torch.export.export(net, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)), path)
     return path
 

@@ -68,7 +68,7 @@ def test_a_programs_own_guards_are_kept(tmp_path):
         x = torch.rand(count, 3, 40, 48)
         assert torch.allclose(answer(graph, [Part(Ask(x, want=OUT), 0, count)])[0].out, program(x), atol=1e-6)
     for size in ((20, 60), (8, 12)):
-        with pytest.raises(AssertionError, match="Guard failed"):
+        with pytest.raises((AssertionError, RuntimeError), match=r"Guard failed|Expected input"):
             program(torch.rand(2, 3, *size))
         with pytest.raises(InvalidArgument, match="own guards of its sizes"):
             answer(graph, [Part(Ask(torch.rand(2, 3, *size), want=OUT), 0, 2)])
@@ -89,7 +89,7 @@ def test_a_programs_guards_do_not_count_the_rows_of_a_step(tmp_path, limits):
     net, path = seeded(Wide), tmp_path / "wide.pt2"
     program = exported(net, path, torch.rand(2, 3, 32, 40), x={0: batch, 2: AUTO, 3: AUTO})
     x = torch.rand(20, 3, 32, 40)
-    with pytest.raises(AssertionError, match="Guard failed"):
+    with pytest.raises((AssertionError, RuntimeError), match=r"Guard failed|Expected input"):
         program(x)
     graph = lift(path, Sample((32, 40), **PLAIN))
     assert torch.allclose(answer(graph, [Part(Ask(x, want=OUT), 0, 20)])[0].out, net(x), atol=1e-6)

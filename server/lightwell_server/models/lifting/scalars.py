@@ -245,8 +245,8 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
 
 SEARCHES = ("__contains__", "index", "count", "remove")
 """Those that compare a list's values with one."""
-KEYED = (*SEARCHES, "__getitem__", "_set_item", "get", "setdefault", "pop", "insert", "Delete")
-"""Those whose first argument is a key, a place or a value looked for."""
+KEYED = (*SEARCHES, "mul", "__getitem__", "_set_item", "get", "setdefault", "pop", "insert", "Delete")
+"""Those whose first argument is a key, a place, a number of times or a value looked for."""
 
 SCALARS: dict[str, Callable[..., Any]] = {
     "add": _added,

@@ -181,6 +181,15 @@ class _Interpreter:
     def created(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         return [Object(str(node.output().type().qualified_name()))]
 
+    def listed(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
+        """The numbers of a tensor of sizes as a list."""
+        box = self.values(node, environment)[0]
+        if box.value.dim() != 1:
+            raise self.recorder.refuse("a list of a tensor of several dimensions cannot be lifted; make one of one")
+        count = self.recorder.settled(self.recorder.size(box, 0))
+        parts = [self.recorder.op(aten.select.int, (box, 0, i), {}) for i in range(count)]
+        return [[self.recorder.number(part) for part in parts]]
+
     def checked(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
         (value,) = self.values(node, environment)
         return [any(is_instance(value, kind) for kind in node.tys("types"))]
@@ -301,6 +310,7 @@ _PRIMS: dict[str, _Handler] = {
     "prim::Exit": _Interpreter.entered,
     "prim::fork": _Interpreter.forked,
     "aten::wait": lambda run, node, env: run.values(node, env),
+    "prim::tolist": _Interpreter.listed,
     "prim::isinstance": _Interpreter.checked,
     "prim::EnumName": lambda run, node, env: [run.values(node, env)[0].name],
     "prim::EnumValue": lambda run, node, env: [run.values(node, env)[0].value],
