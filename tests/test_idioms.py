@@ -259,6 +259,22 @@ def test_tensors_of_the_default_type_are_made_in_the_graphs(tmp_path, form, dtyp
     assert torch.allclose(out.float(), net(x), atol=1e-6 if dtype is torch.float64 else 0.05)
 
 
+class Padded(Base):
+    """Pads its image to a multiple of 16, and knows its longer side."""
+
+    def forward(self, x):
+        rest = divmod(x.shape[2], 16)[1]
+        longer = sorted([x.shape[2], x.shape[3], 40])[2]
+        return self.head(F.pad(x, (0, 0, 0, (16 - rest) % 16))) * longer
+
+
+def test_several_numbers_of_one_operation_stay_sizes(tmp_path):
+    net = seeded(Padded)
+    graph = lift(export(net, "scripted", tmp_path), Sample((SIDE, SIDE), **PLAIN))
+    for side in (SIDE, 24, 41):
+        is_the_network(graph, net, side)
+
+
 class Patches(nn.Module):
     """Patches of 4 x 4 as tokens; how many there are is computed in several ways while it is traced."""
 

@@ -21,6 +21,8 @@ _BITS = 13
 _LAST = (1 << _BITS) - 1
 _SLACK = 2
 """Steps by which rounding may move a side."""
+_OFF, _LEAST = 0.45, 0.4
+"""Of a cell: how far a place may lie off its middle, and how much of its sides it must fill at least."""
 _NEAR = SIDE // 16
 """Steps that a place may lie off the middle of its cell where cells are smaller: maps are stretched over the whole
 image, also those of values that were cropped a little."""
@@ -161,8 +163,10 @@ def _in_place(boxes: Tensor) -> bool:
     rows, columns = boxes.shape
     for begin, end, count, across in ((top, bottom, rows, (-1, 1)), (left, right, columns, (1, -1))):
         middles = ((torch.arange(count) + 0.5) * SIDE / count).view(across)
-        near = max(SIDE / 2 / count, _NEAR) + _SLACK
-        if bool((((begin + end) / 2 - middles).abs() > near).any()):
+        near = max(_OFF * SIDE / count, _NEAR) + _SLACK
+        astray = ((begin + end) / 2 - middles).abs() > near
+        small = end - begin < _LEAST * SIDE / count - _SLACK  # of several values at one place each shows a part of it
+        if bool((astray | small).any()):
             return False
     return True
 

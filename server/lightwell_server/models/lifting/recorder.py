@@ -244,6 +244,8 @@ class Recorder:
                 node.meta.update(shape=tuple(result.shape), floating=result.is_floating_point())
             return self._shared(Box(result, node), View(target, args[1:], kwargs), args, kwargs)
         if isinstance(result, tuple | list):
+            if live and not any(isinstance(item, Tensor) for item in result):
+                return self._numbers(node, result)
             items = [
                 self._shared(self._item(node, i, item), View(target, args[1:], kwargs, i), args, kwargs)
                 if isinstance(item, Tensor)
@@ -254,6 +256,14 @@ class Recorder:
         if imaged:
             raise self.refuse(DATA_DEPENDENT)
         return Box(result, node) if live else result
+
+    def _numbers(self, node: Any, values: tuple[Any, ...] | list[Any]) -> Any:  # noqa: ANN401
+        """Several numbers that an operation gives of sizes, such as a quotient and its rest; refused if it gives them
+        of what a tensor holds, or of how that lies in memory."""
+        if not node.meta["scalar"]:
+            raise self.refuse(DATA_DEPENDENT)
+        items = (self._call(operator.getitem, (Box(values, node), i), {}, scalar=True) for i in range(len(values)))
+        return type(values)(Box(value, item) for value, item in zip(values, items, strict=True))
 
     def _item(self, node: fx.Node | None, index: int, value: Tensor) -> Box:
         if node is None:
