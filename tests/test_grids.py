@@ -370,3 +370,40 @@ def test_a_size_that_a_model_does_not_take_is_told_with_its_own():
     refused = pytest.raises(InvalidArgumentError, match=r"the image is 16 x 32, the model takes 16 x 16")
     with Local(seeded(Tokens, (16, 16), 1), card) as local, refused:
         local.explain(np.zeros((3, 16, 32), np.float32), GradCam(), fit="exact")
+
+
+class Coded(nn.Module):
+    """A code of the whole image in the shape of a map."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.code = nn.Conv2d(3, WIDTH, 3, 4, 1), nn.ReLU(), nn.Linear(WIDTH, 16)
+        self.shaped, self.head = nn.Unflatten(1, (4, 2, 2)), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.shaped(self.code(self.act(self.conv(x)).mean((2, 3)))).flatten(1))
+
+
+class Anchors(nn.Module):
+    """Two boxes at each place, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.head, self.boxes = (
+            nn.Conv2d(3, WIDTH, 3, 4, 1),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 1),
+            nn.Tanh(),
+        )
+
+    def forward(self, x):
+        return self.boxes(self.head(self.act(self.conv(x))).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "pseudo", "card"), [(Coded, "shaped", {}), (Anchors, "boxes", {"output": {"activation": "none"}})]
+)
+def test_values_of_the_whole_image_and_several_at_one_place_are_no_grid(tmp_path, make, pseudo, card):
+    model = loaded(seeded(make), tmp_path, (32, 32), **card)
+    assert grids(model)["act"] == Grid(8, 8) and grids(model)[pseudo] is None
+    assert chosen(model)[0] == "act"
