@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 
 from lightwell_server import metrics
 from lightwell_server.ask import EMBEDDING, INPUT, OUTPUT, Activation, Grid, Layer
-from lightwell_server.errors import InvalidArgument, Refused, nearest
+from lightwell_server.errors import InvalidArgument, Refused, last_line, nearest
 from lightwell_server.models import cost, head, rules
 from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.folding import FOLDED
@@ -259,7 +259,11 @@ class Graph:
 
     @cached_property
     def _recorded(self) -> dict[fx.Node, Sight]:
-        return self._seen(None)
+        try:
+            return self._seen(None)
+        except RuntimeError as error:  # an operation that cannot be run on places; the model answers all the same
+            self.notes.append(f"no layer has places, for they cannot be followed: {last_line(error)}")
+            return {}
 
     def _seen(self, size: tuple[int, ...] | None) -> dict[fx.Node, Sight]:
         wanted = set(self.nodes.values())

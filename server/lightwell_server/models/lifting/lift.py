@@ -6,6 +6,7 @@ each row is then run by itself, in one vectorised step where that can be proved,
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ from lightwell_server.models.lifting.proof import Alone, Differs, Fails, Proof
 from lightwell_server.models.lifting.recorder import Endless, Misfit
 from lightwell_server.models.lifting.sample import InputSpec, Sample
 
+log = logging.getLogger(__name__)
+
 __all__ = ["InputSpec", "Sample", "lift"]
 
 PROBABILITIES = "the model returns probabilities, and what it makes them of cannot be told: they are the scores"
@@ -33,7 +36,8 @@ def lift(path: Path, sample: Sample, dtype: torch.dtype = torch.float32) -> Grap
     sentence that names the node and its source line if the file cannot be read, recorded or proved."""
     try:
         with torch.no_grad(), torch.jit._fuser.optimized_execution(False):
-            return (_widened(path, sample) if dtype is torch.float64 else None) or _read(path, sample, None)
+            graph = _widened(path, sample) if dtype is torch.float64 else None
+            return graph or _read(path, sample, None)
     except InvalidArgument as error:  # a guard of the graph, which speaks to callers
         raise Refused(error.message) from error
     except LightwellError:
@@ -45,10 +49,11 @@ def lift(path: Path, sample: Sample, dtype: torch.dtype = torch.float32) -> Grap
 
 
 def _widened(path: Path, sample: Sample) -> Graph | None:
-    """The graph in double precision; None if the file has a type of numbers of its own that it cannot do without."""
+    """The graph in double precision; None if the file does not run in it, or is refused in any."""
     try:
         return _read(path, sample, torch.float64)
-    except (Refused, RuntimeError):
+    except (Refused, RuntimeError) as error:
+        log.info("%s is read in its own type of numbers, for in double precision it fails: %s", path.name, error)
         return None
 
 
