@@ -127,7 +127,7 @@ def images():
     floats = {"NaN": math.nan, "infinite": math.inf, "above 1": 1.01, "below 0": -0.01}
     for name, value in floats.items():
         yield Row(f"{name} in a tensor", explain(image=np.full((40, 36, 3), value, np.float32)), field="image.tensor")
-    for name, shape in {"no batch": [1, 3, 40, 36], "grey": [1, 40, 36], "nothing": [3, 0, 4]}.items():
+    for name, shape in {"no batch": [1, 3, 40, 36], "two channels": [2, 40, 36], "nothing": [3, 0, 4]}.items():
         data = bytes(math.prod(shape))
         yield Row(f"a tensor, {name}", explain(image=tensor(shape, data=data)), field="image.tensor.shape")
     for shape in ([-1, 3, 3], [1] * 65, [2**40] * 100_000, [0, 2**40, 2**40]):

@@ -240,3 +240,13 @@ WRONG = {
 def test_arrays_that_are_no_picture_are_told_what_is_one(array, sentence):
     with pytest.raises(ValueError, match=sentence):
         to_message(array)
+
+
+def test_a_grey_array_is_the_same_in_all_colours(tmp_path):
+    net, grey = seeded(Residual), np.random.default_rng(0).random((32, 32), dtype=np.float32)
+    with Local(net, CARD) as local:
+        maps = [
+            local.explain(image, Saliency(), fit="exact").map
+            for image in (grey, grey[None], grey[..., None], np.repeat(grey[None], 3, 0))
+        ]
+    assert all(np.array_equal(one, maps[-1]) for one in maps)
