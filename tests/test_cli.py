@@ -425,7 +425,7 @@ def test_a_refused_model_does_not_stay(lightwell, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "part"),
     [
-        (["model.onnx"], 1, ".pt2"),
+        (["model.onnx"], 1, "no torchvision/<name> or timm/<name>"),
         (["nowhere.pt"], 1, "nowhere.pt"),
         ([SHAPES / "model.pt", "--name", "../out"], 1, "../out"),
         ([SHAPES / "model.pt", "--size", "big"], 2, "224x320"),

@@ -58,15 +58,15 @@ def with_modules(net):
 class Twin(nn.Module):
     """The network as it was before the export, taking pixels in [0, 1]; `image` is the one that is explained.
 
-    Its mean and deviation are rounded to float32 as the file's graph keeps them. They are not called `mean` and
-    `std`, by which torchattacks would take the network for one that is fed normalised pixels.
+    Its mean and deviation are in double precision, as a graph has them that is computed in that. They are not called
+    `mean` and `std`, by which torchattacks would take the network for one that is fed normalised pixels.
     """
 
     def __init__(self, net, card, image):
         super().__init__()
         self.net = with_modules(net)
         for name, values in (("zero", card.input.mean), ("unit", card.input.std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1))
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1))
         self.register_buffer("image", image)
         self.eval().requires_grad_(False)
 

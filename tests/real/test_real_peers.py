@@ -95,7 +95,7 @@ def test_class_activation_maps(name, layer, method):
 @pytest.mark.parametrize(("name", "layer"), PLACES)
 @pytest.mark.parametrize("method", TRYING)
 def test_maps_by_trying_channels(name, layer, method):
-    """What Score-CAM hides takes the card's mean colour, which a lifted graph keeps in single precision."""
+    """What Score-CAM hides takes the card's mean colour, which methods have in single precision."""
     case = compared(name)
     raw, picture = tried(method, case.twin, layer, 4)
     ours = case.ask(method, layer=layer, max_channels=4).map
