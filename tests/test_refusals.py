@@ -18,8 +18,8 @@ from torch import nn
 from lightwell import Client, GradCam, UnavailableError
 from lightwell.v1 import models_pb2
 from lightwell_server.errors import NotFound, Refused
-from lightwell_server.models.lifting import archive
-from lightwell_server.models.lifting.lift import Sample, lift
+from lightwell_server.models.lifting import archive, files
+from lightwell_server.models.lifting.lift import InputSpec, Sample, lift
 from tests.curating import curated
 from tests.nets import PLAIN, Residual, export, seeded
 
@@ -100,6 +100,14 @@ class Endless(nn.Module):
         return x.mean((2, 3)) * steps
 
 
+class Long(nn.Module):
+    def forward(self, x):
+        steps = 0
+        for _ in range(150000):
+            steps += 1
+        return x.mean((2, 3)) * steps
+
+
 class Raising(nn.Module):
     def forward(self, x):
         if x.size(2) < 100:
@@ -112,7 +120,7 @@ class Slow(nn.Module):
 
     def forward(self, x):
         steps = 0
-        while steps < 30000:
+        for _ in range(60000):
             steps += 1
         return x.mean((2, 3)) * steps
 
@@ -137,7 +145,8 @@ REFUSED = {
     WithoutGradient: (r"aten.histc.default in the model", "no gradient", "can be differentiated"),
     Rounded: (r"aten.to.dtype in the model|aten.long", "no gradient", "can be differentiated"),
     Huge: (r"aten::ones in the model", "more memory than there is", "give the server more"),
-    Endless: (r"aten::\w+ in the model", "200,000 operations", "shorten its loops"),
+    Endless: (r"aten::\w+ in the model", "1,000 rounds", "shorten it"),
+    Long: (r"aten::\w+ in the model", "200,000 operations", "shorten its loops"),
     Raising: (r"prim::RaiseException in the model", "too small", "export it for those"),
 }
 
@@ -214,6 +223,84 @@ def test_what_a_script_takes_instead_of_an_image(tmp_path, kind):
     make, sentence = INSTEAD[kind]
     with pytest.raises(Refused, match=sentence):
         lift(export(make().eval(), "scripted", tmp_path), Sample((SIDE, SIDE), **PLAIN))
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Rows, height and width of each run of a file's own function."""
+    images, run = [], files.Script.run
+
+    def counted(script, inputs):
+        images.append((len(inputs[0]), *inputs[0].shape[2:]))
+        return run(script, inputs)
+
+    monkeypatch.setattr(files.Script, "run", counted)
+    return images
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """How many rows were recorded, each time."""
+    rows, record = [], files.Script.record
+
+    def counted(script, inputs, recorder):
+        rows.append(len(inputs[0].value))
+        return record(script, inputs, recorder)
+
+    monkeypatch.setattr(files.Script, "record", counted)
+    return rows
+
+
+class Viewed(nn.Module):
+    """Made for images of 16 x 16; it counts four rows in one image of twice that."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * SIDE * SIDE, 5)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().view(-1, 4 * 16 * 16))
+
+
+@pytest.mark.parametrize("make", [lambda: flat(3 * SIDE * SIDE), Viewed], ids=["flatten", "view(-1, K)"])
+def test_a_wrong_size_is_found_with_one_row_and_recorded_with_none(tmp_path, runs, recorded, make):
+    path = export(make().eval(), "scripted", tmp_path)
+    with pytest.raises(
+        Refused, match=r"the file fails as the card has it \(.*\); the file runs with input.size = .16, 16."
+    ):
+        lift(path, Sample((2 * SIDE, 2 * SIDE), **PLAIN))
+    assert runs[0] == (1, 2 * SIDE, 2 * SIDE)
+    assert all(rows * height * width <= 5 * (2 * SIDE) ** 2 for rows, height, width in runs)
+    assert not recorded
+
+
+def test_wrong_channels_are_found_by_three_runs(tmp_path, runs, recorded):
+    path = export(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 5)).eval(), "scripted", tmp_path
+    )
+    with pytest.raises(Refused, match=r"the file runs with input.channels = 1: set it"):
+        lift(path, Sample((SIDE, SIDE), **PLAIN))
+    assert (runs, recorded) == ([(1, SIDE, SIDE), (2, SIDE, SIDE), (1, SIDE, SIDE)], [])
+
+
+class Told(nn.Module):
+    def forward(self, x, age):
+        return x.mean((2, 3)) + age.view(-1, 3)
+
+
+def test_what_no_card_mends_is_recorded_with_one_row(tmp_path, runs, recorded):
+    path = export(Told().eval(), "scripted", tmp_path)
+    with pytest.raises(Refused, match=r"aten::view in the model .* so does the file itself on images of 16 x 16"):
+        lift(path, Sample((SIDE, SIDE), inputs={"age": InputSpec((4,))}, **PLAIN))
+    assert recorded == [1]
+    assert all(rows * height * width <= 5 * SIDE**2 for rows, height, width in runs)
+
+
+def test_loops_that_may_have_no_end_are_not_run(tmp_path, runs):
+    for module in (Endless(), Long()):
+        with pytest.raises(Refused, match="; shorten it"):
+            lift(export(module.eval(), "scripted", tmp_path), Sample((SIDE, SIDE), **PLAIN))
+    assert not runs
 
 
 class Decided(nn.Module):
@@ -336,7 +423,7 @@ def test_a_model_that_does_not_fit_into_memory_is_not_even_read(tmp_path, monkey
 
 def test_the_refused_neither_stop_the_others_nor_make_them_wait(tmp_path):
     """Good models are decided while a bad one is still at work; each is told as soon as it is decided."""
-    for name, module in (("endless", Endless()), ("good", seeded(Residual)), ("better", seeded(Residual))):
+    for name, module in (("endless", Long()), ("good", seeded(Residual)), ("better", seeded(Residual))):
         directory = tmp_path / name / "1"
         directory.mkdir(parents=True)
         export(module, "scripted", directory).rename(directory / "model.pt")

@@ -28,7 +28,7 @@ from lightwell_server.models.lifting import (
     libraries,
     torchscript,
 )
-from lightwell_server.models.lifting.recorder import Recorder
+from lightwell_server.models.lifting.recorder import ROUNDS, Recorder
 from lightwell_server.models.lifting.sampled import sampled
 from lightwell_server.models.lifting.views import Box
 
@@ -70,6 +70,10 @@ class ModelFile(Protocol):
     given: Mapping[str, Any]
     listed: bool
     sampled: tuple[int, ...]
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether it has loops that may have no end."""
 
     @property
     def counts(self) -> list[int]:
@@ -157,6 +161,12 @@ class Script:
         self.sampled = () if found is None else tuple(size or 0 for size in found.sizes)
 
     @property
+    def unbounded(self) -> bool:
+        """Whether its code has a `while`, or another loop of many rounds."""
+        loops = [node for node in asleep.nodes(self._original.graph) if node.kind() == "prim::Loop"]
+        return any((loop.inputsAt(0).toIValue() or 0) > ROUNDS for loop in loops)
+
+    @property
     def counts(self) -> list[int]:
         """One, and that of its sample or those that its code names."""
         if len(self.sampled) == 4:
@@ -219,6 +229,11 @@ class Program:
     notes: list[str] = field(default_factory=list)
     listed: bool = False  # its inputs are flat
     sampled: tuple[int, ...] = ()
+
+    @property
+    def unbounded(self) -> bool:
+        """Its loops are unrolled."""
+        return False
 
     @property
     def counts(self) -> list[int]:

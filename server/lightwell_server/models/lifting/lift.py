@@ -70,9 +70,26 @@ def _read(path: Path, sample: Sample, dtype: torch.dtype | None) -> Graph:
 def _lifted(file: ModelFile, sample: Sample) -> Graph:
     """The graph; if the card's size or channels are not the file's, the refusal says which are."""
     try:
+        _tried(file, sample)
         return _any_batch(file, sample) or _fixed_batch(file, sample)
     except Misfit as error:
         raise Refused(fitting.explained(file, sample, error.message)) from error
+
+
+def _tried(file: ModelFile, sample: Sample) -> None:
+    """Runs the file as the card says, with few rows, so that one which does not fit is refused before it costs what
+    lifting does. Raises `Refused`."""
+    if file.unbounded or (file.shape is not None and file.shape[0] is not None):  # it declares its rows and size
+        return
+    told = fitting.failure(file, sample, file.counts[0])
+    if told is None or (not fitting.whatever_rows(file, sample, told) and fitting.takes(file, sample)):
+        return
+    if setting := fitting.mended(file, sample, told):
+        raise Refused(f"the file fails as the card has it ({told}); {setting}")
+    try:
+        drafted(file, sample, file.counts[0])
+    except Misfit as error:  # its sentence names the operation
+        raise Refused(fitting.instead(file, sample, error.message)) from error
 
 
 def _expects(file: ModelFile, sample: Sample) -> None:

@@ -97,6 +97,11 @@ class Shaped:
         self.limits: dict[int, Limit] = {places[dim]: limit for dim, limit in file.limits.items()}
 
     @property
+    def unbounded(self) -> bool:
+        """Whether the file has loops that may have no end."""
+        return self.file.unbounded
+
+    @property
     def counts(self) -> list[int]:
         """Numbers of rows that may be written into it for good."""
         return [1] if self.single else self.file.counts

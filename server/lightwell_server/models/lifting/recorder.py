@@ -36,6 +36,10 @@ OPERATIONS = 200_000
 """A model that takes more to compute one answer is refused: it would be a loop without an end."""
 
 
+ROUNDS = 1_000
+"""The most rounds of a loop whose number of rounds is not known when it begins."""
+
+
 class Misfit(Refused):
     """A model that fails on images such as the card says."""
 
@@ -151,6 +155,11 @@ class Recorder:
                 self.refuse(f"the model takes more than {OPERATIONS:,} operations; shorten its loops").message
             )
 
+    def turned(self, rounds: int, most: Any) -> None:  # noqa: ANN401 - a number or a Box
+        """Refuses a loop that only its condition ends, and has not for so many rounds."""
+        if rounds > ROUNDS and self._concrete(most) > OPERATIONS:
+            raise Endless(self.refuse(f"a loop has made more than {ROUNDS:,} rounds; shorten it").message)
+
     def shaped(self, box: Box, sizes: list[Any]) -> Box:
         """The box in another shape."""
         result: Box = self.op(aten.reshape.default, (box, sizes), {})
@@ -169,7 +178,10 @@ class Recorder:
 
     def size(self, box: Box, dim: int) -> int | Box:
         """The size of a dimension, symbolic unless the tensor is a constant."""
-        size = self._concrete(box).shape[dim]
+        shape = self._concrete(box).shape
+        if not -len(shape) <= dim < len(shape):
+            raise self.misfit(f"it asks for dimension {dim} of a tensor that has {len(shape)}")
+        size = shape[dim]
         return size if box.node is None else Box(size, self._call(size_of, (box, dim), {}, scalar=True))
 
     def decide(self, condition: Any) -> bool:  # noqa: ANN401 - a bool or a Box

@@ -221,6 +221,7 @@ class _Interpreter:
             environment.update(zip(_names(body.inputs()), [index, *carried], strict=True))
             condition, *carried = self.run(body, environment)
             index += 1
+            self.recorder.turned(index, limit)
         return carried
 
     def raised(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
