@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -19,7 +18,7 @@ TOUR = Path(__file__).parents[1] / "examples" / "tour.ipynb"
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The notebook after its run, and the seconds that took. Nothing is installed or read in the user's home."""
+    """The notebook after its run. Nothing is installed or read in the user's home."""
     folder = tmp_path_factory.mktemp("kernels")
     spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
     (folder / "tour").mkdir()
@@ -30,9 +29,8 @@ def executed(tmp_path_factory):
         specs = KernelSpecManager(kernel_dirs=[str(folder)], ensure_native_kernel=False)
         manager = AsyncKernelManager(kernel_name="tour", kernel_spec_manager=specs)
         notebook = nbformat.read(TOUR, as_version=4)
-        began = time.monotonic()
         NotebookClient(notebook, km=manager, timeout=120).execute(cwd=str(folder))
-        return notebook, time.monotonic() - began
+        return notebook
 
 
 def outputs(notebook):
@@ -50,10 +48,8 @@ def test_the_notebook_is_committed_without_outputs():
 
 
 def test_every_cell_runs_and_shows_its_pictures(executed):
-    notebook, seconds = executed
-    assert seconds < 60
-    assert not [output for output in outputs(notebook) if output.output_type == "error"]
-    pictures = [output.data["image/png"] for output in outputs(notebook) if "image/png" in output.get("data", {})]
+    assert not [output for output in outputs(executed) if output.output_type == "error"]
+    pictures = [output.data["image/png"] for output in outputs(executed) if "image/png" in output.get("data", {})]
     sizes = [Pil.open(io.BytesIO(base64.b64decode(picture))).size for picture in pictures]
     assert len(sizes) == 8 and all(min(size) >= 96 for size in sizes)
 
@@ -72,4 +68,4 @@ def test_every_cell_runs_and_shows_its_pictures(executed):
     ],
 )
 def test_the_notebook_tells(executed, words):
-    assert words in printed(executed[0])
+    assert words in printed(executed)
