@@ -156,7 +156,7 @@ MISTAKES = (
     Mistake("volumes", scripted(files.Volume), right=SCRIPT),
     Mistake("rows of numbers", scripted(files.Rows), right=SCRIPT),
     Mistake("no input", scripted(files.Raw), right=SCRIPT, on=("cnn",)),
-    Mistake("quantised", scripted(files.quantised), right=SCRIPT),
+    Mistake("quantised", scripted(files.quantised), right=scripted(Network.made)),
     Mistake("argmax", scripted(files.Decided), right=SCRIPT),
     Mistake("rounded pixels: no gradient", scripted(files.Rounded), right=SCRIPT),
     Mistake("detached scores: no gradient", scripted(files.Detached), right=SCRIPT),

@@ -39,8 +39,10 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
     boxes = [recorder.input(name, value) for name, value in zip(sample.inputs, others, strict=True)]
     names = {name: cast(fx.Node, box.node).name for name, box in zip(sample.inputs, boxes, strict=True)}
     _limited(file, rows, recorder)
-    given = list(tree_leaves(file.record([pixels.normalised(rows, sample, recorder), *boxes], recorder)))
-    paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or 2, file.dtype)))]
+    output = file.record([pixels.normalised(rows, sample, recorder), *boxes], recorder)
+    given, paths = list(tree_leaves(output)), [""]
+    if not isinstance(output, Box):  # names that recording does not keep
+        paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or 2, file.dtype)))]
     named = list(zip(paths if len(paths) == len(given) else map(str, range(len(given))), given, strict=True))
     index = outputs.chosen(named, sample.output, sample.kind, sample.scored)
     rows_given = given[index].value.shape[:1]

@@ -203,8 +203,9 @@ class Script:
     def to(self, dtype: torch.dtype) -> None:
         """Parameters, buffers and constants in the code take the type."""
         self._original.to(dtype)
-        constants.typed(self._original.graph, self._computed, dtype)
-        self._computed = dtype
+        if dtype is not self._computed:
+            constants.typed(self._original.graph, self._computed, dtype)
+            self._computed = dtype
 
     @cached_property
     def _original(self) -> Any:  # noqa: ANN401
