@@ -8,11 +8,13 @@ from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library
 
 
-def curated(repository, **settings):
-    """The library once all of a repository is decided, and the names of the models in the order in which they were."""
+def curated(repository, decided=None, **settings):
+    """The library once all of a repository is decided, and the names of the models in the order in which they were,
+    which can be watched in a list of one's own."""
+    decided = [] if decided is None else decided
 
     async def load():
-        library, decided = Library(repository), []
+        library = Library(repository)
 
         async def told(name):
             decided.append(name)
