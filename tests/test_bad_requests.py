@@ -130,7 +130,7 @@ def images():
     for name, shape in {"no batch": [1, 3, 40, 36], "two channels": [2, 40, 36], "nothing": [3, 0, 4]}.items():
         data = bytes(math.prod(shape))
         yield Row(f"a tensor, {name}", explain(image=tensor(shape, data=data)), field="image.tensor.shape")
-    for shape in ([-1, 3, 3], [1] * 65, [2**40] * 100_000, [0, 2**40, 2**40]):
+    for shape in ([-1, 3, 3], [1] * 65, [2**40] * 10_000, [0, 2**40, 2**40]):
         yield Row(f"a tensor of {str(shape)[:20]}", explain(image=tensor(shape)), field="image.tensor.shape")
     yield Row("bytes missing", explain(image=tensor([3, 40, 36], data=b"123")), field="image.tensor.data")
     yield Row("bytes for gigabytes", explain(image=tensor([3, 2**33, 2**33])), field="image.tensor.data")
@@ -254,8 +254,8 @@ def sums():
     for count in (17, 1000):
         many = StyleTransfer(**{**TRANSFER, "styles": [Style(image=types.Image(encoded=b"no image"))] * count})
         yield Row(f"{count} styles", synthesize(many), field="style_transfer.styles")
-    layers = StyleTransfer(**TRANSFER, style_layers=[{"layer": f"no{i}"} for i in range(100_000)])
-    yield Row("100,000 layers", synthesize(layers), field="style_transfer.style_layers")
+    layers = StyleTransfer(**TRANSFER, style_layers=[{"layer": f"no{i}"} for i in range(5_000)])
+    yield Row("5,000 layers", synthesize(layers), field="style_transfer.style_layers")
     for name, image, field in (
         ("unset", types.Image(), "style_transfer.styles[0].image"),
         ("broken", types.Image(encoded=b"no image"), "style_transfer.styles[0].image"),
@@ -415,11 +415,11 @@ def test_a_bad_request_is_refused_by_name(channel, row):
     assert well(channel)
 
 
-def test_what_is_no_message_is_refused_by_the_transport(channel, port):
+def test_what_is_no_message_is_refused(channel, port):
     good = explain()
     surrogate, endless = b"\x0a\x03\xed\xa0\x80", b"\x0a\xff\xff\xff\xff\x0f"
     for data in (b"\xff\xff\xff", surrogate, endless, good.SerializeToString()[:-1]):
-        assert ask(channel, good, data)[:2] == ("UNKNOWN", "")
+        assert ask(channel, good, data)[:2] == ("INVALID_ARGUMENT", "NO_MESSAGE")
     assert well(channel) and not busy(port)
 
 

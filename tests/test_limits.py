@@ -26,7 +26,8 @@ from tests.test_service import PAINTING, STAR, StyleTransfer, free_port
 @pytest.fixture(scope="module")
 def server():
     flags = ["--threads", "1", "--max-memory-bytes", str(64 * 2**20), "--max-request-rows", "2000"]
-    with served(bundled(), *flags, "--max-request-steps", "500", "--max-streams-per-caller", "2") as server:
+    with served(bundled(), *flags, "--max-request-steps", "500", "--max-streams-per-caller", "2",
+                "--max-gateway-bytes", str(60 * 2**20)) as server:  # fmt: skip
         yield server
 
 
@@ -182,13 +183,13 @@ def test_a_deadline_shorter_than_the_rows_that_are_left_is_told_at_once(server, 
 
 
 def test_pictures_in_progress_do_not_fill_the_memory(client):
-    """A quarter of the memory may hold them; one request alone is always let in."""
+    """Half of the gateway's memory may hold them, a half of that those of one caller; one request alone is let in."""
     large = np.zeros((1000, 1000, 3), np.uint8)
     long = StyleTransfer(styles=[PAINTING], size=64, steps=500)
     stream = client.synthesize(long, image=large)
     way = iter(stream)
     next(way)
-    with pytest.raises(OverloadedError, match="pictures of the requests in progress") as caught:
+    with pytest.raises(OverloadedError, match="the pictures of the requests in progress") as caught:
         client.synthesize(long, image=large).result()
     assert caught.value.reason == "QUEUE_FULL" and caught.value.retry_seconds > 0
     assert client.explain(STAR, Saliency()).target.label == "star"

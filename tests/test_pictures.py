@@ -30,7 +30,7 @@ ORIENTATION = 274
 
 def decoded(data, max_pixels=pictures.MAX_PIXELS):
     """What the service makes of a file: integers [height, width, 3]."""
-    rows = wire.decode(types.Image(encoded=data), "style.image", max_pixels).whole()
+    rows = wire.sent(types.Image(encoded=data), "style.image", max_pixels).decoded().whole()
     return (rows[0] * 255).round().permute(1, 2, 0).numpy().astype(int)
 
 
@@ -293,7 +293,7 @@ def test_a_progressive_jpeg_is_the_same_picture():
 def test_jpegs_are_fitted_to_the_bit_as_torchvision_does(subsampling):
     data = file(of(waves(301, 399)), "JPEG", quality=90, subsampling=subsampling)
     theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
-    part, _ = wire.decode(types.Image(encoded=data), "image").fitted(Fit((224, 224), 256))
+    part, _ = wire.sent(types.Image(encoded=data), "image").decoded().fitted(Fit((224, 224), 256))
     assert torch.equal(part.whole()[0], theirs(Pil.open(io.BytesIO(data))))
 
 

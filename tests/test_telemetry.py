@@ -126,11 +126,12 @@ def test_improper_names_are_replaced(given):
 
 
 def test_each_call_has_a_log_line(told):
-    first, second, third = calls(told)
+    first, second, third, last = calls(told)
     assert [line["request_id"] for line in (first, second, third)] == told[3]
+    assert (last["code"], last["reason"]) == ("INVALID_ARGUMENT", "NO_MESSAGE")
     assert first["method"] == "saliency" and first["model"] == "shapes"
     assert first["code"] == "OK" and first["rpc"] == "Explain" and first["caller"].startswith("ipv4:127.0.0.1")
-    parts = [first[f"{name}_seconds"] for name in ("decode", "wait", "queue", "step", "encode")]
+    parts = [first[f"{name}_seconds"] for name in ("header", "decode", "wait", "queue", "step", "encode")]
     assert all(part >= 0 for part in parts) and sum(parts) <= first["seconds"]
     assert (third["code"], third["reason"]) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
 
@@ -146,12 +147,12 @@ def test_a_slow_call_is_a_warning(told):
 def test_traces_arrive_with_their_parts(told):
     kept = told[1]
     roots = [span for span in kept.spans if span.name == "lightwell.v1.ExplainerService/Explain"]
-    assert kept.service == "lightwell" and len(roots) == 3
+    assert kept.service == "lightwell" and len(roots) == 4
     root = next(span for span in roots if span.trace_id.hex() == TRACE)
     assert root.parent_span_id.hex() == "b7ad6b7169203331"
     parts = [span for span in kept.spans if span.parent_span_id == root.span_id]
     assert [span.name for span in sorted(parts, key=lambda span: span.start_time_unix_nano)] == [
-        "decode", "wait", "queue", "step", "encode",
+        "header", "decode", "wait", "queue", "step", "encode",
     ]  # fmt: skip
     assert all(root.start_time_unix_nano <= span.start_time_unix_nano for span in parts)
     assert all(span.end_time_unix_nano <= root.end_time_unix_nano for span in parts)
@@ -162,7 +163,7 @@ def test_traces_arrive_with_their_parts(told):
 
 def test_failures_are_errors_in_the_trace_and_long_work_shows_its_first_steps(told):
     roots = [span for span in told[1].spans if not span.parent_span_id or span.trace_id.hex() == TRACE]
-    assert sum(span.status.code == 2 for span in roots) == 1
+    assert sum(span.status.code == 2 for span in roots) == 2
     steps = [span for span in told[1].spans if span.name == "step"]
     assert 3 <= len(steps) <= 10  # one of the saliency map, the first few of the occlusion's
 

@@ -80,7 +80,7 @@ class Connection:
         return grpc.ssl_channel_credentials(authorities, _pem(key, "PRIVATE KEY"), _pem(chain, "CERTIFICATE"))
 
     def _options(self) -> list[tuple[str, Any]]:
-        """Message limits, and retries of UNAVAILABLE within a budget, spread over all addresses of the name."""
+        """Message limits, and retries within a budget of what was broken off, spread over all addresses of the name."""
         return [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -113,7 +113,7 @@ def _service_config(retries: int) -> dict[str, Any]:
             "initialBackoff": f"{FIRST_WAIT}s",
             "maxBackoff": f"{LONGEST_WAIT}s",
             "backoffMultiplier": GROWTH,
-            "retryableStatusCodes": ["UNAVAILABLE"],
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],  # one's own cancelling ends all attempts
         }
         config["methodConfig"] = [{"name": _unary(), "retryPolicy": policy}]
         config["retryThrottling"] = {"maxTokens": TOKENS, "tokenRatio": TOKEN_RATIO}

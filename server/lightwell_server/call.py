@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from lightwell_server.budget import Hold
+
 T = TypeVar("T")
 
 LONGEST = 128
@@ -32,7 +34,8 @@ class Moment:
 
 @dataclass
 class Call:
-    """`method` and `model` are set when they are known to exist; `code` and `reason` when the call is over."""
+    """`method` and `model` are set when they are known to exist; `code` and `reason` when the call is over. `answer` is
+    the room that is held for what it will be answered, if that is known before."""
 
     id: str
     rpc: str
@@ -44,6 +47,7 @@ class Call:
     ended: float = 0.0
     code: str = "OK"
     reason: str = ""
+    answer: Hold | None = None
     moments: list[Moment] = field(default_factory=list)
 
     @property

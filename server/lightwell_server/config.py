@@ -85,6 +85,16 @@ class Settings(BaseSettings):
     max_pixels: Count = Field(
         50_000_000, description="Pixels of a request's images, read from their headers before they are decoded."
     )
+    max_gateway_bytes: Amount = Field(
+        0,
+        description="Bytes that requests, pictures and answers may take together beside the devices; 0: a quarter of a"
+        " container's limit, or a fifth of what is free at the start.",
+    )
+    max_connections: Amount = Field(
+        0, description="Connections that may be open; 0: as many as the limit of open files allows, at most 10,000."
+    )
+    max_receive_seconds: Seconds = Field(60.0, description="Seconds in which a request must have come as a whole.")
+    max_send_seconds: Seconds = Field(30.0, description="Seconds in which a message of an answer must be read.")
     max_request_rows: Count = Field(100_000, description="Rows that a method may ask the model for at once.")
     max_request_steps: Count = Field(10_000, description="Steps that a method may plan.")
     max_memory_bytes: Amount = Field(
@@ -105,6 +115,7 @@ class Settings(BaseSettings):
     max_connection_seconds: Wait = Field(
         1800.0, description="Seconds after which a connection is renewed, so that new servers get calls; 0: never."
     )
+    max_idle_seconds: Seconds = Field(300.0, description="Seconds without a call after which a connection is closed.")
     settle_seconds: Wait = Field(
         0.0, description="Seconds between NOT_SERVING and refusing calls, for load balancers to notice."
     )

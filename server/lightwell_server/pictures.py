@@ -6,6 +6,9 @@ import io
 import math
 import re
 import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +33,8 @@ HEADER = 65_536
 """Bytes of a file in which its size is looked for, where a look must not take long."""
 MAX_SCANS = 100
 """Of a JPEG: each takes the time of all pixels, however few bytes it has. Usual files have about ten."""
+MAX_SECONDS = 5.0
+"""Predicted seconds of decoding that a file may take."""
 
 Pil.MAX_IMAGE_PIXELS = None  # ours is checked first, and says what to change
 
@@ -65,30 +70,100 @@ class Crop:
     offset: tuple[float, float]
 
 
-def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
-    """A file's first picture: upright, RGB of 8 bits, alpha over white. Of 16 bits the higher 8 are taken. CMYK in a
-    JPEG is read as Adobe writes it, 255 for no ink, with its marker or without. Colour profiles are not applied. Raises
-    InvalidArgument for `path`, saying what to change."""
-    try:
-        picture: Pil.Image = Pil.open(io.BytesIO(data), formats=FORMATS)
+@dataclass(frozen=True)
+class File:
+    """A picture's file of which the header has been read. `size` is height and width, `bytes` what decoding it takes of
+    memory at most, beside the file itself, and `seconds` how long about."""
+
+    picture: Pil.Image
+    path: str
+    size: tuple[int, int]
+    bytes: int
+    seconds: float
+
+    def decoded(self) -> Pil.Image:
+        """The first picture, as `opened` tells."""
+        with _told(self.path):
+            ImageOps.exif_transpose(self.picture, in_place=True)
+            return _rgb(self.picture)
+
+
+class _Stoppable(io.BytesIO):
+    """A file that is not read on once its reader is to stop: decoders ask for it piece by piece."""
+
+    def __init__(self, data: bytes, stop: threading.Event | None) -> None:
+        super().__init__(data)
+        self._stop = stop
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes. Raises InterruptedError when nobody wants the picture any more."""
+        if self._stop is not None and self._stop.is_set():
+            raise InterruptedError("nobody waits for it any more")
+        return super().read(size)
+
+
+def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading.Event | None = None) -> File:
+    """A file by its header; nothing is decoded yet, and decoding ends early when `stop` is set. Raises InvalidArgument
+    for `path`, saying what to change."""
+    with _told(path):
+        picture: Pil.Image = Pil.open(_Stoppable(data, stop), formats=FORMATS)
         width, height = _decoded_size(picture)
         if width * height > max_pixels:
             raise InvalidArgument.at(
                 path, f"{width} x {height} pixels are more than {max_pixels:,}; send a smaller image"
             )
-        if picture.format in ("JPEG", "MPO") and len(_SCAN.findall(data)) > MAX_SCANS:
+        scans = len(_SCAN.findall(data)) if picture.format in ("JPEG", "MPO") else 0
+        if scans > MAX_SCANS:
             raise InvalidArgument.at(path, f"has more than {MAX_SCANS} scans; save the JPEG anew with fewer")
+        seconds = width * height * _nanoseconds(picture, scans) / 1e9
+        if seconds > MAX_SECONDS:
+            raise InvalidArgument.at(
+                path,
+                f"{width} x {height} pixels in {scans} scans would take about {seconds:.0f} seconds to decode; save the"
+                " JPEG anew as baseline, or smaller",
+            )
         if picture.format == "PNG" and "transparency" in picture.info:
             _scale_transparency(picture, bits=data[24])  # of its header
-        ImageOps.exif_transpose(picture, in_place=True)
-        return _rgb(picture)
+        return File(picture, path, (picture.height, picture.width), width * height * _bytes(picture, scans), seconds)
+
+
+def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
+    """A file's first picture: upright, RGB of 8 bits, alpha over white. Of 16 bits the higher 8 are taken. CMYK in a
+    JPEG is read as Adobe writes it, 255 for no ink, with its marker or without. Colour profiles are not applied. Raises
+    InvalidArgument for `path`, saying what to change."""
+    return headed(data, path, max_pixels).decoded()
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Has whatever a decoder raises be told of the file: it is that which is bad."""
+    try:
+        yield
     except UnidentifiedImageError:
         raise InvalidArgument.at(path, f"is no image that can be read; send {', '.join(FORMATS)}") from None
     except InvalidArgument:
         raise
-    except Exception as error:  # whatever a decoder raises, it is the file that is bad
+    except Exception as error:
         reason = str(error) or "its parts do not agree"
         raise InvalidArgument.at(path, f"the image cannot be decoded: {reason}; save it anew as PNG or JPEG") from error
+
+
+def _bytes(picture: Pil.Image, scans: int) -> int:
+    """Of memory for each pixel, at most, while a picture is decoded, turned upright and brought to RGB: Pillow has four
+    bytes for a pixel of several channels."""
+    plain = picture.mode == "RGB" and not picture.has_transparency_data
+    if picture.format in ("JPEG", "MPO"):
+        return 8 + 4 * (picture.mode != "RGB") + 6 * (scans > 1)  # of several scans the coefficients are kept
+    if picture.format in ("WEBP", "GIF"):
+        return 16
+    return 8 if plain else 16
+
+
+def _nanoseconds(picture: Pil.Image, scans: int) -> float:
+    """For each pixel, roughly: as measured on one core of 2.5 GHz."""
+    if scans:
+        return 15 + 10 * (picture.mode != "RGB") + 3 * scans
+    return {"PNG": 60.0, "WEBP": 50.0}.get(picture.format or "", 20.0)
 
 
 def rows(pixels: Pixels) -> Tensor:
@@ -191,5 +266,5 @@ def _high_bytes(picture: Pil.Image) -> Pil.Image:
     values = np.asarray(picture)
     grey = Pil.fromarray((values >> 8).astype(np.uint8))
     if "transparency" in picture.info:
-        grey.putalpha(Pil.fromarray(np.where(values == picture.info["transparency"], 0, 255).astype(np.uint8)))
+        grey.putalpha(Pil.fromarray(np.where(values == picture.info["transparency"], np.uint8(0), np.uint8(255))))
     return grey

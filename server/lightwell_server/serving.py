@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import time
 from typing import TYPE_CHECKING
 
 import grpc
 import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
 from lightwell_server.boundary import exposition, logs
 from lightwell_server.boundary.access import Access
+from lightwell_server.boundary.exchange import Exchange
+from lightwell_server.boundary.health import Health
 from lightwell_server.boundary.interceptors import Boundary, Observer
 from lightwell_server.boundary.tls import credentials
+from lightwell_server.budget import Budget
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
 from lightwell_server.core import Core
@@ -24,6 +28,7 @@ from lightwell_server.device.device import Device
 from lightwell_server.device.limits import Limits
 from lightwell_server.front.admin import AdminService
 from lightwell_server.front.admission import Admission
+from lightwell_server.front.codec import Codec
 from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library
 from lightwell_server.front.service import ExplainerService, ModelService
@@ -35,9 +40,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVICES = [service.full_name for service in explainer_pb2.DESCRIPTOR.services_by_name.values()]
-_SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 LOOKED = 0.5
 """Seconds between two looks at what requests have used."""
+STREAMS = 512
+"""Calls of one connection at a time; its further ones wait on their own side."""
+HANDSHAKE, SILENT = 10.0, 10.0
+"""Seconds that a connection may take to be made, and that a probe may stay unanswered."""
+FILES_KEPT = 256
+"""Open files that no connection gets: models, workers, logs."""
+PROBE_BYTES = 4096
+"""Of a question for health where nothing else is asked."""
+END = 2.0
+"""Seconds that the end of a server takes at most beyond settling and grace."""
 
 
 class Serving:
@@ -50,10 +65,18 @@ class Serving:
         self._settings = settings
         self._tracing = _tracing(settings)
         observers: list[Observer] = [logs.CallLog(settings.slow_seconds), *([self._tracing] if self._tracing else [])]
-        self._boundary = Boundary(
-            Access(settings.tokens), observers, settings.max_streams_per_caller, settings.max_message_bytes
+        memory = _memory(settings)
+        exchange = Exchange(
+            Budget(memory // 4, "the messages"),
+            Budget(memory // 4, "the answers"),
+            settings.max_message_bytes,
+            settings.max_streams_per_caller,
+            settings.max_receive_seconds,
+            settings.max_send_seconds,
         )
-        self._health = health.aio.HealthServicer()
+        self._boundary = Boundary(Access(settings.tokens), observers, exchange, settings.max_seconds)
+        self._codec = Codec(memory // 2)
+        self._health = Health()
         self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings))
         self._probed = _health_alone(settings, self._health)
         self._port = _listen(settings, self._server)
@@ -67,21 +90,26 @@ class Serving:
         self._add_services()
 
     def _add_services(self) -> None:
-        settings, server = self._settings, self._server
-        own = settings.device_names == ["cpu"]  # else the limit is an accelerator's, and pictures are this machine's
-        memory = Limits(memory=settings.max_memory_bytes if own else 0).bytes
+        settings, server, answers = self._settings, self._server, self._boundary.exchange.answers
         explainer = ExplainerService(
-            self._library, self._core, self._admission, settings.max_seconds, settings.max_pixels, memory // 4
+            self._library,
+            self._core,
+            self._admission,
+            self._codec,
+            answers,
+            settings.max_seconds,
+            settings.max_pixels,
         )
         self._admin = AdminService(
             self._library, self._core, self._admission, self._curator, lambda: exposition.text(self._core.scraped)
         )
         explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, server)
-        explainer_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._library, self._core), server)
+        models = ModelService(self._library, self._core, self._codec)
+        explainer_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
         explainer_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:
-            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -94,9 +122,9 @@ class Serving:
         await self._server.start()
         if self._probed is not None:
             await self._probed.start()
-        await self._health.set("", _SERVING)
+        self._health.set("", serves=True)
         for name in (*SERVICES, *(entry.name for entry in self._library.all())):
-            await self._health.set(name, _NOT_SERVING)
+            self._health.set(name, serves=False)
         stopping = asyncio.create_task(stop.wait())
         works = [asyncio.create_task(work) for work in (self._core.supervise(), self._keep())]
         await asyncio.wait([stopping, *works], return_when=asyncio.FIRST_COMPLETED)
@@ -104,7 +132,7 @@ class Serving:
         await self._drain()
         for work in works:
             work.cancel()
-        await asyncio.wait(works)
+        await asyncio.wait(works, timeout=END / 2)
         for work in ended:
             await work
             raise RuntimeError("the engine failed; see the log")
@@ -125,7 +153,7 @@ class Serving:
             if ready != self._core.warm:
                 ready = self._core.warm
                 for service in SERVICES:
-                    await self._health.set(service, _SERVING if ready else _NOT_SERVING)
+                    self._health.set(service, serves=ready)
             for name in {entry.name for entry in self._library.all()}:
                 await self._told(name)
             self._admission.attained(self._core.attained())
@@ -135,27 +163,29 @@ class Serving:
         """A model may have begun or ceased to answer."""
         ready = [entry for entry in self._library.versions(name) if entry.ready]
         answers = any(self._core.answers(entry.name, entry.version) for entry in ready)
-        await self._health.set(name, _SERVING if answers else _NOT_SERVING)
+        self._health.set(name, serves=answers)
 
     async def _drain(self) -> None:
         """Tells load balancers, takes no new calls, and finishes those that are accepted within the grace time. Watches
         of health never end by themselves: they are cut off when all other calls are done."""
         settings = self._settings
         self._admin.stopping = True
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         await asyncio.sleep(settings.settle_seconds)
         log.info("stopping: %d requests are in progress", self._boundary.calls)
         began = time.monotonic()
         refusing = asyncio.create_task(self._server.stop(settings.grace_seconds))
         while self._boundary.calls and time.monotonic() - began < settings.grace_seconds:
             await asyncio.sleep(0.02)
-        await self._server.stop(0)
-        await refusing
+        ending = [self._server.stop(0), refusing, self._core.stop()]
         if self._probed is not None:
-            await self._probed.stop(0)
-        await self._core.stop()
+            ending.append(self._probed.stop(0))
         if self._tracing is not None:
-            await asyncio.to_thread(self._tracing.stop)
+            ending.append(asyncio.to_thread(self._tracing.stop))
+        # Whoever does not let go of a connection, or takes no traces, is not waited for.
+        _, open_ = await asyncio.wait([asyncio.ensure_future(end) for end in ending], timeout=END / 2)
+        if open_:
+            log.warning("%d parts of the server did not end by themselves", len(open_))
         log.info("stopped after %.1f seconds", time.monotonic() - began)
 
 
@@ -183,19 +213,48 @@ def _tracing(settings: Settings) -> Tracing | None:
     return Tracing(settings.otlp_endpoint)
 
 
+def _memory(settings: Settings) -> int:
+    """Bytes that requests, pictures and answers may take together."""
+    if settings.max_gateway_bytes:
+        return settings.max_gateway_bytes
+    return Limits().bytes // 4
+
+
 def _options(settings: Settings) -> list[tuple[str, int]]:
     age = round(settings.max_connection_seconds * 1000)
     return [
+        *_bounds(settings),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.keepalive_time_ms", round(settings.keepalive_seconds * 1000)),
-        # Callers may probe, too, also while a long step keeps a stream silent.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         # Calls at work are not cut off when a connection is renewed: they end by themselves, or by their limit.
         *([("grpc.max_connection_age_ms", age)] if age else []),
         ("grpc.max_connection_age_grace_ms", round(settings.max_seconds * 1000)),
-        ("grpc.so_reuseport", 0),
     ]
+
+
+def _bounds(settings: Settings) -> list[tuple[str, int]]:
+    """What connections may take, whatever is called."""
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections or _connections()),
+        ("grpc.max_concurrent_streams", STREAMS),
+        ("grpc.server_handshake_timeout_ms", round(HANDSHAKE * 1000)),
+        ("grpc.max_connection_idle_ms", round(settings.max_idle_seconds * 1000)),
+        # Half-open connections are found out, whether they have calls or not.
+        ("grpc.keepalive_time_ms", round(settings.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", round(SILENT * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Callers may probe, too, also while a long step keeps a stream silent.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # What a caller sends before its request is read stays small: windows do not grow with the connection's speed.
+        ("grpc.http2.bdp_probe", 0),
+    ]
+
+
+def _connections() -> int:
+    """As many as there may be files beside those that are needed otherwise."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(10_000, soft - FILES_KEPT)) if soft != resource.RLIM_INFINITY else 10_000
 
 
 def _listen(settings: Settings, server: grpc.aio.Server) -> int:
@@ -209,11 +268,11 @@ def _listen(settings: Settings, server: grpc.aio.Server) -> int:
         raise OSError(f"--address: cannot listen on {settings.address}; is the port taken?") from None
 
 
-def _health_alone(settings: Settings, status: health.aio.HealthServicer) -> grpc.aio.Server | None:
+def _health_alone(settings: Settings, status: Health) -> grpc.aio.Server | None:
     """A server of health alone, in plaintext, if one is wanted."""
     if settings.health_address is None:
         return None
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[*_bounds(settings), ("grpc.max_receive_message_length", PROBE_BYTES)])
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     try:
         server.add_insecure_port(settings.health_address)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +20,13 @@ from lightwell_server import pictures
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.pictures import MAX_PIXELS, Fit, Pixels
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 MAX_DIMENSIONS = 8
 """Of a tensor that is sent."""
+_TIMES, _SECONDS = 6, 3e-9
+"""Bytes of memory and seconds that a byte of a tensor takes while it is checked and made a picture."""
 
 _DTYPES: dict[types.DataType.ValueType, np.dtype[Any]] = {
     types.DATA_TYPE_FLOAT32: np.dtype("<f4"),
@@ -47,19 +53,25 @@ def data_type(dtype: torch.dtype) -> types.DataType.ValueType:
 
 def to_tensor(message: types.Tensor, path: str) -> Tensor:
     """A tensor of its own. Raises InvalidArgument if shape, type and bytes do not agree."""
+    check_tensor(message, path)
+    array = np.frombuffer(message.data, _DTYPES[message.dtype])
+    return torch.from_numpy(array.reshape(tuple(message.shape)).copy())
+
+
+def check_tensor(message: types.Tensor, path: str) -> None:
+    """Raises InvalidArgument if shape, type and bytes do not agree."""
     if message.dtype not in _DTYPES:
         raise InvalidArgument.at(f"{path}.dtype", "must be set to one of the known types")
     if len(message.shape) > MAX_DIMENSIONS:
         raise InvalidArgument.at(f"{path}.shape", f"has {len(message.shape)} dimensions; send at most {MAX_DIMENSIONS}")
-    dtype, shape = _DTYPES[message.dtype], tuple(message.shape)
+    shape = tuple(message.shape)
     if any(side < 0 for side in shape):
         raise InvalidArgument.at(f"{path}.shape", f"{list(shape)} has a negative size")
-    expected = math.prod(shape) * dtype.itemsize
+    expected = math.prod(shape) * _DTYPES[message.dtype].itemsize
     if len(message.data) != expected:
         raise InvalidArgument.at(f"{path}.data", f"has {len(message.data)} bytes; shape {list(shape)} needs {expected}")
     if max(shape, default=0) >= 2**31:
         raise InvalidArgument.at(f"{path}.shape", f"{list(shape)} has too large a dimension")
-    return torch.from_numpy(np.frombuffer(message.data, dtype).reshape(shape).copy())
 
 
 def from_tensor(tensor: Tensor, dtype: types.DataType.ValueType = types.DATA_TYPE_FLOAT32) -> types.Tensor:
@@ -148,21 +160,61 @@ def placed(size: tuple[int, int]) -> types.Placement:
     return types.Placement(scale_x=1, scale_y=1, width=size[1], height=size[0])
 
 
-def decode(image: types.Image, path: str, max_pixels: int = MAX_PIXELS, channels: Channels | None = None) -> Decoded:
-    """Decodes an image, a tensor if its `channels` are no colours. Raises InvalidArgument saying what to change."""
+@dataclass(frozen=True)
+class Sent:
+    """An image as it was sent, its header read: what decoding it takes of memory, beside the message, and of time."""
+
+    message: types.Image
+    path: str
+    channels: Channels | None
+    file: pictures.File | None
+    max_pixels: int
+
+    @property
+    def pixels(self) -> int:
+        """How many it has."""
+        return math.prod(self.file.size if self.file else self.message.tensor.shape[1:])
+
+    @property
+    def bytes(self) -> int:
+        """Of memory, at most, while it is decoded."""
+        return self.file.bytes if self.file else _TIMES * len(self.message.tensor.data)
+
+    @property
+    def seconds(self) -> float:
+        """Of one processor, about."""
+        return self.file.seconds if self.file else _SECONDS * len(self.message.tensor.data)
+
+    def decoded(self) -> Decoded:
+        """Decodes it. Raises InvalidArgument saying what to change."""
+        if self.file is not None:
+            return Decoded(self.file.decoded(), self.path)
+        tensor = to_tensor(self.message.tensor, f"{self.path}.tensor")
+        return Decoded(_checked(tensor, self.path, self.max_pixels, self.channels), self.path, self.channels)
+
+
+def sent(
+    image: types.Image,
+    path: str,
+    max_pixels: int = MAX_PIXELS,
+    channels: Channels | None = None,
+    stop: threading.Event | None = None,
+) -> Sent:
+    """An image before it is decoded, a tensor if its `channels` are no colours; decoding ends early when `stop` is set.
+    Raises InvalidArgument saying what to change."""
     if image.fit not in types.Fit.values():
         raise InvalidArgument.at(f"{path}.fit", f"{image.fit} is no Fit")
     source = image.WhichOneof("source")
+    if source is None:
+        raise InvalidArgument.at(path, "an image is required: send `encoded` or `tensor`")
     if source == "encoded" and channels is not None:
         raise InvalidArgument.at(
             path, f"the model takes no pictures but tensors; send `tensor` [{channels.count}, height, width]"
         )
-    if source == "encoded":
-        return Decoded(pictures.opened(image.encoded, path, max_pixels), path)
-    if source == "tensor":
-        tensor = to_tensor(image.tensor, f"{path}.tensor")
-        return Decoded(_checked(tensor, path, max_pixels, channels), path, channels)
-    raise InvalidArgument.at(path, "an image is required: send `encoded` or `tensor`")
+    file = pictures.headed(image.encoded, path, max_pixels, stop) if source == "encoded" else None
+    if file is None:
+        check_tensor(image.tensor, f"{path}.tensor")
+    return Sent(image, path, channels, file, max_pixels)
 
 
 def _checked(tensor: Tensor, path: str, max_pixels: int, channels: Channels | None) -> Pixels:
@@ -194,8 +246,22 @@ def to_picture(image: Tensor, bands: Sequence[int] = ()) -> Pil.Image:
     return Pil.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 
-def png(picture: Pil.Image) -> bytes:
-    """The picture as a PNG file."""
-    buffer = io.BytesIO()
+class _Stoppable(io.BytesIO):
+    """A file that is not written on once its writer is to stop: encoders hand over piece by piece."""
+
+    def __init__(self, stop: threading.Event | None) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def write(self, data: Buffer, /) -> int:
+        """Takes the next bytes. Raises InterruptedError when nobody wants the picture any more."""
+        if self._stop is not None and self._stop.is_set():
+            raise InterruptedError("nobody waits for it any more")
+        return super().write(data)
+
+
+def png(picture: Pil.Image, stop: threading.Event | None = None) -> bytes:
+    """The picture as a PNG file; ends early, by an InterruptedError, when `stop` is set."""
+    buffer = _Stoppable(stop)
     picture.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

@@ -6,99 +6,71 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import Descriptor
+from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
+from lightwell.v1 import explainer_pb2
 from lightwell_server import metrics
+from lightwell_server.boundary import parts
 from lightwell_server.boundary.access import Access, Right, identity
+from lightwell_server.boundary.exchange import READ, STALLED, Exchange, Gone, Stalled
 from lightwell_server.boundary.statuses import status
+from lightwell_server.budget import Budget
 from lightwell_server.call import Call, current, named
-from lightwell_server.errors import Code, Internal, InvalidArgument, LightwellError, Overloaded
+from lightwell_server.errors import Code, DeadlineExceeded, Internal, LightwellError, Unavailable
 
 log = logging.getLogger(__name__)
 
+PROBES, PROBE_SECONDS = 4, 2.0
+"""Questions for health that are read at a time, and seconds that one may take to come."""
 Context = grpc.aio.ServicerContext[Any, Any]
 Observer = Callable[[Call], object]
 
 
 class Boundary(grpc.aio.ServerInterceptor):
-    """The outermost layer of Lightwell's own services. `calls` is how many of their calls are open; `observers` are
-    told of each call that is over; a caller may have `max_streams` streams open, and an answer `max_bytes`."""
+    """The outermost layer of all services. `calls` is how many calls of Lightwell's own are open; `observers` are told
+    of each that is over. Every call is taken in here, whatever its kind: a request is read when there is room for
+    it, and an answer kept only for as long as it is being read."""
 
-    def __init__(self, access: Access, observers: Sequence[Observer], max_streams: int, max_bytes: int) -> None:
-        self.access, self.observers = access, observers
-        self.max_streams, self.max_bytes = max_streams, max_bytes
+    def __init__(self, access: Access, observers: Sequence[Observer], exchange: Exchange, max_seconds: float) -> None:
+        self.access, self.observers, self.exchange = access, observers, exchange
+        self.max_seconds = max_seconds
         self.calls = 0
-        self.streams: Counter[str] = Counter()
+        # Whoever asks for health is no caller: small room of its own, which no request takes.
+        self.probes = replace(
+            exchange, received=Budget(PROBES * exchange.max_bytes, "the probes"), receive_seconds=PROBE_SECONDS
+        )
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:  # noqa: ANN401 - gRPC's handlers are typed for its other server
-        """Wraps a handler. Health alone passes as it is: who asks it has no token; reflection is for administrators."""
+        """Wraps a handler. Who asks for health has no token; reflection is for administrators."""
         handler = await continuation(handler_call_details)
         rpc = handler_call_details.method
         if handler is None:
             metrics.malformed.labels("unknown_rpc").inc()
             return None
-        if rpc.startswith("/grpc.health."):
-            return handler
         if rpc.startswith("/grpc.reflection."):
-            return _guarded(self.access, handler)
+            return _guarded(self, handler)
+        if rpc.startswith("/grpc.health."):
+            return grpc.stream_stream_rpc_method_handler(_probe(self, parts.described(rpc, health_pb2), handler))
         right: Right = "admin" if rpc.startswith("/lightwell.v1.AdminService/") else "explain"
         try:
             self.access.caller(handler_call_details.invocation_metadata or (), right, "")
         except LightwellError as error:  # before the request is read: strangers get no memory
             return grpc.stream_stream_rpc_method_handler(_refusing(self, rpc, error))
-        codecs: Any = {
-            "request_deserializer": _counted(handler.request_deserializer),
-            "response_serializer": handler.response_serializer,
-        }
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(_stream(self, rpc, right, handler.unary_stream), **codecs)
-        return grpc.unary_unary_rpc_method_handler(_unary(self, rpc, right, handler.unary_unary), **codecs)
-
-    def sendable(self, response: Any) -> Any:  # noqa: ANN401 - a message
-        """An answer that is not too large. gRPC would tell of the others without details. Raises InvalidArgument."""
-        size = response.ByteSize()
-        if size > self.max_bytes:
-            raise InvalidArgument(
-                f"the answer would have {size / 2**20:.1f} MiB and may have {self.max_bytes / 2**20:.1f}; ask for fewer"
-                " channels, for FLOAT16, or of a smaller image",
-                reason="ANSWER_TOO_LARGE",
-            )
-        return response
-
-    def stream(self, caller: str) -> AbstractContextManager[None]:
-        """Holds one of a caller's streams. Raises `Overloaded` if there are too many."""
-        if self.streams[caller] >= self.max_streams:
-            raise Overloaded(
-                f"{caller} has {self.max_streams} streams open already; wait for one to end", reason="TOO_MANY_STREAMS"
-            )
-        return _Held(self.streams, caller)
-
-
-@dataclass
-class _Held(AbstractContextManager[None]):
-    """A stream that counts for as long as it is open."""
-
-    streams: Counter[str]
-    caller: str
-
-    def __enter__(self) -> None:
-        self.streams[self.caller] += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.streams[self.caller] -= 1
-        if not self.streams[self.caller]:
-            del self.streams[self.caller]
+        return grpc.stream_stream_rpc_method_handler(
+            _call(self, rpc, right, parts.described(rpc, explainer_pb2), handler)
+        )
 
 
 class _Watch:
@@ -124,20 +96,33 @@ class _Watch:
         self.context.set_trailing_metadata(self._named)
         return self
 
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         metrics.in_progress.dec()
-        gone = isinstance(error, asyncio.CancelledError | GeneratorExit)
-        told: LightwellError | None = None
-        if gone:
+        told = self._told(error)
+        if told is not None:
+            self.call.code, self.call.reason = told.code.name, told.reason
+        elif error is not None:
             left = self.context.time_remaining()
             self.call.code = (Code.DEADLINE_EXCEEDED if left is not None and left <= 0 else Code.CANCELLED).name
-        elif error is not None:
-            told = error if isinstance(error, LightwellError) else self._bug(error)
-            self.call.code, self.call.reason = told.code.name, told.reason
         self._tell()
         if told is not None:
             failed = rpc_status.to_status(status(told))
             await self.context.abort(failed.code, failed.details, (*failed.trailing_metadata, *self._named))
+        if isinstance(error, Stalled):  # nothing can be sent behind what is not read: the call ends without a status
+            raise asyncio.CancelledError
+        return isinstance(error, Gone)
+
+    def _told(self, error: BaseException | None) -> LightwellError | None:
+        """What the caller is told; None if all went well, or if nobody listens."""
+        if error is None or isinstance(error, Gone | Stalled | GeneratorExit):
+            return None
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # by the caller, or by the end of the server
+                return None
+            log.error("a call was cancelled from within", extra={"fields": {"request_id": self.call.id}})
+            return Unavailable("the call broke off inside the server; try again", reason="INTERRUPTED")
+        return error if isinstance(error, LightwellError) else self._bug(error)
 
     @property
     def _named(self) -> tuple[tuple[str, str], ...]:
@@ -160,65 +145,94 @@ class _Watch:
             observer(call)
 
 
-def _unary(
-    boundary: Boundary, rpc: str, right: Right, handle: Callable[[Any, Context], Awaitable[Any]]
-) -> Callable[[Any, Context], Awaitable[Any]]:
-    async def call(request: Any, context: Context) -> Any:  # noqa: ANN401
+Handler = Callable[[Any, Context], Awaitable[None]]
+
+
+def _call(boundary: Boundary, rpc: str, right: Right, message: Descriptor, handler: Any) -> Handler:  # noqa: ANN401
+    exchange = boundary.exchange
+
+    async def call(requests: Any, context: Context) -> None:  # noqa: ANN401
         async with _Watch(boundary, rpc, context) as watch:
-            watch.admitted(right)
-            return boundary.sendable(await handle(request, context))
+            caller = watch.admitted(right)
+            with exchange.open(caller, handler.response_streaming):
+                async with exchange.received.holding(caller, exchange.max_bytes) as room:
+                    request, size = await exchange.receive(context, message, handler.request_deserializer)
+                    room.resize(READ * size)
+                    responses = _responses(handler, request, context)
+                    async with _limited(boundary.max_seconds + STALLED), aclosing(responses):
+                        async for response in responses:
+                            await exchange.send(context, watch.call, response, handler.response_serializer)
 
     return call
 
 
-def _stream(
-    boundary: Boundary, rpc: str, right: Right, handle: Callable[[Any, Context], AsyncGenerator[Any, None]]
-) -> Callable[[Any, Context], AsyncIterator[Any]]:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
-        async with _Watch(boundary, rpc, context) as watch:
-            with boundary.stream(watch.admitted(right)):
-                async with aclosing(handle(request, context)) as responses:
+async def _responses(handler: Any, request: Any, context: Context) -> AsyncGenerator[Any, None]:  # noqa: ANN401
+    """What a handler answers, whether that is one message or several."""
+    if not handler.response_streaming:
+        yield await handler.unary_unary(request, context)
+        return
+    async with aclosing(handler.unary_stream(request, context)) as responses:
+        async for response in responses:
+            yield response
+
+
+@asynccontextmanager
+async def _limited(seconds: float) -> AsyncIterator[None]:
+    """Raises `DeadlineExceeded` inside after so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the call took longer than this server lets any") from None
+
+
+def _probe(boundary: Boundary, message: Descriptor, handler: Any) -> Handler:  # noqa: ANN401
+    probes = boundary.probes
+
+    async def call(requests: Any, context: Context) -> None:  # noqa: ANN401
+        async with _ended(context):
+            with probes.open(identity(context), stream=False):
+                async with probes.received.holding(identity(context), probes.max_bytes):
+                    request, _ = await probes.receive(context, message, handler.request_deserializer)
+                async with aclosing(_responses(handler, request, context)) as responses:
                     async for response in responses:
-                        yield boundary.sendable(response)
+                        await context.write(handler.response_serializer(response))
 
     return call
 
 
-def _refusing(boundary: Boundary, rpc: str, error: LightwellError) -> Callable[[Any, Context], AsyncIterator[Any]]:
-    async def call(requests: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
+@asynccontextmanager
+async def _ended(context: Context) -> AsyncIterator[None]:
+    """Turns what is raised inside into a status, without counting the call."""
+    try:
+        yield
+    except Gone:
+        return
+    except LightwellError as error:
+        await context.abort_with_status(rpc_status.to_status(status(error)))
+
+
+def _refusing(boundary: Boundary, rpc: str, error: LightwellError) -> Handler:
+    async def call(requests: Any, context: Context) -> None:  # noqa: ANN401
         async with _Watch(boundary, rpc, context):
             raise error
-            yield
 
     return call
 
 
-def _guarded(access: Access, handler: Any) -> Any:  # noqa: ANN401
+def _guarded(boundary: Boundary, handler: Any) -> Any:  # noqa: ANN401
     """Reflection, for administrators."""
 
     async def call(requests: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
-        try:
-            access.caller(context.invocation_metadata() or (), "admin", "")
-        except LightwellError as error:
-            await context.abort_with_status(rpc_status.to_status(status(error)))
-        async for response in handler.stream_stream(requests, context):
-            yield response
+        async with _ended(context):
+            caller = boundary.access.caller(context.invocation_metadata() or (), "admin", identity(context))
+            with boundary.probes.open(caller, stream=True):
+                async with _limited(boundary.max_seconds), aclosing(handler.stream_stream(requests, context)) as told:
+                    async for response in told:
+                        yield response
 
     return grpc.stream_stream_rpc_method_handler(
         call,
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
-
-
-def _counted(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Counts the requests that are no messages; gRPC itself tells their callers."""
-
-    def counted(data: bytes) -> Any:  # noqa: ANN401
-        try:
-            return read(data)
-        except Exception:
-            metrics.malformed.labels("no_message").inc()
-            raise
-
-    return counted

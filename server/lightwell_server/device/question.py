@@ -142,7 +142,8 @@ def _look(question: Question) -> None:
 
 def _decoded(image: types.Image, path: str, model: Model) -> wire.Decoded:
     card = model.card.input
-    return wire.decode(image, path, channels=wire.Channels(card.channels, card.drawn) if card.tensor else None)
+    channels = wire.Channels(card.channels, card.drawn) if card.tensor else None
+    return wire.sent(image, path, channels=channels).decoded()
 
 
 def _layered(question: Question) -> bool:

@@ -4,41 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
 
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
-from lightwell_server import metrics
+from lightwell_server.budget import Budget
 from lightwell_server.call import Call, current
 from lightwell_server.case import Case, Price
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.core import Core, Told
-from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, NotApplicable, Overloaded
+from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, NotApplicable
 from lightwell_server.front.admission import Admission
+from lightwell_server.front.codec import Codec
 from lightwell_server.front.library import Entry, Library
-from lightwell_server.front.sight import Sight, look, with_picture
-from lightwell_server.threads import beside
+from lightwell_server.front.sight import Sight, headers, with_picture
+from lightwell_server.front.sizes import Sizes
 
 T = TypeVar("T")
-STALLED = 5.0
-"""Seconds after its deadline that a stream may still take to be read."""
+FILTERS = 1e-7
+"""Seconds that drawing a layer's weights takes for each of their bytes, about."""
+LIGHT = 16
+"""Calls that tell of models, at a time."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
-    """Explains and synthesises. Images are decoded and encoded on threads beside the event loop. A request has
-    `max_seconds`, its images `max_pixels`, and the pictures of all in progress `max_held` bytes."""
+    """Explains and synthesises. Images are decoded and drawn by the `codec`; `answers` are the bytes that answers may
+    take together. A request has `max_seconds`, its images `max_pixels`."""
 
     def __init__(
-        self, library: Library, core: Core, admission: Admission, max_seconds: float, max_pixels: int, max_held: int
+        self,
+        library: Library,
+        core: Core,
+        admission: Admission,
+        codec: Codec,
+        answers: Budget,
+        max_seconds: float,
+        max_pixels: int,
     ) -> None:
         self._library, self._core, self._admission = library, core, admission
-        self._max_seconds, self._max_pixels, self._max_held = max_seconds, max_pixels, max_held
-        self._threads, self._held = beside(4, "codec"), 0
+        self._codec, self._answers, self._sizes = codec, answers, Sizes()
+        self._max_seconds, self._max_pixels = max_seconds, max_pixels
 
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
         """One request, one answer."""
@@ -79,15 +90,17 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         call, entry, deadline = current.get(), self._named(asked), self._deadline(context)
         with entry.used(), self._admission.admitted(call, entry.version, deadline, Price(seconds=0.0)) as case:
             try:
-                sight = await self._beside("decode", look, asked, entry.described, self._max_pixels)
+                return await _timely(case, lambda: self._estimated(kind, asked, entry))
             except NotApplicable as error:
                 return estimate_pb2.EstimateResponse(applies=False, reason=error.message)
-            inner = estimate_pb2.EstimateRequest(**{kind: sight.request})
-            response = await _timely(case, lambda: self._core.estimate(inner))
-        resolved = response.WhichOneof("resolved")
-        if resolved is not None:
-            sight.understood(getattr(response, resolved))
-        return response
+
+    async def _estimated(self, kind: str, asked: Request, entry: Entry) -> estimate_pb2.EstimateResponse:
+        async with self._seen(asked, entry) as sight:
+            response = await self._core.estimate(estimate_pb2.EstimateRequest(**{kind: sight.request}))
+            resolved = response.WhichOneof("resolved")
+            if resolved is not None:
+                sight.understood(getattr(response, resolved))
+            return response
 
     def _deadline(self, context: Context) -> float:
         """A moment of the monotonic clock."""
@@ -108,23 +121,39 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         price = self._admission.prices.price(request, entry)
         with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as case:
             case.watched = watched
-            with _cut_off(_moment(deadline + STALLED)):
-                async with aclosing(self._run(request, entry, case)) as answers:
-                    while (told := await _timely(case, lambda: anext(answers, None))) is not None:
-                        yield told
+            room, answers = self._sizes.expected(price), self._run(request, entry, case)
+            async with self._answers.holding(call.caller, room) as call.answer, aclosing(answers):
+                while (told := await _timely(case, lambda: anext(answers, None))) is not None:
+                    yield told
 
     async def _run(self, request: Request, entry: Entry, case: Case) -> AsyncGenerator[Told, None]:
-        sight = await self._beside("decode", look, request, entry.described, self._max_pixels)
-        with self._holding(sight.held):
-            async with aclosing(self._core.run(sight.request, case)) as answers:
-                async for told in answers:
-                    yield await self._completed(told, sight, case)
+        async with self._seen(request, entry) as sight, aclosing(self._core.run(sight.request, case)) as answers:
+            async for told in answers:
+                yield await self._completed(told, sight, case)
+
+    @asynccontextmanager
+    async def _seen(self, request: Request, entry: Entry) -> AsyncIterator[Sight]:
+        """The decoded pictures of a request, whose bytes are held for as long as they are needed."""
+        stop = threading.Event()
+        read = functools.partial(headers, request, entry.described, self._max_pixels, stop)
+        found = await self._codec.run("header", 0.0, read, stop)
+        memory = self._codec.memory
+        if found.bytes > memory.total:
+            raise InvalidArgument(
+                f"the request's pictures take about {found.bytes / 2**20:.0f} MiB while they are decoded and drawn, and"
+                f" this server has {memory.total / 2**20:.0f}; send smaller ones, or ask for no pictures",
+                reason="PICTURE_TOO_LARGE",
+            )
+        async with memory.holding(current.get().caller, found.bytes) as hold:
+            sight = await self._codec.run("decode", found.seconds, found.seen, stop)
+            hold.resize(sight.held)
+            yield sight
 
     async def _completed(self, told: Told, sight: Sight, case: Case) -> Told:
         """Puts the pictures into an answer, and takes note of it."""
         if isinstance(told, synthesize_pb2.Progress):
             case.step, case.steps = told.step, told.steps
-            return await self._beside("encode", sight.progress, told) if told.HasField("preview_pixels") else told
+            return await self._encoded(sight, sight.progress, told) if told.HasField("preview_pixels") else told
         if isinstance(told, explain_pb2.ExplainProgress):
             return told
         provenance = told.provenance
@@ -133,32 +162,16 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         if case.price.seconds is not None:
             provenance.predicted_seconds = case.price.seconds
         provenance.queue_seconds += case.waited
-        if isinstance(told, explain_pb2.ExplainResponse):
-            return await self._beside("encode", sight.explanation, told)
-        return await self._beside("encode", sight.synthesis, told)
+        complete: Callable[[Any, threading.Event], Told] = (
+            sight.explanation if isinstance(told, explain_pb2.ExplainResponse) else sight.synthesis
+        )
+        answer = await self._encoded(sight, complete, told)
+        self._sizes.learn(case.price, answer.ByteSize())
+        return answer
 
-    @contextmanager
-    def _holding(self, size: int) -> Iterator[None]:
-        """Counts the bytes of a request's pictures while it is in progress. Raises `Overloaded` if those of all would
-        take too much of the memory; one alone is always let in."""
-        if self._held and self._held + size > self._max_held:
-            raise Overloaded("the pictures of the requests in progress fill the memory; try again later")
-        self._held += size
-        try:
-            yield
-        finally:
-            self._held -= size
-
-    async def _beside(self, name: str, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
-        """Runs a function on a thread beside the loop; its time is noted under that name."""
-        call = current.get()
-        began = len(call.moments)
-        run = functools.partial(call.timed, name, functools.partial(function, *arguments))
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
-        finally:
-            for moment in call.moments[began:]:
-                metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
+    async def _encoded(self, sight: Sight, complete: Callable[[Any, threading.Event], T], told: Any) -> T:  # noqa: ANN401
+        stop = threading.Event()
+        return await self._codec.run("encode", sight.drawing_seconds, functools.partial(complete, told, stop), stop)
 
 
 async def _timely(case: Case, begin: Callable[[], Awaitable[T]]) -> T:
@@ -176,19 +189,6 @@ async def _timely(case: Case, begin: Callable[[], Awaitable[T]]) -> T:
     raise Aborted("an operator stopped this request")
 
 
-@contextmanager
-def _cut_off(moment: float) -> Iterator[None]:
-    """Cancels what is done inside at a moment of the event loop's clock: a reader that stalls would keep it waiting for
-    ever, outside of all that has a limit of its own."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
-    cut = loop.call_at(moment, task.cancel)
-    try:
-        yield
-    finally:
-        cut.cancel()
-
-
 def _moment(deadline: float) -> float:
     """A moment of the monotonic clock on the event loop's."""
     return asyncio.get_running_loop().time() + deadline - time.monotonic()
@@ -201,8 +201,9 @@ def _late() -> DeadlineExceeded:
 class ModelService(explainer_pb2_grpc.ModelServiceServicer):
     """Tells what can be asked."""
 
-    def __init__(self, library: Library, core: Core) -> None:
-        self._library, self._core = library, core
+    def __init__(self, library: Library, core: Core, codec: Codec) -> None:
+        self._library, self._core, self._codec = library, core, codec
+        self._light = Budget(LIGHT, "the calls that tell of models")
 
     async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: Context
@@ -224,6 +225,10 @@ class ModelService(explainer_pb2_grpc.ModelServiceServicer):
         entry = self._library.get(request.model, request.version)
         current.get().model = entry.name
         inner = models_pb2.GetFiltersRequest(model=entry.name, version=entry.version, layer=request.layer)
-        with entry.used():
-            response = await self._core.filters(inner)
-        return await asyncio.to_thread(with_picture, response) if request.picture else response
+        async with self._light.holding(current.get().caller, 1):
+            with entry.used():
+                response = await self._core.filters(inner)
+            if not request.picture:
+                return response
+            seconds = FILTERS * len(response.weights.data)
+            return await self._codec.run("encode", seconds, functools.partial(with_picture, response))

@@ -4,7 +4,7 @@ encoded behind it. Takes time: run it beside the event loop."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,10 @@ CROPPED = 0.45
 """The share of the image that the crop may throw away without a warning."""
 _FLOAT = 4
 """Bytes of a pixel's channel."""
+_SENT_ON, _DRAWN = 16, 16
+"""Bytes of a pixel while a picture of 8 bits becomes a message, and while one is drawn and encoded."""
+_DRAWING = 4e-7
+"""Seconds of a pixel while it is drawn and encoded, as measured on one core of 2.5 GHz."""
 
 
 @dataclass
@@ -44,28 +48,39 @@ class Sight:
     held: int = 0
     digests: list[types.ImageDigest] = field(default_factory=list)
 
-    def explanation(self, response: explain.ExplainResponse) -> explain.ExplainResponse:
-        """A device's answer with all that its pictures add."""
+    @property
+    def drawing_seconds(self) -> float:
+        """Of one processor that drawing takes, about."""
+        asked = self.asked
+        count = len(set(asked.output.pictures)) if isinstance(asked, explain.ExplainRequest) else 1
+        return _DRAWING * count * math.prod(self.original.size if self.original else self.size)
+
+    def explanation(
+        self, response: explain.ExplainResponse, stop: threading.Event | None = None
+    ) -> explain.ExplainResponse:
+        """A device's answer with all that its pictures add; drawing ends early when `stop` is set."""
         self._complete(response)
         response.bands.extend(self.bands)
-        self._draw(response)
+        self._draw(response, stop)
         return response
 
-    def synthesis(self, result: synthesize.SynthesizeResult) -> synthesize.SynthesizeResult:
-        """A device's result with all that its pictures add, in the form asked for."""
+    def synthesis(
+        self, result: synthesize.SynthesizeResult, stop: threading.Event | None = None
+    ) -> synthesize.SynthesizeResult:
+        """A device's result with all that its pictures add, in the form asked for; ends early when `stop` is set."""
         self._complete(result)
         if not self._pixels:
-            result.png = _png(result.pixels)
+            result.png = _png(result.pixels, stop)
             result.ClearField("pixels")
             for picture in result.pictures:
-                picture.png = _png(picture.pixels)
+                picture.png = _png(picture.pixels, stop)
                 picture.ClearField("pixels")
         return result
 
-    def progress(self, progress: synthesize.Progress) -> synthesize.Progress:
-        """A step's message, its picture in the form asked for."""
+    def progress(self, progress: synthesize.Progress, stop: threading.Event | None = None) -> synthesize.Progress:
+        """A step's message, its picture in the form asked for; ends early when `stop` is set."""
         if progress.HasField("preview_pixels") and not self._pixels:
-            progress.preview = _png(progress.preview_pixels)
+            progress.preview = _png(progress.preview_pixels, stop)
             progress.ClearField("preview_pixels")
         return progress
 
@@ -93,7 +108,7 @@ class Sight:
                 message=f"The model saw {1 - lost:.0%} of the image; the rest was cut off by the crop to a square.",
             )
 
-    def _draw(self, response: explain.ExplainResponse) -> None:
+    def _draw(self, response: explain.ExplainResponse, stop: threading.Event | None) -> None:
         """Draws the pictures that were asked for; of those that the method has none of a warning tells."""
         if self.original is None or not isinstance(self.asked, explain.ExplainRequest):
             return
@@ -101,7 +116,7 @@ class Sight:
         for number in dict.fromkeys(self.asked.output.pictures):
             kind = explain.PictureKind.Name(number).removeprefix("PICTURE_KIND_").lower()
             if kind in known:
-                response.pictures.add(name=kind, png=wire.png(drawing.draw(kind, response, original)))
+                response.pictures.add(name=kind, png=wire.png(drawing.draw(kind, response, original), stop))
                 continue
             has = f"its pictures are {', '.join(known)}" if known else "it has no picture"
             response.warnings.add(
@@ -110,8 +125,8 @@ class Sight:
             )
 
 
-def _png(pixels: types.Tensor) -> bytes:
-    return wire.png(wire.to_pixels(pixels))
+def _png(pixels: types.Tensor, stop: threading.Event | None) -> bytes:
+    return wire.png(wire.to_pixels(pixels), stop)
 
 
 def with_picture(response: GetFiltersResponse) -> GetFiltersResponse:
@@ -121,9 +136,71 @@ def with_picture(response: GetFiltersResponse) -> GetFiltersResponse:
     return response
 
 
-def look(request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS) -> Sight:
-    """Decodes the images of a request and fits the one it is about to a model. Raises InvalidArgument saying what to
-    change."""
+@dataclass(frozen=True)
+class Headers:
+    """A request whose images' headers have been read, and nothing else of them. `inner` is the request for a device,
+    its images still to be decoded."""
+
+    asked: Request
+    inner: Any
+    method: Method
+    model: GetModelResponse
+    channels: wire.Channels | None
+    images: list[wire.Sent]
+
+    @property
+    def bytes(self) -> int:
+        """Of memory that the pictures take at most, until the answer is drawn. What is looked at as a whole is sent on
+        as a whole."""
+        whole = _SENT_ON * self.images[0].pixels if self.method.whole else 0
+        return max(sum(image.bytes for image in self.images) + whole, self._drawing)
+
+    @property
+    def _drawing(self) -> int:
+        """Bytes that drawing on the original takes at most, one picture after the other."""
+        return _DRAWN * self.images[0].pixels if self._drawn else 0
+
+    @property
+    def _drawn(self) -> bool:
+        return isinstance(self.asked, explain.ExplainRequest) and bool(self.asked.output.pictures)
+
+    @property
+    def seconds(self) -> float:
+        """Of one processor that decoding takes, about."""
+        return sum(image.seconds for image in self.images)
+
+    def seen(self) -> Sight:
+        """Decodes the images and fits the one that the request is about to the model. Raises InvalidArgument saying
+        what to change."""
+        request, inner, model = self.asked, self.inner, self.model
+        digests = [types.ImageDigest(field=image.path, sha256=wire.digest(image.message)) for image in self.images]
+        original, *others = [image.decoded() for image in self.images]
+        for image, pixels in zip(self.images[1:], others, strict=True):
+            image.message.CopyFrom(pixels.message())
+        seen, placement = original, wire.placed(original.size)
+        if not self.method.whole:
+            seen, placement = _fitted(original, request.image.fit, model)
+        inner.image.CopyFrom(seen.message())
+        if self.method.whole:
+            inner.image.fit = request.image.fit
+        count = self.channels.count if self.channels else 3
+        return Sight(
+            asked=request,
+            request=inner,
+            size=seen.size,
+            placement=placement,
+            original=original if self._drawn else None,
+            bands=self.channels.bands if self.channels else (),
+            held=self._drawing + _FLOAT * count * sum(math.prod(pixels.size) for pixels in (seen, *others)),
+            digests=digests,
+        )
+
+
+def headers(
+    request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS, stop: threading.Event | None = None
+) -> Headers:
+    """Checks a request, and reads its images' headers; decoding them ends early when `stop` is set. Raises
+    InvalidArgument saying what to change."""
     method = method_of(request)
     _check_output(request)
     inner: Any = type(request)()
@@ -134,29 +211,17 @@ def look(request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS
     else:
         inner.output.ClearField("pictures")
     _check_support(method.name, model)
-    images = _images(inner, method)
-    digests = [types.ImageDigest(field=path, sha256=wire.digest(image)) for path, image in images]
-    channels = _channels(model)
-    original, *others = _decoded(images, max_pixels, channels)
-    for (_, image), pixels in zip(images[1:], others, strict=True):
-        image.CopyFrom(pixels.message())
-    seen, placement = original, wire.placed(original.size)
-    if not method.whole:
-        seen, placement = _fitted(original, request.image.fit, model)
-    inner.image.CopyFrom(seen.message())
-    if method.whole:
-        inner.image.fit = request.image.fit
-    drawn = isinstance(request, explain.ExplainRequest) and request.output.pictures
-    return Sight(
-        asked=request,
-        request=inner,
-        size=seen.size,
-        placement=placement,
-        original=original if drawn else None,
-        bands=channels.bands if channels else (),
-        held=_FLOAT * (channels.count if channels else 3) * sum(math.prod(pixels.size) for pixels in (seen, *others)),
-        digests=digests,
-    )
+    channels, images = _channels(model), []
+    for path, image in _images(inner, method):
+        images.append(wire.sent(image, path, max_pixels, channels, stop))
+        max_pixels -= images[-1].pixels
+    return Headers(request, inner, method, model, channels, images)
+
+
+def look(request: Request, model: GetModelResponse) -> Sight:
+    """Decodes the images of a request and fits the one it is about to a model. Raises InvalidArgument saying what to
+    change."""
+    return headers(request, model).seen()
 
 
 def _check_support(method: str, model: GetModelResponse) -> None:
@@ -183,16 +248,6 @@ def _images(request: Any, method: Method) -> list[tuple[str, types.Image]]:  # n
 def _channels(model: GetModelResponse) -> wire.Channels | None:
     """Of a model whose images are no colour pictures."""
     return wire.Channels(model.card.channels, tuple(model.card.bands)) if model.card.bands else None
-
-
-def _decoded(
-    images: Sequence[tuple[str, types.Image]], max_pixels: int, channels: wire.Channels | None
-) -> list[wire.Decoded]:
-    decoded = []
-    for path, image in images:
-        decoded.append(wire.decode(image, path, max_pixels, channels))
-        max_pixels -= math.prod(decoded[-1].size)
-    return decoded
 
 
 def _check_output(request: Request) -> None:

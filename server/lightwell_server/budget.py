@@ -1,0 +1,127 @@
+"""Shares of something scarce, such as memory or processors: who has used least is given first."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from lightwell_server.errors import Overloaded
+
+PATIENCE = 10.0
+"""Seconds that a caller waits for its share before it is told to try again later."""
+
+
+@dataclass(eq=False)
+class Hold:
+    """What one call has been given; it changes with what turns out to be needed."""
+
+    budget: Budget
+    caller: str
+    amount: float = 0.0
+
+    def resize(self, amount: float) -> None:
+        """Holds so much from now on. It may be more than there is: the next ones wait for longer then."""
+        self.budget.give(self, amount)
+
+
+@dataclass(eq=False)
+class _Waiting:
+    hold: Hold
+    amount: float
+    charge: float
+    number: int
+    granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Budget:
+    """`total` of something, of which one caller may hold `share` (0 to 1); what it holds first may be more, up to the
+    total. Who waits is given its part by what its caller has been charged so far: a newcomer begins with as much as
+    the least of those who wait or hold. For one event loop."""
+
+    def __init__(self, total: float, what: str, share: float = 0.5) -> None:
+        self.total, self._what, self._share = total, what, share
+        self._free = total
+        self._held: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
+        self._charged: dict[str, float] = {}
+        self._line: list[_Waiting] = []
+        self._numbers = itertools.count()
+
+    @property
+    def held(self) -> float:
+        """What all hold together."""
+        return self.total - self._free
+
+    @asynccontextmanager
+    async def holding(
+        self, caller: str, amount: float, charge: float | None = None, patience: float | None = PATIENCE
+    ) -> AsyncIterator[Hold]:
+        """Holds an amount for as long as the block takes, at most the total; `charge` is what it counts for in the
+        order of those who wait (None: the amount). Raises `Overloaded` after `patience` seconds in line, if it is not
+        None."""
+        hold, amount = Hold(self, caller), min(amount, self.total)
+        self._enter(caller)
+        try:
+            await self._granted(hold, amount, amount if charge is None else charge, patience)
+            yield hold
+        finally:
+            hold.resize(0)
+            self._leave(caller)
+
+    def give(self, hold: Hold, amount: float) -> None:
+        """Sets what somebody holds, and lets others have what has become free."""
+        self._free += hold.amount - amount
+        self._held[hold.caller] += amount - hold.amount  # type: ignore[assignment] # amounts may be fractions
+        hold.amount = amount
+        self._share_out()
+
+    def _enter(self, caller: str) -> None:
+        if caller not in self._charged:
+            self._charged[caller] = min(self._charged.values(), default=0.0)
+        self._calls[caller] += 1
+
+    def _leave(self, caller: str) -> None:
+        self._calls[caller] -= 1
+        if not self._calls[caller]:
+            del self._calls[caller], self._held[caller], self._charged[caller]
+
+    async def _granted(self, hold: Hold, amount: float, charge: float, patience: float | None) -> None:
+        waiting = _Waiting(hold, amount, charge, next(self._numbers))
+        self._line.append(waiting)
+        self._share_out()
+        try:
+            async with asyncio.timeout(patience):
+                await waiting.granted
+        except TimeoutError:
+            raise Overloaded(
+                f"{self._what} of the requests in progress fill the room for them; try again later"
+            ) from None
+        finally:
+            if waiting in self._line:
+                self._line.remove(waiting)
+                self._share_out()  # it may have stood before smaller ones
+
+    def _share_out(self) -> None:
+        """Gives to those in line, in order, until one does not fit: smaller ones behind it must not keep it waiting for
+        ever. Those whose caller has its share already are passed over."""
+        while self._line:
+            able = [waiting for waiting in self._line if self._may(waiting)]
+            first = min(able, key=lambda waiting: (self._charged[waiting.hold.caller], waiting.number), default=None)
+            if first is None or first.amount > self._free:
+                return
+            self._line.remove(first)
+            self._charged[first.hold.caller] += first.charge
+            self._free -= first.amount
+            self._held[first.hold.caller] += first.amount  # type: ignore[assignment]
+            first.hold.amount = first.amount
+            first.granted.set_result(None)
+
+    def _may(self, waiting: _Waiting) -> bool:
+        if waiting.granted.done():  # cancelled, and not yet out of the line
+            return False
+        held = self._held[waiting.hold.caller]
+        return not held or held + waiting.amount <= self._share * self.total

@@ -1,0 +1,54 @@
+"""Decoding and drawing beside the event loop: within a budget of memory, long work apart from short, and stopped when
+nobody waits for it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from lightwell_server import metrics
+from lightwell_server.budget import Budget
+from lightwell_server.call import current
+from lightwell_server.threads import beside
+
+T = TypeVar("T")
+
+LONG = 0.05
+"""Seconds from which on work is long. Of that half of the processors take care, so that short work never waits for
+it."""
+SHORT = 4
+"""Short pieces of work at a time, at least."""
+
+
+class Codec:
+    """Runs functions on threads, for one event loop. `memory` are the bytes that pictures may take together."""
+
+    def __init__(self, memory: int) -> None:
+        processors = len(os.sched_getaffinity(0))
+        short, long = max(SHORT, processors), max(1, processors // 2)
+        self.memory = Budget(memory, "the pictures")
+        self._short, self._long = Budget(short, "the small pictures"), Budget(long, "the large pictures")
+        self._threads = beside(short + long, "codec")
+
+    async def run(self, name: str, seconds: float, function: Callable[[], T], stop: threading.Event | None = None) -> T:
+        """Runs a function that takes about so many seconds; its time is noted under that name. `stop` is set when its
+        caller leaves, so that it ends soon: until it has, its thread is not another's."""
+        call = current.get()
+        lane, began = self._short if seconds < LONG else self._long, len(call.moments)
+        async with lane.holding(call.caller, 1, seconds, patience=None):
+            timed = functools.partial(call.timed, name, function)
+            work = asyncio.get_running_loop().run_in_executor(self._threads, timed)
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                if stop is not None:
+                    stop.set()
+                await asyncio.wait([work])
+                raise
+            finally:
+                for moment in call.moments[began:]:
+                    metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
