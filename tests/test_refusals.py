@@ -416,7 +416,7 @@ def test_files_that_are_no_models(tmp_path, kind):
 
 def test_a_model_that_does_not_fit_into_memory_is_not_even_read(tmp_path, monkeypatch):
     path = export(seeded(Residual), "scripted", tmp_path)
-    monkeypatch.setattr(archive, "available", lambda: 1000)
+    monkeypatch.setattr(archive, "free_memory", lambda: 1000)
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the file was read"))
     with pytest.raises(Refused, match=r"needs about .* GiB of memory .* give the server more memory"):
         lift(path, Sample((SIDE, SIDE), **PLAIN))

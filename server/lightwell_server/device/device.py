@@ -22,6 +22,7 @@ from lightwell_server.ask import Ask, Asking, Frame
 from lightwell_server.call import Moment
 from lightwell_server.case import Case
 from lightwell_server.catalog import Request
+from lightwell_server.cgroup import processors
 from lightwell_server.config import Settings
 from lightwell_server.core import Told
 from lightwell_server.device import describe, reply
@@ -55,8 +56,9 @@ class Device:
         watch: Callable[[Collection[Job]], object] = lambda jobs: None,
         failed: Callable[[], object] = lambda: None,
     ) -> None:
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        threads = settings.threads or processors()
+        if settings.threads or threads < torch.get_num_threads():  # the library knows of no control group's quota
+            torch.set_num_threads(threads)
         self._settings, self._device, self._limits = settings, device, _limits(settings, device)
         self._failed = failed
         self._models: dict[tuple[str, str], Model] = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from lightwell_server.ask import GRAD, Ask
+from lightwell_server.cgroup import free_memory
 from lightwell_server.errors import InvalidArgument, OutOfMemory
 from lightwell_server.models.footprint import row_bytes, sides
 from lightwell_server.models.graph import Graph
@@ -62,7 +63,8 @@ def free_bytes(device: torch.device) -> int:
     less."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(_machine(), _group())
+    free = free_memory()
+    return 2**62 if free is None else free
 
 
 def used_bytes(device: torch.device) -> int:
@@ -71,23 +73,6 @@ def used_bytes(device: torch.device) -> int:
         return torch.cuda.memory_reserved(device)
     status = Path("/proc/self/statm")
     return int(status.read_text().split()[1]) * resource.getpagesize() if status.exists() else 0
-
-
-def _machine() -> int:
-    found = Path("/proc/meminfo")
-    lines = found.read_text().splitlines() if found.exists() else []
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable")), None)
-    return int(kilobytes) * 1024 if kilobytes else 2**62
-
-
-def _group() -> int:
-    """What a container's limit leaves."""
-    most, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if not most.exists() or most.read_text().strip() == "max":
-        return 2**62
-    stat = Path("/sys/fs/cgroup/memory.stat").read_text().split()
-    cached = int(stat[stat.index("inactive_file") + 1])  # files that were read count as used until the room is needed
-    return max(0, int(most.read_text()) - int(used.read_text()) + cached)
 
 
 def _giga(size: int) -> str:

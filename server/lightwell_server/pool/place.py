@@ -22,6 +22,7 @@ from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import models_pb2 as models
 from lightwell_server import metrics
 from lightwell_server.case import Case
+from lightwell_server.cgroup import memory_kills
 from lightwell_server.errors import LightwellError, Refused
 from lightwell_server.pool.link import Link, Lost
 from lightwell_server.pool.record import Record
@@ -195,7 +196,7 @@ class Place:
     async def _life(self, socket: Path) -> End:
         """One worker, from its start to its end."""
         self.end, self._answered, self._began = asyncio.Future(), False, time.monotonic()
-        killed, why = _killed(), ""
+        killed, why = memory_kills(), ""
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies temporary files up may have taken it away
             self._record = Record(self._written)
@@ -213,7 +214,7 @@ class Place:
             process.kill()
             self.link = None
             code = await exited
-        end = self._ended(code, why, _killed() > killed)
+        end = self._ended(code, why, memory_kills() > killed)
         process.close()
         await link.close()
         with contextlib.suppress(OSError):  # its folder may have gone
@@ -316,13 +317,3 @@ def _one_by_one(call: Callable[[], object]) -> None:
 
 def _name(number: int) -> str:
     return signal.Signals(number).name if number in {*signal.Signals} else str(number)
-
-
-def _killed() -> int:
-    """How many processes the system has killed for want of memory: in this control group, else on this machine."""
-    for path, word in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/proc/vmstat", "oom_kill")):
-        if Path(path).exists():
-            found = dict(line.split() for line in Path(path).read_text().splitlines())
-            if word in found:
-                return int(found[word])
-    return 0

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -24,6 +23,7 @@ from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server import metrics
 from lightwell_server.case import Case
 from lightwell_server.catalog import Request
+from lightwell_server.cgroup import processors
 from lightwell_server.config import Settings
 from lightwell_server.core import Told
 from lightwell_server.errors import Aborted, Internal, Unavailable
@@ -233,6 +233,6 @@ def _judge(case: Case, end: End) -> None:
 
 def _told(settings: Settings) -> dict[str, Any]:
     """What worker processes are told: the settings as they were read once, and a fair share of the processors."""
-    share = max(1, len(os.sched_getaffinity(0)) // len(settings.owned))
+    share = max(1, processors() // len(settings.owned))
     threads = settings.threads or (share if len(settings.owned) > 1 else 0)
     return {"settings": settings.model_copy(update={"threads": threads})}

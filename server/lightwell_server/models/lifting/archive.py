@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch._export.serde.schema import SCHEMA_VERSION
 
+from lightwell_server.cgroup import free_memory
 from lightwell_server.errors import Refused
 from lightwell_server.models.lifting import foreign
 from lightwell_server.models.lifting.foreign import EXPORT
-from lightwell_server.models.lifting.memory import available
 
 COPIES = 3
 """How many times its weights a model needs while it is lifted: the archive's pages, the module, the folded graph."""
@@ -80,7 +80,7 @@ def fits(path: Path) -> None:
     """Raises `Refused` if there is not the memory to lift it."""
     with zipfile.ZipFile(path) as archive:
         needed = COPIES * sum(member.file_size for member in archive.infolist())
-    free = available()
+    free = free_memory()
     if free is not None and needed > free:
         raise Refused(
             f"{path.name} needs about {needed / 2**30:.1f} GiB of memory to be lifted and {free / 2**30:.1f} GiB are "
