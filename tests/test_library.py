@@ -15,7 +15,7 @@ from lightwell_server.front import curator as curators
 from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library, State
 from lightwell_server.models import store
-from lightwell_server.models.store import files
+from tests.curating import curated
 from tests.nets import Residual, export, seeded
 
 SIDE = 16
@@ -258,15 +258,18 @@ def test_a_version_that_goes_before_its_successor_is_there_answers_until_then(re
 def test_a_version_that_may_not_be_read_hides_no_other(repository, monkeypatch):
     for version in "234":
         add(repository, version)
-    real = Path.exists
+    real = Path.stat
 
-    def exists(path):
-        if path.parent.name in ("1", "3"):
+    def stat(path, **options):
+        if path.parent.name in ("2", "4"):
             raise PermissionError(13, "Permission denied", str(path))  # which an administrator's tests never meet
-        return real(path)
+        return real(path, **options)
 
-    monkeypatch.setattr(Path, "exists", exists)
-    assert set(files(repository)) == {("net", "2"), ("net", "4")}
+    monkeypatch.setattr(Path, "stat", stat)
+    library, _, _ = curated(repository)
+    assert library.get("net").version == "3"
+    newest = library.versions("net")[-1]
+    assert (newest.version, newest.state) == ("4", State.MODEL_STATE_REFUSED) and "Permission denied" in newest.reason
 
 
 def test_loading_a_version_loads_nothing_else_that_is_still_being_copied(repository):

@@ -23,6 +23,10 @@ class LightwellError(Exception):
     reason: str = ""
     code: ClassVar[Code] = Code.INTERNAL
 
+    def __post_init__(self) -> None:
+        # What quotes a name on disk may hold bytes that are no text, and no message can carry those.
+        self.message = self.message.encode(errors="backslashreplace").decode()
+
     def __str__(self) -> str:
         return self.message
 

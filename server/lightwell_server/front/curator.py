@@ -203,14 +203,16 @@ class Curator:
 
 def _stamps(repository: Path) -> dict[Key, Hashable]:
     """What tells the files of each version from their successors: size and time of the model's file and the card's."""
-    found: dict[Key, Hashable] = {}
-    for key, file in files(repository).items():
-        try:
-            parts = [path.stat() for path in (file, file.with_name("card.toml")) if path.exists()]
-        except OSError:
-            continue  # it has gone since it was listed, or may not be read
-        found[key] = tuple((stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in parts)
-    return found
+    return {key: tuple(map(_stamp, (file, file.with_name("card.toml")))) for key, file in files(repository).items()}
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Of a file that is not there, or may not be looked at, why that is so."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return 0, 0, -(error.errno or 0)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _size(stamp: Hashable) -> int:

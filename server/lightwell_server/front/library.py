@@ -177,6 +177,8 @@ def _aliases(path: Path) -> Aliases:
     """The aliases of a file; none if there is no file. Raises ValueError saying what is wrong."""
     if not path.exists():
         return {}
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file; put the file itself in its place")
     try:
         return TypeAdapter(dict[str, dict[str, str]]).validate_python(tomllib.loads(path.read_text("utf-8")))
     except ValidationError as error:
@@ -184,6 +186,7 @@ def _aliases(path: Path) -> Aliases:
         raise ValueError(f'{path}: {wrong}; write versions in quotes, such as stable = "1"') from None
 
 
-def natural(version: str) -> list[tuple[int, str]]:
-    """Orders versions as people do: 2 before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]
+def natural(version: str) -> tuple[list[tuple[int, str]], str]:
+    """Orders versions as people do: 2 before 10. No two are equal."""
+    parts = re.split(r"(\d+)", version)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], version

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lightwell_server.ask import Activation, Grid
 from lightwell_server.errors import Refused
+from lightwell_server.models.disk import regular, there
 from lightwell_server.models.lifting.outputs import Kind
 from lightwell_server.models.lifting.sample import Argument, InputSpec, Sample
 from lightwell_server.pictures import Fit
@@ -242,7 +243,8 @@ def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
     wrong."""
     path = directory / "card.toml"
     try:
-        card = Card.model_validate(tomllib.loads(path.read_text())) if path.exists() else Card()
+        text = regular(path).read_text("utf-8") if there(path) else ""
+        card = Card.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Refused(f"card.toml is no TOML: {error}", reason="BAD_CARD") from error
     except ValidationError as error:

@@ -15,6 +15,7 @@ from lightwell_server.errors import Refused, nearest
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.card import Card
+from lightwell_server.models.disk import plain, shown, there
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.lift import lift
 
@@ -22,6 +23,11 @@ log = logging.getLogger(__name__)
 
 FILES = tuple(f"model.{suffix}" for suffix in ("pt", "pt2", "torchscript", "ts", "jit", "ptl"))
 """What a version's file may be called. Its content says what it is."""
+RENAME = (
+    "a directory's name is no UTF-8, or has characters that cannot be printed, an @ or a backslash (shown here as"
+    " \\x.., \\u...., \\\\); rename the directory"
+)
+"""Why a version is refused whose name cannot be sent or asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +57,15 @@ class Model:
 
 
 def files(repository: Path) -> dict[tuple[str, str], Path]:
-    """The model file of every version in a repository, by model and version. Directories may come and go meanwhile; one
-    that may not be read hides no other."""
+    """The model file of every version in a repository, by model and version as they are `shown`. Directories may come
+    and go meanwhile; one that may not be read hides no other."""
     found: dict[tuple[str, str], Path] = {}
     for model in repository.glob("*"):
         with contextlib.suppress(OSError):  # no directory, or none any more
             for directory in list(model.iterdir()):
-                with contextlib.suppress(OSError):
-                    there = [directory / file for file in FILES if (directory / file).exists()]
-                    if there:
-                        found[model.name, directory.name] = there[0]
+                path = _file(directory)
+                if there(path):
+                    found[shown(model.name), shown(directory.name)] = path
     return found
 
 
@@ -68,6 +73,8 @@ def load(repository: Path, name: str, version: str, device: str = "cpu", dtype: 
     """Loads a version of a repository. Raises `Refused` with the reason, whatever it is: one bad directory must take
     nothing else down."""
     try:
+        if not (plain(name) and plain(version)):
+            raise Refused(RENAME)
         model = load_version(repository / name / version, repository, device, dtype)
     except Refused as error:
         log.warning("model %s@%s is refused: %s", name, version, error.message)
@@ -166,4 +173,6 @@ def activation_of(graph: Graph, card: Card, classes: int) -> tuple[Activation, s
 
 
 def _file(directory: Path) -> Path:
-    return next(directory / file for file in FILES if (directory / file).exists())
+    """The file of a version, or where it should be."""
+    paths = [directory / file for file in FILES]
+    return next(filter(there, paths), paths[0])

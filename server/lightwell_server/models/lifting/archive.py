@@ -15,6 +15,7 @@ from torch._export.serde.schema import SCHEMA_VERSION
 
 from lightwell_server.cgroup import free_memory
 from lightwell_server.errors import Refused
+from lightwell_server.models.disk import regular
 from lightwell_server.models.lifting import foreign
 from lightwell_server.models.lifting.foreign import EXPORT
 
@@ -30,7 +31,7 @@ def form(path: Path) -> Form:
     """Whether a file holds TorchScript or a program, by what is in it. Raises `Refused` with what else it is."""
     if path.is_dir():
         raise Refused(f"{path.name} is a directory; bring the model file in it")
-    if not path.stat().st_size:
+    if not regular(path).stat().st_size:
         raise Refused(f"{path.name} is empty; copy it again")
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
