@@ -133,7 +133,7 @@ TREES = {
         [MACHINE, {"proc/self/cgroup": "0::/\n"}, (TOP, version_2(GIGA, 2 * GIGA))],
         (GIGA, 0, 99, 0),
     ),
-    "a limit, and nothing else": ([{f"{TOP}memory.max": str(GIGA)}], (GIGA, GIGA, 99, 0)),
+    "a limit, and nothing else": ([{f"{TOP}memory.max": str(GIGA)}], (GIGA, GIGA, 99, None)),
     "use, and no limit": ([MACHINE, {f"{TOP}memory.current": str(GIGA)}], (None, 8 * GIGA, 99, 7)),
     "files that say something else": (
         [
@@ -141,9 +141,9 @@ TREES = {
             (TOP, {"memory.max": "-5", "memory.events": "oom_kill x\n", "cpu.max": "100000"}),
             (TOP, {"memory.limit_in_bytes": "", "cpu.cfs_quota_us": "100000", "cpu.cfs_period_us": "0"}),
         ],
-        (None, None, 99, 0),
+        (None, None, 99, None),
     ),
-    "nothing at all": ([], (None, None, 99, 0)),
+    "nothing at all": ([], (None, None, 99, None)),
 }
 
 
@@ -173,7 +173,7 @@ def test_a_process_that_is_bound_to_fewer_processors_than_its_quota_has_those(tm
 def test_directories_in_the_place_of_files_are_no_limits(tmp_path):
     for name in ("memory.max", "cpu.max", "memory.events"):
         (tmp_path / TOP / name).mkdir(parents=True)
-    assert (memory_limit(tmp_path), free_memory(tmp_path), memory_kills(tmp_path)) == (None, None, 0)
+    assert (memory_limit(tmp_path), free_memory(tmp_path), memory_kills(tmp_path)) == (None, None, None)
 
 
 def test_a_group_may_have_a_name_that_is_no_text(tmp_path):
@@ -185,4 +185,4 @@ def test_a_group_may_have_a_name_that_is_no_text(tmp_path):
 
 
 def test_this_machine_has_something():
-    assert free_memory() > 0 and processors() >= 1 and memory_kills() >= 0
+    assert free_memory() > 0 and processors() >= 1

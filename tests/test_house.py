@@ -16,6 +16,7 @@ FINE = ("boundary", "front", "device")
 ARROWS = {
     "__init__": set(),
     "errors": set(),
+    "descriptors": set(),
     "cgroup": set(),
     "config": set(),
     "metrics": set(),
@@ -96,6 +97,7 @@ ARROWS = {
         "cgroup",
         "config",
         "core",
+        "descriptors",
         "device.device",
         "engine",
         "errors",

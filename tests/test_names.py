@@ -72,8 +72,7 @@ def with_examples(*found):
 @given(st.lists(names, max_size=6))
 @example(["²", "2", "٣", "1", "01", "", "2²3"])
 def test_any_names_have_an_order_and_it_is_total(found):
-    ordered = sorted(found, key=natural)
-    assert ordered == sorted(found[::-1], key=natural)
+    assert len({str(key) for key in sorted(map(natural, found))}) == len(set(found))
     assert sorted(["10", "9", "1.10", "1.9", "2"], key=natural) == ["1.9", "1.10", "2", "9", "10"]
 
 

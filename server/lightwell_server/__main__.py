@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from lightwell_server.boundary import logs
 from lightwell_server.config import Settings, settings
+from lightwell_server.descriptors import raise_limit
 from lightwell_server.serving import Serving
 
 
@@ -32,6 +33,7 @@ def main() -> None:
         print(chosen.toml(), end="")
         return
     logs.start(chosen.log_level)
+    raise_limit()
     asyncio.run(_serve(chosen))
 
 

@@ -35,12 +35,13 @@ def processors(root: Path = ROOT) -> int:
     return max(1, int(min((len(os.sched_getaffinity(0)), *quotas))))
 
 
-def memory_kills(root: Path = ROOT) -> int:
-    """How many processes the system has killed for want of memory: in this group, else on this machine."""
+def memory_kills(root: Path = ROOT) -> int | None:
+    """How many processes the system has killed for want of memory: in this group, else on this machine. None where the
+    system does not tell."""
     inmost_first = reversed(list(_levels(root, "memory")))
     files = [level / name for level in inmost_first for name in ("memory.events", "memory.oom_control")]
     counts = (_fields(file).get("oom_kill") for file in (*files, root / "proc/vmstat"))
-    return next((count for count in counts if count is not None), 0)
+    return next((count for count in counts if count is not None), None)
 
 
 def _limited(root: Path) -> Iterator[tuple[Path, int]]:

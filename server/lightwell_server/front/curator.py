@@ -63,7 +63,7 @@ class Curator:
                 continue  # a disk that is away for a moment takes no model with it
             try:
                 seen = await asyncio.to_thread(_stamps, self._repository)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # it is away, or there are no files or threads left
                 log.warning("the repository cannot be looked at now: %s", error)
                 continue
             steady = {key: stamp for key, stamp in seen.items() if before.get(key) == stamp}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from lightwell_server.errors import Refused
+
+WANT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""What is wrong with this machine now, and says nothing of a file."""
 
 
 def shown(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from lightwell_server.errors import Refused, nearest
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.card import Card
-from lightwell_server.models.disk import plain, shown, there
+from lightwell_server.models.disk import WANT, plain, shown, there
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.lift import lift
 
@@ -58,14 +57,20 @@ class Model:
 
 def files(repository: Path) -> dict[tuple[str, str], Path]:
     """The model file of every version in a repository, by model and version as they are `shown`. Directories may come
-    and go meanwhile; one that may not be read hides no other."""
+    and go meanwhile; one that may not be read hides no other. Raises OSError if
+    nothing can be read now."""
     found: dict[tuple[str, str], Path] = {}
     for model in repository.glob("*"):
-        with contextlib.suppress(OSError):  # no directory, or none any more
-            for directory in list(model.iterdir()):
-                path = _file(directory)
-                if there(path):
-                    found[shown(model.name), shown(directory.name)] = path
+        try:
+            directories = list(model.iterdir())
+        except OSError as error:
+            if error.errno in WANT:
+                raise
+            continue  # it is no directory, or none any more
+        for directory in directories:
+            path = _file(directory)
+            if there(path):
+                found[shown(model.name), shown(directory.name)] = path
     return found
 
 

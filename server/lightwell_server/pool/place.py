@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import itertools
 import logging
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,6 +24,7 @@ from lightwell.v1 import models_pb2 as models
 from lightwell_server import metrics
 from lightwell_server.case import Case
 from lightwell_server.cgroup import memory_kills
+from lightwell_server.descriptors import Reserve, room
 from lightwell_server.errors import LightwellError, Refused
 from lightwell_server.pool.link import Link, Lost
 from lightwell_server.pool.record import Record
@@ -44,7 +46,11 @@ FORKS = multiprocessing.get_context("forkserver")
 """Workers are forked from a process that has imported all that they need: they start in a fraction of the time, and
 share the memory of that."""
 FORKS.set_forkserver_preload([MODULE])
-FORKING = threading.Lock()
+FORKING = ThreadPoolExecutor(1, "forking")
+"""The thread that starts and joins processes, one by one: each of both looks at all that there are, and must not find
+another at it. It is there before it is needed, for a thread that cannot be started may not end anything."""
+OPENED = 16
+"""Files that the start of a process opens at most. One that fails half way would leave some of them open."""
 UNTOLD = 255
 """The exit status of a process whose forker has ended."""
 Key = tuple[str, str]
@@ -68,8 +74,9 @@ class End:
 
 class Place:
     """`told` is what a process is told of itself, `desired` what it shall have loaded, `strikes` counts the workers
-    that ended over the loading of a model, `changed()` is called when there may be more room. While there is a worker,
-    `link` leads to it and `models` is what it has loaded; `cases` are those that it has at work."""
+    that ended over the loading of a model, `changed()` is called when there may be more room, and `reserve` is given
+    back while a worker is started. While there is a worker, `link` leads to it and `models` is what it has loaded;
+    `cases` are those that it has at work."""
 
     def __init__(
         self,
@@ -81,10 +88,11 @@ class Place:
         desired: Collection[Key],
         strikes: dict[Key, int],
         changed: Callable[[], object],
+        reserve: Reserve,
     ) -> None:
         self.number, self.device = number, device
         self._told, self._folder, self._changed = told, folder, changed
-        self._desired, self._strikes = desired, strikes
+        self._desired, self._strikes, self._reserve = desired, strikes, reserve
         self._health, self._longest_step = patience
         self._written = folder / f"{number}.record"
         self._record = Record(self._written)
@@ -98,6 +106,7 @@ class Place:
         self._answered = False
         self._loading: set[Key] = set()
         self._one_by_one = asyncio.Lock()
+        self._generations = itertools.count()
 
     @property
     def ready(self) -> bool:
@@ -154,10 +163,18 @@ class Place:
         self._answered = self._answered or answered
 
     async def live(self) -> None:
-        """Has a worker, and a next one whenever it ends, until it is cancelled."""
+        """Has a worker, and a next one whenever it ends, or cannot be started, until it is cancelled."""
         pause = FIRST_PAUSE
-        for generation in itertools.count():
-            end = await self._life(self._folder / f"{self.number}-{generation}.sock")
+        for generation in self._generations:
+            self.end, self._answered, self._began = asyncio.Future(), False, time.monotonic()
+            async with contextlib.AsyncExitStack() as left:
+                try:
+                    ended = await self._life(self._folder / f"{self.number}-{generation}.sock", left)
+                except Exception as error:  # whatever there may be too little of: it is tried again
+                    what = "looked after" if self.pid else "started"
+                    log.exception("worker %d could not be %s", self.number, what)
+                    ended = 0, f"it could not be {what}: {str(error) or type(error).__name__}", False
+                end = self._ended(*ended)
             log.error("worker %d has ended: %s; it had %d requests", self.number, end.why, len(end.held))
             self.restarts, self.last_end = self.restarts + 1, end.why
             metrics.restarts.labels(str(self.number), "crashed" if end.crashed else "killed").inc()
@@ -193,39 +210,39 @@ class Place:
             with contextlib.suppress(Lost):  # who has ended has nothing any more
                 await self.link.unload(*key)
 
-    async def _life(self, socket: Path) -> End:
-        """One worker, from its start to its end."""
-        self.end, self._answered, self._began = asyncio.Future(), False, time.monotonic()
-        killed, why = memory_kills(), ""
-        try:
+    async def _life(self, socket: Path, left: contextlib.AsyncExitStack) -> tuple[int, str, bool]:
+        """One worker, from its start to its end. Returns its exit status, why it was ended if it was, and whether the
+        system has killed something for want of memory meanwhile. What it leaves goes when its end is told. Raises
+        whatever keeps it from being started, or looked after."""
+        with contextlib.ExitStack() as starting:
+            starting.enter_context(self._reserve.given_back())
+            killed = memory_kills()
             self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies temporary files up may have taken it away
             self._record = Record(self._written)
             self._record.clear()
             process = await self._started(socket)
-        except (OSError, EOFError) as error:
-            return self._ended(0, f"it could not be started: {error}", memory=False)
-        link, exited = Link(socket), asyncio.create_task(_exited(process))
-        minding = asyncio.create_task(self._mind(link))
-        try:
-            await asyncio.wait([exited, minding], return_when=asyncio.FIRST_COMPLETED)
-            why = "" if exited.done() else minding.result()
-        finally:  # also when this place is given up
-            minding.cancel()
-            process.kill()
-            self.link = None
-            code = await exited
-        end = self._ended(code, why, memory_kills() > killed)
-        process.close()
-        await link.close()
+            exited = asyncio.create_task(_exited(process))
+            minding = asyncio.create_task(self._mind(socket, left, starting.close))
+            try:
+                await asyncio.wait([exited, minding], return_when=asyncio.FIRST_COMPLETED)
+                why = "" if exited.done() else minding.result()
+            finally:  # also when this place is given up
+                minding.cancel()
+                process.kill()
+                self.link = None
+                code = await exited
+                left.callback(process.close)
+        with self._reserve.given_back():
+            now = memory_kills()
         with contextlib.suppress(OSError):  # its folder may have gone
             socket.unlink()
-        return end
+        return code, why, killed is not None and now is not None and now > killed
 
     async def _started(self, socket: Path) -> BaseProcess:
         """A process that has been told what it is."""
         told = {"number": self.number, "device": self.device, "socket": str(socket), "record": str(self._written)}
         process = FORKS.Process(target=run, args=(MODULE, self._told | told), name=f"worker-{self.number}", daemon=True)
-        await asyncio.to_thread(_one_by_one, process.start)
+        await _forking(functools.partial(_start, process))
         self.pid, self.state = process.pid or 0, admin.WORKER_STATE_STARTING
         return process
 
@@ -248,13 +265,17 @@ class Place:
         self._changed()
         return end
 
-    async def _mind(self, link: Link) -> str:
-        """Brings a worker up and looks after it; returns why it must be replaced."""
+    async def _mind(self, socket: Path, left: contextlib.AsyncExitStack, listening: Callable[[], object]) -> str:
+        """Brings a worker up and looks after it; returns why it must be replaced. `listening()` is called when it
+        listens."""
+        link = Link(socket)
+        left.push_async_callback(link.close)  # who waits for it is told of the worker's end before
         try:
             async with asyncio.timeout(START):
                 await link.connected()
         except TimeoutError:
             return f"it did not listen within {START:.0f} seconds"
+        listening()
         self.link = link
         filling = asyncio.create_task(self._fill())
         try:
@@ -301,7 +322,7 @@ async def _exited(process: BaseProcess) -> int:
         await over.wait()
     finally:
         loop.remove_reader(process.sentinel)
-    await asyncio.to_thread(_one_by_one, process.join)
+    await _forking(process.join)
     if process.exitcode != UNTOLD:
         return process.exitcode or 0
     with contextlib.suppress(ProcessLookupError):
@@ -309,10 +330,14 @@ async def _exited(process: BaseProcess) -> int:
     return -signal.SIGKILL
 
 
-def _one_by_one(call: Callable[[], object]) -> None:
-    """Starts or joins a process: each of both looks at all that there are, and must not find another at it."""
-    with FORKING:
-        call()
+async def _forking(call: Callable[[], object]) -> None:
+    """Starts or joins a process."""
+    await asyncio.get_running_loop().run_in_executor(FORKING, call)
+
+
+def _start(process: BaseProcess) -> None:
+    room(OPENED)
+    process.start()
 
 
 def _name(number: int) -> str:

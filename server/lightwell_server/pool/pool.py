@@ -9,7 +9,7 @@ import functools
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,10 +26,11 @@ from lightwell_server.catalog import Request
 from lightwell_server.cgroup import processors
 from lightwell_server.config import Settings
 from lightwell_server.core import Told
+from lightwell_server.descriptors import Reserve
 from lightwell_server.errors import Aborted, Internal, Unavailable
 from lightwell_server.pool.line import GONE, Line
 from lightwell_server.pool.link import Link, Lost
-from lightwell_server.pool.place import End, Key, Place
+from lightwell_server.pool.place import FORKING, End, Key, Place
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ PATIENCE = 5.0
 """Seconds that a scrape waits for a worker."""
 LONGEST_FOLDER = 85
 """Bytes of the path of the folder with the sockets: a socket's own path has 107 at most."""
+PAUSE = 1.0
+"""Seconds before what failed within the gateway is begun again."""
 CRASHES = 2
 """Workers that may end under one request alone."""
 
@@ -51,13 +54,23 @@ class Pool:
             raise ValueError(f"TMPDIR: {self._folder} is too long a path for sockets; take a shorter one")
         self._health = settings.worker_health_seconds
         self._desired: dict[Key, None] = {}
+        FORKING.submit(int).result()  # has its thread start
+        self._reserve = Reserve()
         self._line = Line(2 * settings.max_rows)  # a full step at work, and the next one at hand
         self._loop = asyncio.get_running_loop()
         patience = settings.worker_health_seconds, settings.max_seconds
         self._strikes: dict[Key, int] = {}
         self._places = [
             Place(
-                number, device, _told(settings), self._folder, patience, self._desired, self._strikes, self._line.seat
+                number,
+                device,
+                _told(settings),
+                self._folder,
+                patience,
+                self._desired,
+                self._strikes,
+                self._line.seat,
+                self._reserve,
             )
             for number, device in enumerate(settings.owned)
         ]
@@ -90,14 +103,14 @@ class Pool:
         return bool(living) and all(place.link for place in living)
 
     async def supervise(self) -> None:
-        """Keeps the workers alive until it is cancelled."""
+        """Keeps the workers alive until it is cancelled. What fails in one place ends no other."""
         async with asyncio.TaskGroup() as tasks:
-            for place in self._places:
-                tasks.create_task(place.live())
-            tasks.create_task(self._line.tell_those_who_wait())
+            for work in (*(place.live for place in self._places), self._line.tell_those_who_wait):
+                tasks.create_task(_again(work))
 
     async def stop(self) -> None:
         """Leaves nothing behind; the workers end with what keeps them alive."""
+        self._reserve.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def run(self, request: Request, case: Case) -> AsyncGenerator[Told, None]:
@@ -200,6 +213,16 @@ class Pool:
         except TimeoutError:
             log.error("a worker lives and cannot be reached: %s", lost)
             raise Internal("internal error; the server's log has the details") from lost
+
+
+async def _again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Does what never ends, and begins anew if it fails."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("the gateway has failed at what it does all the time, and begins again")
+        await asyncio.sleep(PAUSE)
 
 
 def _step(told: Told) -> int | None:

@@ -16,10 +16,11 @@ _SIZE = _HEAD.size + 8 * NUMBERS
 
 
 class Record:
-    """A file of that name, made if there is none. One process writes, another one reads."""
+    """A file of that name, made if there is none, or none that is whole: the disk may have been full. One process
+    writes, another one reads."""
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
+        if not path.exists() or path.stat().st_size < _SIZE:
             path.write_bytes(bytes(_SIZE))
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), _SIZE)
