@@ -164,6 +164,22 @@ def test_an_alias_that_moves_answers_all_the_time(repository):
     asyncio.run(story())
 
 
+def test_without_a_name_the_one_model_that_answers_is_meant(tmp_path):
+    library = Library(tmp_path)
+    loading = [library.entry(name, "1") for name in ("net", "other")]
+    with pytest.raises(NotFound, match="name a model: net, other"):
+        library.get()
+    loading[0].state = State.MODEL_STATE_REFUSED
+    with pytest.raises(Unavailable):
+        library.get()
+    loading[0].state = State.MODEL_STATE_READY
+    library.entry("third", "1").state = State.MODEL_STATE_REFUSED
+    assert library.get().name == "net", "whatever else is being loaded"
+    loading[1].state = State.MODEL_STATE_READY
+    with pytest.raises(NotFound, match="name a model: net, other, third"):
+        library.get()
+
+
 def test_wrong_aliases_are_told_when_a_server_starts(repository):
     (repository / "aliases.toml").write_text("[net]\nstable = 1\n")
     with pytest.raises(ValueError, match=r"net\.stable: .*write versions in quotes"):

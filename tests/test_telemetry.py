@@ -2,8 +2,10 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,8 @@ from lightwell.images import to_message
 from lightwell.requests import explain_request
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell_server import metrics
-from lightwell_server.call import named
+from lightwell_server.boundary import tracing
+from lightwell_server.call import Call, named
 from tests.serving import bundled, served
 from tests.test_service import STAR, free_port
 
@@ -195,6 +198,16 @@ def test_what_never_was_a_request_is_counted(told):
 def test_buckets_fit_milliseconds_and_minutes():
     edges = metrics.request_seconds.labels("saliency", "x")._upper_bounds
     assert edges[0] <= 0.005 and 60 in edges
+
+
+def test_a_collector_that_is_silent_keeps_nobody_from_stopping(monkeypatch, caplog):
+    monkeypatch.setattr(tracing, "LAST", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        traces = tracing.Tracing(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        traces(Call("order-66", "/lightwell.v1.ExplainerService/Explain", ended=time.monotonic(), code="OK"))
+        traces.stop()
+        assert any(thread.name == "traces" for thread in threading.enumerate()), "it waits for an answer still"
+        assert "has not answered within 0.1 seconds; the last traces are lost" in caplog.text
 
 
 def test_without_a_collector_no_tracing_is_loaded():

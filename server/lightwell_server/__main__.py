@@ -15,18 +15,19 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from lightwell_server import watched
 from lightwell_server.boundary import logs
 from lightwell_server.config import Settings, settings
 from lightwell_server.descriptors import raise_limit
 from lightwell_server.serving import Serving
 
+log = logging.getLogger(__name__)
+
 
 def main() -> None:
-    """Runs until SIGTERM or SIGINT; a second signal stops at once."""
+    """Runs until SIGTERM or SIGINT; a second signal stops at once. SIGHUP has files read anew."""
     try:
-        chosen = settings()
-    except ValidationError as error:
-        _give_up("; ".join(_wrong(e) for e in error.errors()))
+        chosen = _chosen()
     except (OSError, ValueError) as error:
         _give_up(str(error))
     if chosen.print_config:
@@ -48,6 +49,27 @@ async def _serve(settings: Settings) -> None:
     os._exit(0)  # Python would wait for threads that still read a model or a picture, and nothing can stop those
 
 
+def _chosen() -> Settings:
+    """The settings of this process. Raises OSError and ValueError in a sentence."""
+    try:
+        return settings()
+    except ValidationError as error:
+        raise ValueError("; ".join(_wrong(e) for e in error.errors())) from None
+
+
+def _reload() -> None:
+    """Reads anew what may change while the server runs: certificates, tokens, aliases, and from which level on there
+    are log lines. What is wrong changes nothing."""
+    watched.reload()
+    try:
+        level = _chosen().log_level
+    except (OSError, ValueError) as error:
+        log.error("settings cannot be read again, the log level stays: %s", error)
+    else:
+        logging.getLogger().setLevel(level.upper())
+        log.info("the log level is %s", level)
+
+
 def _give_up(sentence: str) -> NoReturn:
     sys.exit(f"lightwell serve: {sentence}")
 
@@ -58,7 +80,7 @@ def _wrong(error: Any) -> str:  # noqa: ANN401 - pydantic's error details
 
 
 def _signals() -> asyncio.Event:
-    """An event that the first signal sets; from then on a second one ends the process at once."""
+    """An event that the first signal to stop sets; from then on a second one ends the process at once."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def first() -> None:
@@ -69,6 +91,7 @@ def _signals() -> asyncio.Event:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, first)
+    loop.add_signal_handler(signal.SIGHUP, _reload)
     return stop
 
 

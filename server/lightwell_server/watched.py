@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lightwell_server import metrics
 
@@ -16,6 +17,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 EVERY = 1.0
 """Seconds between two looks at the files."""
+
+
+_ALL: weakref.WeakSet[Watched[Any]] = weakref.WeakSet()
+
+
+def reload() -> None:
+    """Reads everything anew now, whether or not it seems to have changed."""
+    for watched in list(_ALL):
+        watched.reload()
 
 
 class Watched(Generic[T]):
@@ -27,6 +37,7 @@ class Watched(Generic[T]):
         self._stamps, self._looked = self._seen(), time.monotonic()
         self._failed = self._stamps
         self._value = read()
+        _ALL.add(self)
 
     def get(self) -> T:
         """What the files say now; safe from any thread."""
@@ -36,10 +47,18 @@ class Watched(Generic[T]):
                 self._look()
             return self._value
 
+    def reload(self) -> None:
+        """Reads the files anew."""
+        with self._lock:
+            self._failed = []  # the log tells again what is wrong
+            self._read_again(self._seen())
+
     def _look(self) -> None:
         stamps = self._seen()
-        if stamps == self._stamps:
-            return
+        if stamps != self._stamps:
+            self._read_again(stamps)
+
+    def _read_again(self, stamps: list[tuple[int, int, int] | None]) -> None:
         try:
             self._value = self._read()
         except Exception as error:  # files are replaced one after the other: the next look may find them whole

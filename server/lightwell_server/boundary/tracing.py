@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 
 import grpc
@@ -14,6 +16,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from lightwell_server import __version__
 from lightwell_server.call import Call
+
+log = logging.getLogger(__name__)
+
+LAST = 2.0
+"""Seconds in which a collector may take the last traces."""
 
 
 class Tracing:
@@ -51,8 +58,12 @@ class Tracing:
         span.end(at(call.ended))
 
     def stop(self) -> None:
-        """Sends what is left."""
-        self._provider.shutdown()
+        """Sends what is left, for a moment: a collector that is silent keeps nobody from stopping."""
+        sending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        sending.start()
+        sending.join(LAST)
+        if sending.is_alive():
+            log.warning("the collector of traces has not answered within %g seconds; the last traces are lost", LAST)
 
 
 def _attributes(call: Call) -> dict[str, str | int]:

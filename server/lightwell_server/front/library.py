@@ -113,7 +113,7 @@ class Library:
         return [entry for entry in self.all() if entry.ready]
 
     def get(self, name: str = "", version: str = "") -> Entry:
-        """A version that answers, by the names of a request; without a name the only model, without a version the
+        """A version that answers, by the names of a request; without a name the only one, without a version the
         newest. Raises NotFound, Refused, Unavailable."""
         if "@" in name and not version:
             name, _, version = name.partition("@")
@@ -130,9 +130,11 @@ class Library:
         return self._answering(name, version)
 
     def _only(self) -> str:
-        """The only model that is not refused in all its versions; empty if there are several, or none."""
-        alive = {entry.name for entry in self.all() if entry.state != State.MODEL_STATE_REFUSED} or set(self._models)
-        return alive.pop() if len(alive) == 1 else ""
+        """The only model that answers, whatever else is being loaded; where none does, the only one that is not refused
+        in all its versions; empty if there are several, or none."""
+        alive = {entry.name for entry in self.all() if entry.state != State.MODEL_STATE_REFUSED}
+        names = {entry.name for entry in self.ready()} or alive or set(self._models)
+        return names.pop() if len(names) == 1 else ""
 
     def _answering(self, name: str, version: str) -> Entry:
         versions = self.versions(name)

@@ -46,9 +46,12 @@ FORKS = multiprocessing.get_context("forkserver")
 """Workers are forked from a process that has imported all that they need: they start in a fraction of the time, and
 share the memory of that."""
 FORKS.set_forkserver_preload([MODULE])
-FORKING = ThreadPoolExecutor(1, "forking")
+FORKING = ThreadPoolExecutor(
+    1, "forking", initializer=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+)
 """The thread that starts and joins processes, one by one: each of both looks at all that there are, and must not find
-another at it. It is there before it is needed, for a thread that cannot be started may not end anything."""
+another at it. It is there before it is needed, for a thread that cannot be started may not end anything. Its processes
+hear as little of SIGHUP as it does: that is for the gateway, and a terminal that is closed sends it to all."""
 OPENED = 16
 """Files that the start of a process opens at most. One that fails half way would leave some of them open."""
 UNTOLD = 255
