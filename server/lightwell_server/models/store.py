@@ -57,8 +57,7 @@ class Model:
 
 def files(repository: Path) -> dict[tuple[str, str], Path]:
     """The model file of every version in a repository, by model and version as they are `shown`. Directories may come
-    and go meanwhile; one that may not be read hides no other. Raises OSError if
-    nothing can be read now."""
+    and go meanwhile; one that may not be read hides no other. Raises OSError if nothing can be read now."""
     found: dict[tuple[str, str], Path] = {}
     for model in repository.glob("*"):
         try:
