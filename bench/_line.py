@@ -17,6 +17,7 @@ KEYS = 8
 class Caller:
     """As much of a job as the scheduler knows."""
 
+    caller: str = ""
     attained: float = 0.0
     deadline: float = math.inf
     gone: bool = False

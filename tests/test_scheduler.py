@@ -1,14 +1,21 @@
 """The scheduler with simulated jobs: who goes first, what shares a step, how large a step is, who is dropped."""
 
+import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass
 
-from lightwell_server.engine.scheduler import Scheduler, Ticket
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightwell_server.engine import scheduler as schedulers
+from lightwell_server.engine.scheduler import AGEING, GRAIN, RIDE, Scheduler, Ticket
 
 
 @dataclass(eq=False)
 class Simulated:
     name: str
+    caller: str = ""
     attained: float = 0.0
     deadline: float = math.inf
     gone: bool = False
@@ -148,7 +155,7 @@ def test_what_was_taken_is_let_go():
         scheduler.add(Ticket(Simulated(f"alone {i}"), "slow", 1, alone=True), 1.0)
     while run(scheduler, 1.0)[0]:
         pass
-    assert scheduler._line.first() is None and not scheduler._by_key
+    assert not scheduler._all and not scheduler._by_key
 
 
 def test_a_ticket_goes_by_its_newest_rank():
@@ -207,3 +214,144 @@ def test_who_leaves_the_line_is_not_counted_any_more():
     scheduler.leave(first)
     assert scheduler.waiting_rows == 3
     assert [part.ticket for part in scheduler.take(1.0).slices] == [second]
+
+
+class Callers:
+    """Callers who ask one thing after the other, in a scheduler that never runs out: each has tickets of `rows` of its
+    own key, one row of which costs `seconds`. What each has had is counted from now on."""
+
+    def __init__(self, scheduler, seconds, rows=10**9, key=None):
+        self.scheduler, self.seconds, self.rows, self.key = scheduler, seconds, rows, key
+        self.now, self.had, self._numbers = 0.0, Counter(dict.fromkeys(seconds, 0.0)), itertools.count()
+
+    def ask(self, caller):
+        made = ticket(f"{caller} {next(self._numbers)}", self.key or caller, self.rows, caller=caller)
+        self.scheduler.add(made, self.now)
+        return made
+
+    def step(self):
+        """One step; who took part in it, the one who led it first. A ticket that is over is asked anew."""
+        take = self.scheduler.take(self.now)
+        cost = {part.ticket: self.seconds[part.ticket.job.caller] * (part.stop - part.start) for part in take.slices}
+        seconds = sum(cost.values())
+        self.now += seconds
+        self.scheduler.charge(take, seconds, self.now)
+        for part in take.slices:
+            self.had[part.ticket.job.caller] += seconds * (part.stop - part.start) / take.rows
+        for each in cost:
+            if not each.left:
+                self.ask(each.job.caller)
+        return [part.ticket.job.caller for part in take.slices]
+
+
+COSTS = st.floats(0.001, 1.0)
+
+
+@given(COSTS, COSTS, st.integers(1, 40), st.integers(1, 40), st.integers(1, 5))
+def test_two_callers_who_always_wait_have_equal_shares_however_much_each_asks(cost_a, cost_b, jobs_a, jobs_b, rows):
+    crowd = Callers(Scheduler(max_rows=1), {"a": cost_a, "b": cost_b}, rows)
+    for caller in ["a"] * jobs_a + ["b"] * jobs_b:
+        crowd.ask(caller)
+    longest = max(cost_a, cost_b)  # no wait for a turn is longer than what the other one may be behind by
+    for _ in range(200):
+        crowd.step()
+        assert abs(crowd.had["a"] - crowd.had["b"]) <= longest + GRAIN + AGEING * 2 * (longest + GRAIN) + 1e-9
+
+
+@given(st.randoms(use_true_random=False))
+def test_nobody_gets_far_ahead_by_having_rows_in_the_steps_of_others(chance):
+    """Whatever shares its steps with whatever: of those who always wait nobody is behind by more than so much."""
+    scheduler, now, had = taught("x", 0.01, max_rows=4), 0.0, Counter(dict.fromkeys("abcd", 0.0))
+    for caller in "abcd":
+        scheduler.add(ticket(caller, key=caller, rows=10**9, caller=caller), now)
+    scheduler.add(ticket("flood", "x", 10**9, caller="a"), now)  # one asks much, the others little
+    for _ in range(150):
+        scheduler.add(ticket("one", "x", 1, caller=chance.choice("bcd")), now)
+        take = scheduler.take(now)
+        seconds = 0.01 * take.rows
+        now += seconds
+        scheduler.charge(take, seconds, now)
+        for part in take.slices:
+            had[part.ticket.job.caller] += 0.01 * (part.stop - part.start)
+    assert max(had.values()) - min(had.values()) <= RIDE + 0.1
+
+
+def test_a_newcomer_goes_next_beside_one_who_has_asked_two_hundred_things():
+    crowd = Callers(Scheduler(max_rows=8), {"loud": 0.05, "quiet": 0.05}, rows=1, key="same")
+    for _ in range(200):
+        crowd.ask("loud")
+    for _ in range(30):
+        crowd.step()
+    crowd.ask("quiet")
+    assert crowd.step()[0] == "quiet"
+
+
+def test_who_was_idle_has_saved_nothing_up_and_owes_nothing():
+    crowd = Callers(Scheduler(max_rows=1), {"early": 0.1, "late": 0.1})
+    early = crowd.ask("early")
+    for _ in range(100):
+        crowd.step()
+    late = crowd.ask("late")
+    first = [crowd.step()[0] for _ in range(10)]
+    assert first[0] == "late" and Counter(first) == {"early": 5, "late": 5}, "ten seconds of the early one are past"
+    crowd.scheduler.leave(early)
+    for _ in range(100):
+        crowd.step()
+    crowd.scheduler.leave(late)
+    crowd.ask("late")
+    crowd.ask("early")
+    first = [crowd.step()[0] for _ in range(10)]
+    assert Counter(first) == {"early": 5, "late": 5}, "ten seconds of the late one are past"
+
+
+def test_no_credit_is_lost_between_two_steps():
+    """One whose job asks a row at a time waits for nothing while that is in a step: it is not idle for that."""
+    crowd = Callers(Scheduler(max_rows=1), {"small": 0.01, "large": 0.1}, rows=1)
+    crowd.ask("small")
+    crowd.ask("large")
+    led = Counter(crowd.step()[0] for _ in range(110))
+    assert abs(led["small"] - 10 * led["large"]) <= 11
+
+
+def test_no_caller_starves_under_an_endless_stream_of_newcomers():
+    crowd = Callers(Scheduler(), {"old": 1.0} | {f"new {i}": 0.1 for i in range(2000)})
+    crowd.ask("old")
+    crowd.step()
+    for i in range(2000):
+        crowd.scheduler.add(ticket("one", f"new {i}", rows=1, caller=f"new {i}"), crowd.now)
+        take = crowd.scheduler.take(crowd.now)
+        crowd.now += 0.1
+        crowd.scheduler.charge(take, 0.1, crowd.now)
+        if take.slices[0].ticket.job.caller == "old":
+            return
+    raise AssertionError("the old one never ran")
+
+
+def test_steps_are_shared_across_callers_unless_others_would_wait_long_for_that():
+    scheduler = taught("same", rate=0.001, max_rows=8)
+    scheduler.add(ticket("many", "same", rows=10**9, caller="many"), 1.0)
+
+    def step(cost):
+        take = scheduler.take(1.0)
+        scheduler.charge(take, cost, 1.0)
+        return [(part.ticket.job.name, part.stop - part.start) for part in take.slices]
+
+    step(0.08)
+    for _ in range(20):
+        scheduler.add(ticket("one", "same", caller="one"), 1.0)
+        assert step(0.08) == [("one", 1), ("many", 7)]
+    scheduler.add(ticket("other", "other", rows=10**9, caller="other"), 1.0)
+    scheduler.add(ticket("one", "same", caller="one"), 1.0)
+    steps = [step(0.08) for _ in range(2)]
+    assert [("one", 1)] in steps and [("other", 1)] in steps, "the one that has had the rest of many steps waits"
+
+
+def test_idle_callers_are_forgotten(monkeypatch):
+    monkeypatch.setattr(schedulers, "CALLERS", 10)
+    scheduler = Scheduler()
+    staying = ticket("staying", rows=10**9, caller="staying", attained=100.0)
+    scheduler.add(staying, 0.0)
+    for i in range(100):
+        scheduler.add(ticket("passing", f"key {i}", caller=f"passing {i}"), 0.0)
+        run(scheduler, 0.0, 0.01)
+    assert len(scheduler._accounts) <= 11 and "staying" in scheduler._accounts

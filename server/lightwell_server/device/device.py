@@ -178,7 +178,8 @@ class Device:
     async def _events(self, question: Question, case: Case) -> AsyncGenerator[tuple[Event, Job], None]:
         """Runs a question; yields its progress and its end. A caller that leaves stops the work at the next step."""
         inbox = Inbox(asyncio.get_running_loop())
-        job = question.job(inbox.put, case.deadline, case.watched, case.call.id, case.number)
+        call = case.call
+        job = question.job(inbox.put, case.deadline, case.watched, call.id, case.number, call.caller)
         self._worker.submit(job)
         try:
             event: Event | None = None
@@ -190,7 +191,7 @@ class Device:
         finally:
             self._worker.cancel(job)
             metrics.queue_seconds.labels(job.method).observe(job.queued)
-            case.call.moments += [Moment(m.name, m.began, m.ended, {"lightwell.rows": m.rows}) for m in job.moments]
+            call.moments += [Moment(m.name, m.began, m.ended, {"lightwell.rows": m.rows}) for m in job.moments]
 
     async def _warm(self, model: Model) -> None:
         """Has a model answer one row, in line with all that the device does. Raises LightwellError."""

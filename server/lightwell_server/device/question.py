@@ -58,6 +58,7 @@ class Question:
         watched: bool = False,
         name: str = "",
         number: int = 0,
+        caller: str = "",
     ) -> Job:
         """The request as work for an engine."""
         return Job(
@@ -68,6 +69,7 @@ class Question:
             inputs=self.inputs,
             deadline=deadline,
             reproducible=self.request.reproducible,
+            caller=caller,
             watched=watched,
             name=name,
             number=number,

@@ -61,8 +61,9 @@ class Moment:
 class Job:
     """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model.
     `deliver` takes the job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is
-    a moment of the engine's clock. `watched` jobs tell the rows they have passed; `name` is for the log, `number` for
-    who looks at the engine. The first few `moments` are kept, and the `ticket` that is in line."""
+    a moment of the engine's clock, `caller` who has a share of the device. `watched` jobs tell the rows they have
+    passed; `name` is for the log, `number` for who looks at the engine. The first few `moments` are kept, and the
+    `ticket` that is in line."""
 
     method: str
     steps: Generator[Step, Any, Any]
@@ -71,6 +72,7 @@ class Job:
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     deadline: float = math.inf
     reproducible: bool = False
+    caller: str = ""
     attained: float = 0.0
     queued: float = 0.0
     device_steps: int = 0

@@ -1,9 +1,12 @@
 """Decides what the device does next. Pure data: no tensor, no thread, no clock of its own.
 
-The job that has used the least device time goes first, so that a new saliency map overtakes a style transfer at the
-next step with nothing predicted. Waiting counts in a job's favour, so nobody starves: `attained - AGEING * waited`
-orders the line, and since all wait equally fast, `attained + AGEING * since` is a fixed rank. The step is filled with
-jobs of the same key. A chunk is bounded in rows, and in seconds by what rows of its key have cost before.
+The caller that has used the least device time goes first, and of its jobs the one that has used the least, so that a
+new saliency map overtakes a style transfer at the next step with nothing predicted, and nobody has more of the device
+for asking more at a time. Waiting counts in favour of jobs and callers, so nobody starves: `attained - AGEING * waited`
+orders the line, and since all wait equally fast, `attained + AGEING * since` is a fixed rank. A caller that comes, or
+comes back, is taken to have used as much as the least of those who wait: it has saved nothing up, and owes nothing. The
+step is filled with jobs of the same key. A chunk is bounded in rows, and in seconds by what rows of its key have cost
+before.
 """
 
 from __future__ import annotations
@@ -11,23 +14,29 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Protocol
 
 AGEING = 0.02
 """Seconds of device time that a second of waiting makes up for."""
 GRAIN = 0.002
-"""Seconds of device time by which jobs must differ for one to go before the other."""
+"""Seconds of device time by which jobs, and callers, must differ for one to go before the other."""
 ENOUGH = 4
 """Steps of a key from which on a request may be refused for what its rows have cost at least."""
 KEYS = 4096
 """Keys whose cost is remembered."""
+RIDE = 0.5
+"""Seconds of device time by which a caller may be ahead for having had rows in others' steps."""
+CALLERS = 4096
+"""Callers that are remembered while they ask nothing; one that is forgotten owes nothing for its last step."""
 
 
 class Charged(Protocol):
     """What the scheduler knows of a job."""
 
+    caller: str
     attained: float
     deadline: float
     gone: bool
@@ -76,6 +85,13 @@ class Take:
         """Rows of the step."""
         return sum(s.stop - s.start for s in self.slices)
 
+    def add(self, ticket: Ticket, room: int) -> int:
+        """Takes rows of a ticket in, so many at most; returns the room that is left."""
+        rows = min(room, ticket.left)
+        self.slices.append(Slice(ticket, ticket.next_row, ticket.next_row + rows))
+        ticket.next_row += rows
+        return room - rows
+
 
 @dataclass(slots=True)
 class Experience:
@@ -105,20 +121,22 @@ class Line:
     a long line costs no more than a short one. A ticket that was taken out of another line is passed over."""
 
     def __init__(self) -> None:
+        self.waiting = 0
         self._ranks: dict[int, deque[Entry]] = {}
         self._order: list[int] = []
 
     def add(self, entry: Entry, rank: int) -> None:
         """Puts a ticket in line."""
+        self.waiting += 1
         waiting = self._ranks.get(rank)
         if waiting is None:
             waiting = self._ranks[rank] = deque()
             heapq.heappush(self._order, rank)
         waiting.append(entry)
 
-    def first(self) -> Ticket | None:
-        """Who is first; None if nobody waits."""
-        while self._order:
+    def first(self) -> Ticket:
+        """Who is first; somebody waits."""
+        while True:
             waiting = self._ranks[self._order[0]]
             while waiting:
                 ticket, turn = waiting[0]
@@ -126,7 +144,41 @@ class Line:
                     return ticket
                 waiting.popleft()
             del self._ranks[heapq.heappop(self._order)]
-        return None
+
+
+@dataclass(eq=False, slots=True)
+class Account:
+    """What a caller has `served` seconds of, the moment `since` which it waits for more, and its `place` among others
+    by these: the lower, the earlier."""
+
+    served: float
+    since: float = 0.0
+    place: int = 0
+
+    def serve(self, served: float, now: float) -> None:
+        """It has had so much by now."""
+        self.served, self.since = served, now
+        self.place = int((served + AGEING * now) / GRAIN)
+
+
+class Lines(dict[Account, Line]):
+    """A line for each caller that waits."""
+
+    def add(self, account: Account, entry: Entry, rank: int) -> None:
+        """Puts a ticket in its caller's line."""
+        self.setdefault(account, Line()).add(entry, rank)
+
+    def left(self, account: Account) -> None:
+        """One of that caller's tickets is in line no more."""
+        line = self[account]
+        line.waiting -= 1
+        if line.waiting:
+            line.first()  # lets go of those in front that were taken out by another way
+        else:
+            del self[account]
+
+
+SERVED, PLACE = attrgetter("served"), attrgetter("place")
 
 
 class Scheduler:
@@ -136,54 +188,86 @@ class Scheduler:
         self.max_rows = max_rows
         self.max_seconds = max_seconds
         self.waiting_rows = 0
-        self._line = Line()
-        self._by_key: dict[Hashable, Line] = {}
+        self._all = Lines()
+        self._by_key: dict[Hashable, Lines] = {}
+        self._accounts: dict[str, Account] = {}
+        self._floor = 0.0
         self._experience: OrderedDict[Hashable, Experience] = OrderedDict()
         self._most_rows: dict[Hashable, int] = {}
 
     def add(self, ticket: Ticket, now: float) -> None:
         """Puts a ticket in line."""
+        account = self._account(ticket.job.caller)
+        if account not in self._all:
+            account.serve(max(account.served, self._floor), now)
         ticket.since, ticket.waits = now, True
         rank, entry = self.rank(ticket, now), (ticket, ticket.turn)
-        self._line.add(entry, rank)
+        self._all.add(account, entry, rank)
         if not ticket.alone:
-            self._by_key.setdefault(ticket.key, Line()).add(entry, rank)
+            self._by_key.setdefault(ticket.key, Lines()).add(account, entry, rank)
         self.waiting_rows += ticket.left
 
     def rank(self, ticket: Ticket, now: float) -> int:
-        """The ticket's place among others: the lower, the earlier."""
+        """The ticket's place among others of its caller: the lower, the earlier."""
         return int((ticket.job.attained + AGEING * now) / GRAIN)
 
     def leave(self, ticket: Ticket) -> None:
         """Takes a ticket out of the line, if it waits there."""
-        if ticket.waits:
-            ticket.waits = False
-            ticket.turn += 1
-            self.waiting_rows -= ticket.left
+        if not ticket.waits:
+            return
+        ticket.waits = False
+        ticket.turn += 1
+        self.waiting_rows -= ticket.left
+        account = self._accounts[ticket.job.caller]
+        self._all.left(account)
+        if not ticket.alone:
+            same = self._by_key[ticket.key]
+            same.left(account)
+            if not same:
+                del self._by_key[ticket.key]
 
     def take(self, now: float) -> Take:
         """Takes the next step out of the line."""
         take = Take()
-        first = self._pop(self._line, now, take)
+        least = min(map(SERVED, self._all), default=self._floor)
+        first = self._first(now, take)
         if first is None:
             return take
+        self._floor = max(self._floor, least)
         room = min(first.chunk or self.limit(first.key), first.most or self.max_rows)
-        same = Line() if first.alone else self._by_key[first.key]
-        ticket: Ticket | None = first
-        while ticket is not None:
-            rows = min(room, ticket.left)
-            take.slices.append(Slice(ticket, ticket.next_row, ticket.next_row + rows))
-            ticket.next_row += rows
-            room -= rows
-            ticket = self._pop(same, now, take) if room else None
-        self._forget(first)
+        room = take.add(first, room)
+        if room and not first.alone:
+            self._fill(take, room, now)
         return take
 
-    def _forget(self, first: Ticket) -> None:
-        """Lets go of the tickets of a key that were taken by way of the line."""
-        same = self._by_key.get(first.key)
-        if same is not None and same.first() is None:
-            del self._by_key[first.key]
+    def _first(self, now: float, take: Take) -> Ticket | None:
+        """Takes the first ticket out of the line."""
+        while self._all:
+            account = min(self._all, key=PLACE)
+            for ticket in self._taken(self._all, account, now, take):
+                return ticket
+        return None
+
+    def _fill(self, take: Take, room: int, now: float) -> None:
+        """Fills a step with tickets of the same key, callers that have used least first."""
+        first = take.slices[0].ticket
+        same = self._by_key.get(first.key, Lines())
+        own = self._accounts[first.job.caller]
+        most = math.inf if same.keys() <= {own} else self._riding(same)
+        for account in sorted(same, key=PLACE):
+            if account is own or account.served <= most:
+                for ticket in self._taken(same, account, now, take):
+                    room = take.add(ticket, room)
+                    if not room:
+                        return
+
+    def _riding(self, same: Lines) -> float:
+        """The most that a caller may have used to have rows in another one's step: little more than any caller that
+        waits for another key, too. Otherwise one that asks much would have all that the steps of others leave, and the
+        others their turn once in so many steps."""
+        none = Line()
+        elsewhere = (a.served for a, line in self._all.items() if line.waiting > same.get(a, none).waiting)
+        return RIDE + min(elsewhere, default=math.inf)
 
     def charge(self, take: Take, seconds: float, now: float) -> None:
         """Shares a step's seconds out by rows, learns from it, and puts tickets with rows left back in line."""
@@ -194,7 +278,9 @@ class Scheduler:
         if len(self._experience) > KEYS:
             self._most_rows.pop(self._experience.popitem(last=False)[0], None)
         for part in take.slices:
-            part.ticket.job.attained += rate * (part.stop - part.start)
+            cost, account = rate * (part.stop - part.start), self._account(part.ticket.job.caller)
+            part.ticket.job.attained += cost
+            account.serve(account.served + cost, now)
             if part.ticket.left:
                 self.add(part.ticket, now)
 
@@ -233,12 +319,22 @@ class Scheduler:
         rows = 1 if rate is None else round(self.max_seconds / max(rate, 1e-9))
         return max(1, min(rows, self.max_rows, self._most_rows.get(key, self.max_rows)))
 
-    def _pop(self, line: Line, now: float, take: Take) -> Ticket | None:
-        """The first ticket that is still in line; those of the gone, and those that are too late for what they ask, go
-        to `take.dropped`."""
-        while (ticket := line.first()) is not None:
+    def _taken(self, lines: Lines, account: Account, now: float, take: Take) -> Iterator[Ticket]:
+        """Takes a caller's tickets out of the line. Those of the gone, and those that are too late for what they ask,
+        go to `take.dropped`."""
+        while (line := lines.get(account)) is not None:
+            ticket = line.first()
             self.leave(ticket)
-            if not (ticket.job.gone or self.hopeless(ticket, now)):
-                return ticket
-            take.dropped.append(ticket)
-        return None
+            if ticket.job.gone or self.hopeless(ticket, now):
+                take.dropped.append(ticket)
+            else:
+                yield ticket
+
+    def _account(self, caller: str) -> Account:
+        """A caller's account, a new one if it is not known any more."""
+        account = self._accounts.get(caller)
+        if account is None:
+            if len(self._accounts) >= CALLERS:
+                self._accounts = {name: known for name, known in self._accounts.items() if known in self._all}
+            account = self._accounts[caller] = Account(self._floor)
+        return account

@@ -27,6 +27,8 @@ from lightwell_server.errors import DeadlineExceeded, Unavailable
 
 NUMBER = "x-lightwell-number"
 """The header with a case's number."""
+CALLER = "x-lightwell-caller-bin"
+"""The header with who has made it, in UTF-8: names of tokens and certificates may have any characters."""
 MOMENTS = "x-lightwell-moments"
 """The trailer with the moments of a case in its worker; all processes of a machine share the clock."""
 OPTIONS = [
@@ -62,7 +64,11 @@ class Link:
         """Answers a request."""
         arguments: dict[str, Any] = {
             "timeout": max(0.0, case.deadline - time.monotonic()),
-            "metadata": (("x-request-id", case.call.id), (NUMBER, str(case.number))),
+            "metadata": (
+                ("x-request-id", case.call.id),
+                (NUMBER, str(case.number)),
+                (CALLER, case.call.caller.encode()),
+            ),
         }
         with _translated():
             if isinstance(request, explain.ExplainRequest) and not case.watched:

@@ -38,7 +38,7 @@ from lightwell_server.case import Case
 from lightwell_server.device.device import Device
 from lightwell_server.engine.job import Job
 from lightwell_server.errors import Internal, LightwellError
-from lightwell_server.pool.link import MOMENTS, NUMBER, OPTIONS, packed
+from lightwell_server.pool.link import CALLER, MOMENTS, NUMBER, OPTIONS, packed
 from lightwell_server.pool.record import Record
 
 # Its first call imports a compiler, which takes seconds: once where workers are forked from, not at each one's first
@@ -156,7 +156,10 @@ def _case(context: Context) -> Case:
     given = dict(context.invocation_metadata() or ())
     left = context.time_remaining()
     deadline = float("inf") if left is None else time.monotonic() + left
-    return Case(Call(str(given.get("x-request-id", "")), ""), int(given.get(NUMBER, 0)), deadline=deadline)
+    caller = given.get(CALLER, b"")
+    assert isinstance(caller, bytes)  # as of all headers of that ending
+    call = Call(str(given.get("x-request-id", "")), "", caller.decode())
+    return Case(call, int(given.get(NUMBER, 0)), deadline=deadline)
 
 
 async def serve(told: dict[str, Any]) -> None:
