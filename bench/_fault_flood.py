@@ -39,7 +39,7 @@ def prove(seconds: float) -> Proof:
             with _flood(server.address) as ends, longest(server.process.pid) as step:
                 beside, ended = _maps(callers, seconds)
     bound = p99(alone) + step[0]
-    answered, refused = len(beside), ends["TOO_MANY_STREAMS"] + ends["QUEUE_FULL"]
+    answered, refused = len(beside), sum(ends[reason] for reason in KNOWN[1:])
     lost = ended.total() - answered + sum(n for end, n in ends.items() if end not in (*KNOWN, "open"))
     counts = Counts(ended.total() + ends.total(), answered + ends["answered"] + ends["open"], 0, refused, lost)
     goals = [
@@ -54,7 +54,7 @@ def prove(seconds: float) -> Proof:
     return Proof("flood", counts, goals, notes)
 
 
-KNOWN = ("answered", "TOO_MANY_STREAMS", "QUEUE_FULL")
+KNOWN = ("answered", "TOO_MANY_STREAMS", "TOO_MANY_JOBS", "QUEUE_FULL")
 """How the flood's calls may end."""
 
 

@@ -140,7 +140,7 @@ def test_what_is_unknown_is_guessed_by_what_is_near():
 
 
 def test_one_that_may_stop_early_is_let_in_where_others_leave_it_the_least():
-    admission = Admission(lambda: 1, 10, HOUR, MOST)
+    admission = Admission(lambda: 1, 10, 10, HOUR, MOST)
     early = Price(1, seconds=10.0, least=2.0)
     with admission.admitted(Call("a", "rpc"), "1", time.monotonic() + HOUR, Price(2, seconds=0.01)):
         with admission.admitted(Call("b", "rpc"), "1", time.monotonic() + 9, early):
@@ -157,27 +157,40 @@ def test_style_pictures_are_not_looked_at():
     assert kind(asked(PAINTED), ENTRY) == kind(asked(others), ENTRY)
 
 
-def in_progress(number, cost, attained=0.0):
-    return Case(Call("id", "rpc"), number, price=Price(seconds=cost), attained=attained)
+def in_progress(number, cost, attained=0.0, caller="a"):
+    return Case(Call("id", "rpc", caller), number, price=Price(seconds=cost), attained=attained)
 
 
-def test_what_others_use_before_by_the_least_attained_service():
+def test_what_a_callers_own_ones_use_before_by_the_least_attained_service():
     backlog = Backlog(4)
-    assert backlog.before(Price(seconds=1.0)) == 0
+    assert backlog.before(Price(seconds=1.0), "a") == 0
     backlog.note(in_progress(1, 10.0, attained=4.0), waits=False)  # it has used more: whoever needs 1 overtakes it
     backlog.note(in_progress(2, 0.5, attained=0.25), waits=False)  # it is done before
-    assert backlog.before(Price(seconds=1.0)) == pytest.approx(0.25)
-    assert backlog.before(Price(seconds=5.0)) == pytest.approx(1.0 + 0.25)  # until the first has used 5 as well
-    assert backlog.before(Price(seconds=50.0)) == pytest.approx(6.0 + 0.25)  # all that they need
+    assert backlog.before(Price(seconds=1.0), "a") == pytest.approx(0.25)
+    assert backlog.before(Price(seconds=5.0), "a") == pytest.approx(1.0 + 0.25)  # until the first has used 5 as well
+    assert backlog.before(Price(seconds=50.0), "a") == pytest.approx(6.0 + 0.25)  # all that they need
 
 
 def test_who_waits_for_a_worker_and_costs_more_waits_behind():
     backlog, waiting = Backlog(4), in_progress(1, 3.0)
     backlog.note(waiting, waits=True)
-    assert backlog.before(Price(seconds=1.0)) == 0
-    assert backlog.before(Price(seconds=3.0)) == pytest.approx(3.0)
+    assert backlog.before(Price(seconds=1.0), "a") == 0
+    assert backlog.before(Price(seconds=3.0), "a") == pytest.approx(3.0)
     backlog.note(waiting, waits=False)  # it has found one
-    assert backlog.before(Price(seconds=1.0)) == pytest.approx(1.0)
+    assert backlog.before(Price(seconds=1.0), "a") == pytest.approx(1.0)
+
+
+def test_another_caller_is_before_with_no_more_than_ones_own():
+    backlog = Backlog(9)
+    for number in range(5):
+        backlog.note(in_progress(number, 10.0, caller="loud"), waits=number > 2)
+    backlog.note(in_progress(5, 0.5, attained=0.25, caller="third"), waits=False)
+    assert backlog.before(Price(seconds=1.0), "a") == pytest.approx(1.0 + 0.25)
+    backlog.note(in_progress(6, 2.0), waits=False)
+    assert backlog.before(Price(seconds=1.0), "a") == pytest.approx(1.0 + 2.0 + 0.25), "its own counts, and doubles"
+    assert backlog.before(Price(seconds=100.0), "a") == pytest.approx(2.0 + 50.0 + 0.25), "all that they need"
+    assert backlog.before(Price(seconds=1.0), "loud") == pytest.approx(3.0 + 2.0 + 0.25)
+    assert backlog.before(Price(seconds=0.0), "a") == 0
 
 
 def test_who_leaves_is_before_nobody_and_gives_its_place_back():
@@ -185,21 +198,21 @@ def test_who_leaves_is_before_nobody_and_gives_its_place_back():
     for number in range(3):
         case = in_progress(number, 1.0)
         backlog.note(case, waits=False)
-        assert backlog.before(Price(seconds=1.0)) == pytest.approx(1.0)
+        assert backlog.before(Price(seconds=1.0), "a") == pytest.approx(1.0)
         backlog.leave(case)
-        assert backlog.before(Price(seconds=1.0)) == 0
+        assert backlog.before(Price(seconds=1.0), "a") == 0
 
 
-def door(queue=HOUR, most=100, workers=1):
+def door(queue=HOUR, most=100, workers=1, each=100):
     """An admission that knows what a saliency map costs: 0.1 seconds."""
-    admission = Admission(lambda: workers, most, queue, MOST)
+    admission = Admission(lambda: workers, most, each, queue, MOST)
     taught(admission.prices, Saliency(), *[0.1] * ENOUGH)
     return admission
 
 
-def enter(inside, admission, left=HOUR):
+def enter(inside, admission, left=HOUR, caller=""):
     price = admission.prices.price(asked(Saliency()), ENTRY)
-    inside.enter_context(admission.admitted(Call("id", "rpc"), "1", time.monotonic() + left, price))
+    inside.enter_context(admission.admitted(Call("id", "rpc", caller), "1", time.monotonic() + left, price))
 
 
 def admitted(admission, left=HOUR):
@@ -229,6 +242,34 @@ def test_nobody_is_let_in_whose_turn_would_come_too_late():
 def test_there_are_never_more_than_may_be():
     count, refusal = admitted(door(most=3))
     assert count == 3 and isinstance(refusal, Overloaded)
+
+
+def test_one_caller_leaves_room_to_others():
+    admission = door(most=6, each=3)
+    with ExitStack() as inside:
+        for _ in range(2):
+            with ExitStack() as first:
+                for _ in range(3):
+                    enter(first, admission, caller="loud")
+                with pytest.raises(Overloaded, match="loud has 3 requests in progress already") as caught:
+                    enter(first, admission, caller="loud")
+                assert caught.value.reason == "TOO_MANY_JOBS" and caught.value.retry_seconds > 0
+                enter(inside, admission, caller="quiet")
+        enter(inside, admission, caller="loud")
+
+
+@pytest.mark.parametrize("left", [HOUR, 0.5])
+def test_a_flood_is_before_nobody_but_its_own_caller(left):
+    """Whether by the line's length or by what a deadline leaves."""
+    admission = door(queue=1.0)
+    with ExitStack() as inside:
+        with pytest.raises(Overloaded) as caught:
+            for _ in range(100):
+                enter(inside, admission, left, caller="loud")
+        assert caught.value.reason == "QUEUE_FULL"
+        enter(inside, admission, left, caller="quiet")
+        with pytest.raises(Overloaded):
+            enter(inside, admission, left, caller="loud")
 
 
 def test_those_in_are_counted_at_what_they_are_taken_to_need_by_now():

@@ -29,9 +29,11 @@ class Line:
         for place in self.places:
             place.models, place.state = {KEY}, admin.WORKER_STATE_READY
 
-    def case(self, cost=SHORT, **more):
+    def case(self, cost=SHORT, caller=None, **more):
+        """One of a caller of its own, if none is named."""
         self._numbers += 1
-        return Case(Call(str(self._numbers), ""), self._numbers, price=Price(seconds=cost), began=0.0, **more)
+        call = Call(str(self._numbers), "", f"caller {self._numbers}" if caller is None else caller)
+        return Case(call, self._numbers, price=Price(seconds=cost), began=0.0, **more)
 
     async def ask(self, case, key=KEY):
         self.asked[case] = asyncio.create_task(self.line.seated(case, key))
@@ -94,6 +96,32 @@ async def test_long_ones_leave_half_of_the_room(made):
     long = [await made.ask(made.case(LONG)) for _ in range(6)]
     assert [case.worker is not None for case in long] == [True] * 4 + [False] * 2
     assert [(await made.seated()).worker is not None for _ in range(4)] == [True] * 4
+
+
+@line
+async def test_one_caller_leaves_a_quarter_of_the_room_to_others(made):
+    loud = [await made.ask(made.case(caller="loud")) for _ in range(8)]
+    assert [case.worker is not None for case in loud] == [True] * 6 + [False] * 2
+    others = [await made.ask(made.case(caller=name)) for name in ("quiet", "quiet", "third")]
+    assert [case.worker is not None for case in others] == [True, True, False]
+    await made.over(loud[0])
+    assert others[2].worker is not None and loud[6].worker is None, "its turn comes before those of who has much"
+    await made.over(loud[1])
+    assert loud[6].worker is not None
+
+
+@line
+async def test_the_caller_with_least_at_work_is_called_up_first(made):
+    taken = [await made.ask(made.case(0.5 if i < 5 else 0.9, caller="ab"[i < 5])) for i in range(8)]
+    assert None not in {case.worker for case in taken}
+    slow, quick = await made.ask(made.case(0.9, caller="b")), await made.ask(made.case(0.01, caller="a"))
+    third = await made.ask(made.case(0.8, caller="b"))
+    await made.over(taken[0])  # a has 2.7 seconds at work, b 2.0
+    assert (slow.worker, quick.worker) == (None, None) and third.worker is not None
+    await made.over(taken[1])  # 2.7 and 2.3
+    assert slow.worker is not None and quick.worker is None
+    await made.over(taken[2])  # nobody else waits
+    assert quick.worker is not None
 
 
 @line

@@ -18,6 +18,7 @@ from tests.serving import bundled, served_as_is
 from tests.test_service import PAINTING, STAR
 
 FIXED = {"stop_early": False}
+LOUD, QUIET = "a-token-of-one-that-is-not", "a-token-of-one-that-is-modest"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,16 @@ def pair():
     """A server with two workers that have four requests at work each, and its figures."""
     with metered(bundled(), "--workers", "2", "--threads", "1", "--max-rows", "2") as (server, scrape):
         yield server.address, scrape
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """The same for two callers, of whom each may have three requests in progress."""
+    tokens = tmp_path_factory.mktemp("known") / "tokens.toml"
+    tokens.write_text(f'[loud]\ntoken = "{LOUD}"\n["leiser Ärger"]\ntoken = "{QUIET}"\n')
+    few = ("--max-queue-seconds", "0.5", "--max-jobs", "7", "--tokens", str(tokens))
+    with served_as_is(bundled(), "--workers", "1", "--threads", "1", *few) as server:
+        yield server.address
 
 
 def until(true, patience=30.0):
@@ -57,6 +68,31 @@ def test_who_finds_the_line_full_hears_when_to_come_back(narrow):
     assert 0 < len(refused) < len(ends)
     assert all(isinstance(told, OverloadedError) and told.reason == "QUEUE_FULL" for told in refused)
     assert all(told.retry_seconds > 0 for told in refused)
+
+
+@pytest.mark.parametrize(
+    ("method", "reason", "count"),
+    [
+        (StyleTransfer(styles=[PAINTING], size=64, steps=9000), "TOO_MANY_JOBS", 3),  # nobody knows what it costs
+        (Pgd(steps=9000, **FIXED), "QUEUE_FULL", 1),
+    ],
+)
+def test_a_flood_of_one_caller_shuts_nobody_else_out(known, method, reason, count):
+    request, told = synthesize_request(method, image=STAR), (("authorization", f"Bearer {LOUD}"),)
+    with Client(known, token=QUIET, retries=0, timeout=60) as quiet, grpc.insecure_channel(known) as channel:
+        for _ in range(2):  # the server knows now what a step costs
+            quiet.synthesize(Pgd(steps=2, **FIXED), image=STAR).result()
+        stub = explainer_pb2_grpc.ExplainerServiceStub(channel)
+        calls = [stub.Synthesize(request, metadata=told) for _ in range(6)]
+        until(lambda: sum(call.is_active() for call in calls) == count)
+        for _ in range(3):
+            quiet.explain(STAR, Saliency())
+        quiet.synthesize(Pgd(steps=3, **FIXED), image=STAR).result()
+        refused = [call for call in calls if not call.is_active()]
+        assert len(refused) == len(calls) - count
+        assert {from_rpc(call, "").reason for call in refused} == {reason}
+        for call in calls:
+            call.cancel()
 
 
 def test_a_deadline_that_cannot_be_kept_is_told_before_anything_is_decoded(narrow):

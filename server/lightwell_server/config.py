@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     max_jobs: Count = Field(
         256, description="Requests in progress before further ones are refused with RESOURCE_EXHAUSTED."
     )
+    max_jobs_per_caller: Count | None = Field(
+        None, description="Those of one caller among them (unset: half of --max-jobs)."
+    )
     max_queue_seconds: Seconds = Field(
         300.0, description="Predicted seconds of work that may be before a request when it comes."
     )
@@ -158,6 +161,11 @@ class Settings(BaseSettings):
     def device_names(self) -> list[str]:
         """The devices, one by one."""
         return [name.strip() for name in self.devices.split(",") if name.strip()]
+
+    @property
+    def each_jobs(self) -> int:
+        """Requests that one caller may have in progress."""
+        return self.max_jobs_per_caller or max(1, self.max_jobs // 2)
 
     @property
     def owned(self) -> list[str]:

@@ -83,7 +83,11 @@ class Serving:
         self._library = Library(settings.repository)
         self._core: Core = Pool(settings) if settings.owned else Device(settings, settings.device_names[0])
         self._admission = Admission(
-            lambda: self._core.workers, settings.max_jobs, settings.max_queue_seconds, settings.max_request_steps
+            lambda: self._core.workers,
+            settings.max_jobs,
+            settings.each_jobs,
+            settings.max_queue_seconds,
+            settings.max_request_steps,
         )
         self._curator = Curator(settings.repository, self._library, self._core, self._told, settings.versions == "all")
         exposition.serve(settings.metrics_port, self._core.scraped)

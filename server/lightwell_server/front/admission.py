@@ -1,7 +1,8 @@
 """Who is let in: what a request will cost, as such requests have cost before, and whether it can be done in its time.
 
-Those at work share a device by the least attained service: whoever has used less goes first. A request that costs c
-therefore waits, of each other one, for what that has still to use before it has used c itself.
+Callers share a device equally: until a request is done, another caller has no more of it than its own one. Those of one
+caller go by the least attained service: whoever has used less goes first. A request that costs c therefore waits, of
+each other one of its caller, for what that has still to use before it has used c itself.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 import math
 import statistics
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,10 +108,10 @@ class Prices:
 
 class Admission:
     """The requests that are in, and the door. `workers()` is how many devices answer now; `most` requests may be in,
-    and none that `queue` device seconds would be before; `max_steps` may be asked for."""
+    `each` of one caller, and none that `queue` device seconds would be before; `max_steps` may be asked for."""
 
-    def __init__(self, workers: Callable[[], int], most: int, queue: float, max_steps: int) -> None:
-        self._workers, self._most, self._queue = workers, most, queue
+    def __init__(self, workers: Callable[[], int], most: int, each: int, queue: float, max_steps: int) -> None:
+        self._workers, self._most, self._each, self._queue = workers, most, each, queue
         self._cases: dict[int, Case] = {}
         self._numbers = itertools.count(1)
         self._backlog = Backlog(most)
@@ -132,7 +133,7 @@ class Admission:
     def admitted(self, call: Call, version: str, deadline: float, price: Price) -> Iterator[Case]:
         """Lets a request in for as long as it takes. Raises `DeadlineExceeded` and `Overloaded`, before anything was
         done for it."""
-        self._check(price, deadline - time.monotonic())
+        self._check(call.caller, price, deadline - time.monotonic())
         case = Case(call, next(self._numbers), version, deadline, price=price)
         self._cases[case.number] = case
         self._backlog.note(case, waits=False)
@@ -150,16 +151,20 @@ class Admission:
             case.cost = self.prices.cost(case.price)
             self._backlog.note(case, waits=case.worker is None)
 
-    def _check(self, price: Price, left: float) -> None:
+    def _check(self, caller: str, price: Price, left: float) -> None:
         if len(self._cases) >= self._most:
             raise Overloaded(f"{self._most} requests are in progress already; try again later")
+        if self._backlog.count(caller) >= self._each:
+            raise Overloaded(
+                f"{caller} has {self._each} requests in progress already; wait for one to end", reason="TOO_MANY_JOBS"
+            )
         if price.least > left > 0:
             raise DeadlineExceeded(
                 f"such a request has taken {price.least:.2g} seconds of the device at least and this one has"
                 f" {left:.2g}; give it more time or ask for less",
                 reason="DEADLINE_TOO_SHORT",
             )
-        before = self._backlog.before(price) / max(1, self._workers()) / PACE
+        before = self._backlog.before(price, caller) / max(1, self._workers()) / PACE
         own = price.seconds or 0.0
         late = before + (own if own < left else price.least) - left  # one that may stop early may need the least
         if before and late > 0:
@@ -184,6 +189,14 @@ class Backlog:
         self._places: dict[int, int] = {}
         self._cost, self._left, self._attained = np.zeros(most), np.zeros(most), np.zeros(most)
         self._waits = np.zeros(most, bool)
+        self._owner = np.zeros(most, np.intp)
+        self._callers: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+        self._names = list(range(most))
+
+    def count(self, caller: str) -> int:
+        """A caller's requests."""
+        return self._counts[caller]
 
     def note(self, case: Case, waits: bool) -> None:
         """Notes a request, or what has become of it, and whether it `waits` for a worker: who has just come may find
@@ -191,20 +204,36 @@ class Backlog:
         place = self._places.get(case.number)
         if place is None:
             place = self._places[case.number] = self._free.pop()
+            self._owner[place] = self._entered(case.call.caller)
         self._cost[place], self._left[place], self._attained[place] = case.cost, case.left, case.attained
         self._waits[place] = waits
 
     def leave(self, case: Case) -> None:
         """Forgets a request."""
-        place = self._places.pop(case.number)
+        place, caller = self._places.pop(case.number), case.call.caller
         self._left[place] = 0
         self._free.append(place)
+        self._counts[caller] -= 1
+        if not self._counts[caller]:
+            del self._counts[caller]
+            self._names.append(self._callers.pop(caller))
 
-    def before(self, price: Price) -> float:
-        """Device seconds that others will use before a request of that price has used what it needs. Those that wait
-        for a worker and cost more will wait behind it."""
+    def before(self, price: Price, caller: str) -> float:
+        """Device seconds that others will use before a caller's request of that price has used what it needs. Of its
+        own ones, those that wait for a worker and cost more will wait behind it; another caller has no more than it
+        has for these and the new one."""
+        own = self._owner == self._callers.get(caller, -1)
         ahead = np.minimum(self._left, np.maximum(price.cost - self._attained, 0))
-        return float(ahead[~self._waits | (self._cost <= price.cost)].sum())
+        mine = float(ahead[own & (~self._waits | (self._cost <= price.cost))].sum())
+        others = np.bincount(self._owner, np.where(own, 0.0, self._left))
+        return mine + float(np.minimum(others, mine + price.cost).sum())
+
+    def _entered(self, caller: str) -> int:
+        """A caller's number, which it has while it has requests."""
+        self._counts[caller] += 1
+        if caller not in self._callers:
+            self._callers[caller] = self._names.pop()
+        return self._callers[caller]
 
 
 def kind(request: Request, entry: Entry) -> tuple[int, int, int]:

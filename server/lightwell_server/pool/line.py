@@ -7,6 +7,7 @@ import bisect
 import contextlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ GONE = 30.0
 
 @dataclass(order=True)
 class _Waiting:
-    """A request in line: suspects first, then by what it costs, and by how long it waits."""
+    """A request in line: suspects first, then among its caller's by what it costs, and by how long it waits."""
 
     rank: tuple[bool, float]
     number: int
@@ -94,31 +95,52 @@ class Line:
             case.call.moments.append(Moment("wait", began, now))
 
     def seat(self) -> None:
-        """Calls up those for whom there is room, in order. A suspect that finds none has a worker kept free for it:
-        those behind it would keep all of them busy."""
+        """Calls up those for whom there is room, in order."""
         self._changed.set()
         if self.workers:
             self._answering = math.inf
         elif self._answering == math.inf:
             self._answering = time.monotonic()
+        while self._call_up():
+            pass
+
+    def _call_up(self) -> bool:
+        """Calls up the first one for whom there is room; whether there was one. A suspect that finds none has a worker
+        kept free for it: those behind it would keep all of them busy."""
+        if all(len(place.cases) >= self._most for place in self.places):
+            return False
         kept: Place | None = None
-        for waiting in list(self._line):
-            if waiting.place.done():  # one that is cancelled is taken out of the line a moment later
+        vain = set[tuple[Key, str, bool]]()
+        for waiting in self._in_order():
+            case = waiting.case
+            alike = waiting.key, case.call.caller, case.price.long
+            if waiting.place.done() or alike in vain:  # one that is cancelled is taken out of the line a moment later
                 continue
             if all(place.ready and waiting.key not in place.models for place in self.places):
                 self._give_up(waiting, "no worker could load it when it was started")
                 continue
-            if not any(place.models and len(place.cases) < self._most for place in self.places):
-                return
             able = [place for place in self.places if place is not kept and self._room(place, waiting)]
             if able:
                 place = min(able, key=lambda place: place.backlog)
                 self._line.remove(waiting)
-                place.enter(waiting.case)
+                place.enter(case)
                 waiting.place.set_result(place)
-            elif waiting.case.suspect and kept is None:
+                return True
+            if not case.suspect:
+                vain.add(alike)
+            elif kept is None:
                 has = [place for place in self.places if waiting.key in place.models]
                 kept = min(has, key=lambda place: (not place.alone, place.backlog), default=None)
+        return False
+
+    def _in_order(self) -> list[_Waiting]:
+        """Those in line: suspects, then those of the caller that has least predicted work at work, each caller's by
+        rank."""
+        work = defaultdict[str, float](float)
+        for place in self.places:
+            for case in place.cases.values():
+                work[case.call.caller] += case.left
+        return sorted(self._line, key=lambda waiting: (waiting.rank[0], work[waiting.case.call.caller]))
 
     def _give_up(self, waiting: _Waiting, why: str) -> None:
         """Tells a request in line that it waits in vain."""
@@ -135,5 +157,9 @@ class Line:
             return not place.cases
         if place.alone or len(place.cases) >= self._most:
             return False
-        # Of what a worker has at work, half may be long: there is always room for the short ones that overtake them.
+        # Of what a worker has at work, three quarters may be one caller's: another one finds room at once.
+        own = sum(other.call.caller == case.call.caller for other in place.cases.values())
+        if own >= max(1, self._most * 3 // 4):
+            return False
+        # Half may be long: there is always room for the short ones that overtake them.
         return not case.price.long or place.long < self._most // 2
