@@ -11,18 +11,26 @@ from lightwell.images import to_message
 from lightwell.requests import explain_request, synthesize_request
 from lightwell_server.call import Call
 from lightwell_server.case import GUESS, Case, Price
+from lightwell_server.engine.scheduler import ENOUGH, HALVED
 from lightwell_server.errors import DeadlineExceeded, Overloaded
-from lightwell_server.front.admission import ENOUGH, KEPT, Admission, Backlog, Prices, kind
+from lightwell_server.front.admission import KEPT, RISE, Admission, Backlog, Prices, kind
 from lightwell_server.front.library import Entry
 
 ENTRY = Entry("net", "1")
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
 HOUR, MOST = 3600.0, 10_000
+TOLD = ENOUGH + 1
+"""Requests from which on the least that such ones cost is relied on: the first is forgotten."""
 
 
 def asked(method, image=NOISE, **options):
     build = synthesize_request if isinstance(method, Pgd | StyleTransfer) else explain_request
     return build(method, image=image, **options) if build is synthesize_request else build(image, method, **options)
+
+
+def still():
+    """Prices on a clock that stands still."""
+    return Prices(MOST, lambda: 0.0)
 
 
 def priced(prices, method):
@@ -56,13 +64,29 @@ def test_a_price_is_the_median_of_the_last_figures():
 
 
 def test_the_least_is_told_once_enough_are_known():
-    prices = taught(Prices(MOST), Saliency(), 9.0, *[0.3] * (ENOUGH - 2))
+    prices = taught(still(), Saliency(), 9.0, *[0.3] * (TOLD - 2))
     assert prices.price(asked(Saliency()), ENTRY).least == 0
     assert taught(prices, Saliency(), 0.2).price(asked(Saliency()), ENTRY).least == 0.2
 
 
+def test_the_least_comes_down_at_once_and_rises_slowly():
+    prices = taught(still(), Saliency(), 9.0, 0.2, *[0.4] * ENOUGH)
+    assert prices.price(asked(Saliency()), ENTRY).least == pytest.approx(0.2 * (1 + RISE) ** ENOUGH)
+    assert taught(prices, Saliency(), 0.1).price(asked(Saliency()), ENTRY).least == 0.1
+    assert taught(prices, Saliency(), *[0.4] * 100).price(asked(Saliency()), ENTRY).least == 0.4
+
+
+def test_the_least_fades_while_nothing_is_known_anew():
+    """Those who are refused for it bring no figure."""
+    clock = [0.0]
+    prices = taught(Prices(MOST, lambda: clock[0]), Saliency(), *[0.4] * TOLD)
+    clock[0] = 2 * HALVED
+    assert prices.price(asked(Saliency()), ENTRY).least == pytest.approx(0.1)
+    assert taught(prices, Saliency(), 0.4).price(asked(Saliency()), ENTRY).least == 0.4
+
+
 def test_steps_scale_a_price():
-    prices = taught(Prices(MOST), Pgd(steps=10), *[1.0] * ENOUGH, step=10, steps=10)
+    prices = taught(still(), Pgd(steps=10), *[1.0] * TOLD, step=10, steps=10)
     price = prices.price(asked(Pgd(steps=40)), ENTRY)
     assert (price.seconds, price.least) == pytest.approx((4.0, 4.0)) and price.long
     assert prices.price(asked(Pgd()), ENTRY).seconds is None  # which does not say how many it makes
@@ -76,9 +100,12 @@ def test_more_steps_than_may_be_have_no_price():
 
 
 def test_who_stops_early_may_cost_all_steps_and_did_not():
-    prices = taught(Prices(MOST), Pgd(steps=10), *[0.4] * ENOUGH, step=2, steps=10)
+    prices = taught(still(), Pgd(steps=10), *[0.4] * TOLD, step=2, steps=10)
     price = prices.price(asked(Pgd(steps=10)), ENTRY)
-    assert (price.seconds, price.least) == pytest.approx((2.0, 0.4))
+    assert (price.seconds, price.least) == pytest.approx((2.0, 0.0)), "and what all steps cost at least is not known"
+    taught(prices, Pgd(steps=10), *[2.0] * ENOUGH, step=10, steps=10)
+    least = prices.price(asked(Pgd(steps=10)), ENTRY).least
+    assert 0.4 < least < 0.4 * (1 + RISE) ** (ENOUGH + 1), "one may stop as early again"
 
 
 def test_restarts_are_steps_that_are_not_asked_for():
@@ -206,7 +233,7 @@ def test_who_leaves_is_before_nobody_and_gives_its_place_back():
 def door(queue=HOUR, most=100, workers=1, each=100):
     """An admission that knows what a saliency map costs: 0.1 seconds."""
     admission = Admission(lambda: workers, most, each, queue, MOST)
-    taught(admission.prices, Saliency(), *[0.1] * ENOUGH)
+    taught(admission.prices, Saliency(), *[0.1] * TOLD)
     return admission
 
 

@@ -276,6 +276,38 @@ def test_late_jobs_stop_between_two_steps_and_expired_ones_never_start(worker, g
     assert job.device_steps == 0
 
 
+@pytest.mark.parametrize("processors", [False, True])
+def test_rows_that_cannot_be_in_time_are_told_at_once_unless_the_processors_were_anothers(processors):
+    """A step that sleeps has no processor, as one that others are at work beside."""
+
+    def slow(graph, parts):
+        time.sleep(0.01)
+        return answers(parts)
+
+    def many(rows):
+        yield Ask(Rows(rows, lambda index: torch.zeros(len(index), 3, 4, 4)), first)
+
+    worker = Worker(slow, max_rows=1, processors=processors)
+    run(worker, many(10), NOTHING)
+    job, events = submit(worker, many(10_000), NOTHING, deadline=time.monotonic() + 20)
+    if processors:
+        until(lambda: job.device_steps > 0)
+        worker.cancel(job)
+    else:
+        with pytest.raises(DeadlineExceeded, match="more seconds of the device at least") as caught:
+            result(events)
+        assert caught.value.reason == "DEADLINE_TOO_SHORT" and job.device_steps == 0
+    worker.stop()
+
+
+def until(true, patience=20.0):
+    """Waits until something is true."""
+    end = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < end, "it has not become true"
+        time.sleep(0.01)
+
+
 def test_work_does_not_hold_the_device(worker, graph):
     released = threading.Event()
 

@@ -5,11 +5,12 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lightwell_server.engine import scheduler as schedulers
-from lightwell_server.engine.scheduler import AGEING, GRAIN, RIDE, Scheduler, Ticket
+from lightwell_server.engine.scheduler import AGEING, ENOUGH, GRAIN, HALVED, PROBE, RIDE, RISE, Scheduler, Ticket
 
 
 @dataclass(eq=False)
@@ -115,17 +116,117 @@ def test_the_gone_and_the_late_are_dropped_before_they_cost_a_step():
     assert {id(one) for one in take.dropped} == {id(gone), id(late)}
 
 
+def ran(scheduler, steps, cost, busy=False, rows=10**9):
+    """So many steps of a long ticket, which cost what `cost` makes of their rows; how many rows each had."""
+    long, seen = ticket("long", rows=rows), []
+    scheduler.add(long, 0.0)
+    for _ in range(steps):
+        take = scheduler.take(0.0)
+        seen.append(take.rows)
+        scheduler.charge(take, cost(take.rows), 0.0, busy)
+    scheduler.leave(long)
+    return seen
+
+
+def even(rows):
+    return 0.05 * rows
+
+
+def hopeless(scheduler, now=0.0):
+    """Whether one that needs 200 seconds at 0.05 for a row is dropped where it has 100."""
+    one = ticket("one", rows=4000, deadline=now + 100)
+    scheduler.add(one, now)
+    scheduler.leave(one)
+    return scheduler.hopeless(one, now)
+
+
 def test_who_cannot_be_answered_in_time_any_more_costs_no_step():
-    scheduler = taught(rate=0.05)
-    for _ in range(4):  # from now on its figures are relied on
-        scheduler.add(ticket("teacher"), 0.0)
-        run(scheduler, 0.0, 0.05)
-    hopeless, chunked, good = ticket("1", deadline=3.04), ticket("2", rows=3, deadline=3.14), ticket("3", deadline=3.06)
-    for one in (hopeless, chunked, good):
+    scheduler = Scheduler()
+    ran(scheduler, 20, even)  # from now on its figures are relied on
+    late, chunked, good = ticket("1", deadline=3.04), ticket("2", rows=3, deadline=3.14), ticket("3", deadline=3.06)
+    for one in (late, chunked, good):
         scheduler.add(one, 1.0)
     take = scheduler.take(3.0)
     assert [part.ticket for part in take.slices] == [good]
-    assert {id(one) for one in take.dropped} == {id(hopeless), id(chunked)}
+    assert {id(one) for one in take.dropped} == {id(late), id(chunked)}
+
+
+def test_nobody_is_refused_for_a_few_slow_single_rows():
+    scheduler = Scheduler()
+    ran(scheduler, ENOUGH, lambda rows: 5.0, rows=ENOUGH)
+    assert scheduler.seconds("key") == 5.0 and not hopeless(scheduler)
+    for _ in range(50):  # nor for many that were asked for one by one
+        ran(scheduler, 1, lambda rows: 5.0, rows=1)
+    assert not hopeless(scheduler)
+
+
+def test_nobody_is_refused_for_what_the_device_did_beside_the_work_of_others():
+    scheduler = Scheduler()
+    ran(scheduler, 50, even, busy=True)
+    assert not hopeless(scheduler)
+    ran(scheduler, 600, even)  # until more rows are tried once again: that they were too many said little
+    assert hopeless(scheduler)
+
+
+def test_full_steps_on_a_free_machine_are_evidence():
+    scheduler = Scheduler()
+    ran(scheduler, PROBE, even)
+    assert not hopeless(scheduler), "how many rows a step may have is a guess as yet"
+    ran(scheduler, ENOUGH, even)
+    assert hopeless(scheduler)
+    quick = Scheduler(max_rows=8)
+    ran(quick, ENOUGH + 5, lambda rows: 0.001 * rows)
+    assert quick.bare_seconds("key", 0.0) == pytest.approx(0.001), "steps have all the rows that they may have"
+
+
+def test_the_least_comes_down_at_once_rises_slowly_and_fades():
+    scheduler = Scheduler()
+    ran(scheduler, 20, lambda rows: 0.1 * rows)
+    assert hopeless(scheduler)
+    ran(scheduler, 1, lambda rows: 0.01 * rows)
+    assert scheduler.bare_seconds("key", 0.0) == pytest.approx(0.01)
+    ran(scheduler, 5, even)
+    assert 0.01 < scheduler.bare_seconds("key", 0.0) < 0.011
+    ran(scheduler, 300, even)
+    assert scheduler.bare_seconds("key", 0.0) == pytest.approx(0.05) and hopeless(scheduler)
+    assert not hopeless(scheduler, now=2 * HALVED), "those who are refused for it bring no figure"
+
+
+def test_single_rows_that_cost_as_much_as_many_become_many():
+    for base in (0.08, 2.0):  # less than a step should take, and more
+        scheduler = Scheduler()
+        assert ran(scheduler, 60, lambda rows, base=base: base + 0.001 * rows)[-1] >= 15
+
+
+def test_more_rows_are_tried_seldom_where_they_are_no_better():
+    scheduler = Scheduler()
+    seen = ran(scheduler, 500, even)
+    assert set(seen[2:]) == {2, 4} and seen.count(4) == 2, "half a minute of steps lies between them"
+    slow = Scheduler()
+    assert ran(slow, 200, lambda rows: 1.0 * rows).count(1) == 199
+
+
+def test_a_probe_has_no_more_rows_than_fit_into_memory():
+    scheduler = Scheduler()
+    for most in (1, 3):
+        long = Ticket(Simulated("long"), "key", 10**9, most=most)
+        scheduler.add(long, 0.0)
+        for _ in range(20):
+            take = scheduler.take(0.0)
+            assert take.rows <= most
+            scheduler.charge(take, even(take.rows), 0.0)
+        scheduler.leave(long)
+
+
+def test_a_few_rows_at_the_end_say_nothing_of_full_steps():
+    """One row costs as much as many here."""
+    scheduler = Scheduler()
+    ran(scheduler, 100, lambda rows: 0.05 + 0.001 * rows)
+    before = scheduler.limit("key")
+    ran(scheduler, 1, lambda rows: 0.05 + 0.001 * rows, rows=1)
+    assert scheduler.limit("key") == before > 20
+    ran(scheduler, 1, lambda rows: 1.0, rows=1)  # but what takes as long as this does
+    assert scheduler.limit("key") < before
 
 
 def test_out_of_memory_halves_the_chunk_and_is_remembered_for_the_key():
@@ -197,12 +298,12 @@ def test_the_first_step_of_a_key_says_nothing_of_its_cost():
     """It is slow: kernels are chosen, memory is taken. The second replaces it; it takes more to be refused for them."""
     scheduler = Scheduler(max_rows=1)
     seen = []
-    for seconds in (30.0, 0.02, 0.04, 0.01):
+    for seconds in (30.0, 0.02, 0.04, 0.01, 0.05):
         scheduler.add(ticket(), 0.0)
         scheduler.charge(scheduler.take(0.0), seconds, 0.0)
-        seen.append((scheduler.seconds("key"), scheduler.bare_seconds("key")))
+        seen.append((scheduler.seconds("key"), scheduler.bare_seconds("key", 0.0)))
     assert seen[0] == (30.0, 0.0) and seen[1] == (0.02, 0.0)
-    assert seen[3] == (0.02, 0.01)
+    assert seen[3] == (0.02, 0.0) and seen[4][1] == pytest.approx(0.01 * (1 + RISE))
 
 
 def test_who_leaves_the_line_is_not_counted_any_more():

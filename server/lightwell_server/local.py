@@ -68,7 +68,9 @@ class Local:
     ) -> None:
         self.model = _loaded(model, card or Card(), labels, device, dtype)
         self._described, self._limits = describe.described(self.model), Limits(device=device)
-        self._worker = Worker(answer, name="local", fitting=self._limits.fitting)
+        self._worker = Worker(
+            answer, name="local", fitting=self._limits.fitting, processors=torch.device(device).type == "cpu"
+        )
         weakref.finalize(self, self._worker.end).atexit = False
 
     @overload

@@ -73,6 +73,7 @@ class Device:
             fitting=self._limits.fitting,
             watch=watch,
             failed=failed,
+            processors=torch.device(device).type == "cpu",
         )
         metrics.device_memory.labels(device).set_function(lambda: used_bytes(torch.device(device)))
 

@@ -24,7 +24,18 @@ AGEING = 0.02
 GRAIN = 0.002
 """Seconds of device time by which jobs, and callers, must differ for one to go before the other."""
 ENOUGH = 4
-"""Steps of a key from which on a request may be refused for what its rows have cost at least."""
+"""Figures from which on a request may be refused for the least of them."""
+HALVED = 60.0
+"""Seconds after which the least that something has cost counts half, if nothing like it was run meanwhile: who is
+refused for it brings no newer figure."""
+RISE = 0.01
+"""By how much of itself the least of a key rises with a step at most."""
+PROBE, PROBE_AGAIN = 4, 256
+"""Steps of a key from one that tries twice its rows to the next one; after one by which the rows did not become
+more."""
+BETTER, LONG = 0.9, 1.5
+"""What a row of a larger step costs at most of what it cost before, if more rows shall be taken; and of the seconds
+wanted, what a step takes from which on it tells that full ones take too long."""
 KEYS = 4096
 """Keys whose cost is remembered."""
 RIDE = 0.5
@@ -94,22 +105,70 @@ class Take:
 
 
 @dataclass(slots=True)
+class Least:
+    """The least that something has cost, as far as there is evidence for it: a lower figure brings it down at once, a
+    higher one lets it `rise` by so much of itself, and it fades while there are none."""
+
+    rise: float
+    figure: float = math.inf
+    count: int = 0
+    since: float = 0.0
+
+    def learn(self, seconds: float, now: float) -> None:
+        """Takes a figure in that is evidence."""
+        self.figure, self.since = min(seconds, self.figure * (1 + self.rise)), now
+        self.count += 1
+
+    def lower(self, seconds: float) -> None:
+        """Takes a figure in that says only that it may be as little."""
+        self.figure = min(self.figure, seconds)
+
+    def told(self, now: float) -> float:
+        """What may be relied on; 0 as long as that is nothing."""
+        return self.figure * 0.5 ** ((now - self.since) / HALVED) if self.count >= ENOUGH else 0.0
+
+
+@dataclass(slots=True)
 class Experience:
-    """What a row of a key has cost: lately, and at least."""
+    """What steps of a key have cost lately, in seconds: a row in any step (`seconds`) and in a full one (`pace`), and a
+    step of one row (`single`). `probe` counts the steps until the next one that tries more rows; it is `settled` that
+    more would not do. `least` is of a row in full steps."""
 
     seconds: float = 0.0
-    least: float = math.inf
+    pace: float = 0.0
+    single: float = 0.0
     steps: int = 0
+    probe: int = PROBE
+    settled: bool = False
+    least: Least = field(default_factory=lambda: Least(RISE))
 
-    def learn(self, seconds: float) -> None:
-        """Takes a step's figure in. The first is forgotten with the second: kernels are still being chosen, memory is
-        still being taken."""
+    def rows(self, seconds: float) -> int:
+        """The rows that take so many seconds, or as many as one row alone takes: to the nearest number, for a step of
+        one row costs more than its share of a step of two."""
+        return max(1, round(max(seconds, self.single) / max(self.pace, 1e-9)))
+
+    def learn(self, rows: int, seconds: float, wanted: float, busy: bool) -> None:
+        """Takes a step's figures in; it was `wanted` to take so many seconds. The first are forgotten with the second:
+        kernels are still being chosen, memory is still being taken. What a step with few rows tells of a row says
+        nothing of full ones, unless it took too long already."""
+        rate, limit = seconds / rows, self.rows(wanted)
+        long = seconds > LONG * max(wanted, self.single)
         self.steps += 1
+        self.probe -= 1
         if self.steps <= 2:
-            self.seconds = self.least = seconds
-        else:
-            self.seconds = (seconds + self.seconds) / 2
-            self.least = min(self.least, seconds)
+            self.seconds = self.pace = rate
+            self.single = seconds
+            return
+        self.seconds = (rate + self.seconds) / 2
+        self.single = (seconds + self.single) / 2 if rows == 1 else min(seconds, self.single)
+        if rows > limit:
+            if rate < BETTER * self.pace:
+                self.pace = rate
+            more = self.rows(wanted) > limit
+            self.probe = PROBE if more else PROBE_AGAIN
+            self.settled = not (more or busy)
+        elif rows == limit or long:
+            self.pace = (rate + self.pace) / 2
 
 
 Entry = tuple[Ticket, int]
@@ -234,8 +293,7 @@ class Scheduler:
         if first is None:
             return take
         self._floor = max(self._floor, least)
-        room = min(first.chunk or self.limit(first.key), first.most or self.max_rows)
-        room = take.add(first, room)
+        room = take.add(first, self._room(first))
         if room and not first.alone:
             self._fill(take, room, now)
         return take
@@ -269,20 +327,30 @@ class Scheduler:
         elsewhere = (a.served for a, line in self._all.items() if line.waiting > same.get(a, none).waiting)
         return RIDE + min(elsewhere, default=math.inf)
 
-    def charge(self, take: Take, seconds: float, now: float) -> None:
-        """Shares a step's seconds out by rows, learns from it, and puts tickets with rows left back in line."""
+    def charge(self, take: Take, seconds: float, now: float, busy: bool = False) -> None:
+        """Shares a step's seconds out by rows, learns from it, and puts tickets with rows left back in line. `busy`:
+        the device was at work for others than this process meanwhile."""
         rate = seconds / take.rows
-        key = take.slices[0].ticket.key
-        self._experience.setdefault(key, Experience()).learn(rate)
-        self._experience.move_to_end(key)
-        if len(self._experience) > KEYS:
-            self._most_rows.pop(self._experience.popitem(last=False)[0], None)
+        self._learn(take, seconds, now, busy)
         for part in take.slices:
             cost, account = rate * (part.stop - part.start), self._account(part.ticket.job.caller)
             part.ticket.job.attained += cost
             account.serve(account.served + cost, now)
             if part.ticket.left:
                 self.add(part.ticket, now)
+
+    def _learn(self, take: Take, seconds: float, now: float, busy: bool) -> None:
+        """Learns from a step. What a row costs at least is learned from those that had as many rows as such steps may
+        have, once that number is no guess any more: few rows cost more each, and so does what was begun just now."""
+        first = take.slices[0].ticket
+        known = self._experience.setdefault(first.key, Experience())
+        full, most = self.limit(first.key), self._most(first)
+        known.learn(take.rows, seconds, self.max_seconds, busy)
+        if known.steps > 1 and take.rows >= min(full, most) and (full >= most or known.settled) and not busy:
+            known.least.learn(seconds / take.rows, now)
+        self._experience.move_to_end(first.key)
+        if len(self._experience) > KEYS:
+            self._most_rows.pop(self._experience.popitem(last=False)[0], None)
 
     def shrink(self, take: Take, now: float) -> bool:
         """After a step that did not fit into memory: halves the rows of its key from now on and puts all back in
@@ -303,21 +371,32 @@ class Scheduler:
         known = self._experience.get(key)
         return None if known is None else known.seconds
 
-    def bare_seconds(self, key: Hashable) -> float:
-        """The least that a row of that key has ever cost; 0 as long as that says little."""
+    def bare_seconds(self, key: Hashable, now: float) -> float:
+        """The least that a row of that key costs; 0 as long as that is not known."""
         known = self._experience.get(key)
-        return known.least if known is not None and known.steps >= ENOUGH else 0.0
+        return known.least.told(now) if known is not None else 0.0
 
     def hopeless(self, ticket: Ticket, now: float) -> bool:
-        """Whether a ticket's rows cannot be answered in time, even at the least that such rows have ever cost."""
-        return now + self.bare_seconds(ticket.key) * ticket.left >= ticket.job.deadline
+        """Whether a ticket's rows cannot be answered in time, even at the least that such rows cost."""
+        return now + self.bare_seconds(ticket.key, now) * ticket.left >= ticket.job.deadline
 
     def limit(self, key: Hashable) -> int:
         """The most rows of a step: one at first, then what fits into the seconds and into memory."""
-        rate = self.seconds(key)
-        # The nearest number: a step of one row costs more than its share of a step of two.
-        rows = 1 if rate is None else round(self.max_seconds / max(rate, 1e-9))
-        return max(1, min(rows, self.max_rows, self._most_rows.get(key, self.max_rows)))
+        known = self._experience.get(key)
+        rows = 1 if known is None else known.rows(self.max_seconds)
+        return min(rows, self.max_rows, self._most_rows.get(key, self.max_rows))
+
+    def _most(self, ticket: Ticket) -> int:
+        """The most rows of a step that begins with that ticket, however little they cost."""
+        return min(self.max_rows, self._most_rows.get(ticket.key, self.max_rows), ticket.most or self.max_rows)
+
+    def _room(self, ticket: Ticket) -> int:
+        """The rows of a step that begins with that ticket: now and then twice as many as take the seconds, for the cost
+        of few rows does not tell that of more."""
+        if ticket.chunk is not None:
+            return min(ticket.chunk, ticket.most or self.max_rows)
+        rows, known = self.limit(ticket.key), self._experience.get(ticket.key)
+        return min(2 * rows if known is not None and known.probe <= 0 else rows, self._most(ticket))
 
     def _taken(self, lines: Lines, account: Account, now: float, take: Take) -> Iterator[Ticket]:
         """Takes a caller's tickets out of the line. Those of the gone, and those that are too late for what they ask,

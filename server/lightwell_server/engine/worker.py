@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 DUE = 0.05
 """Seconds before its deadline from which on a caller that leaves is called late: its own clock has run out."""
+OWN = 0.7
+"""Of a step's time on processors: what the thread that runs it must have had of one, or others were at work there."""
 Answering = Callable[[Any, Sequence[Part]], list[Answer]]
 Fitting = Callable[[Any, Ask], int | None]
 
@@ -43,7 +45,8 @@ class Worker:
     ask)` says how many rows like an Ask's fit into a step (None: any number), or raises what its caller is told.
     `watch(jobs)` is told which jobs run from now on, on the device or beside it, so that it is known whose doing it was
     if the process ends; `failed()` is called if the device's thread ends by a fault, before any job is told. A worker
-    that is left open ends with the interpreter."""
+    that is left open ends with the interpreter. With `processors` the device is the machine's own ones, and others may
+    be at work there, too."""
 
     def __init__(
         self,
@@ -55,7 +58,9 @@ class Worker:
         fitting: Fitting = lambda model, ask: None,
         watch: Callable[[Collection[Job]], object] = lambda jobs: None,
         failed: Callable[[], object] = lambda: None,
+        processors: bool = False,
     ) -> None:
+        self._processors = processors
         self._answer, self._fitting, self._watch, self._failed = answer, fitting, watch, failed
         self._max_jobs = max_jobs
         self._scheduler = Scheduler(max_rows, max_seconds)
@@ -159,7 +164,7 @@ class Worker:
 
     def _step(self, take: Take) -> None:
         """Answers one step. A step that fails is taken apart, so that only the guilty fail."""
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.thread_time()
         try:
             first = _job(take.slices[0])
             assert first.ask is not None
@@ -180,10 +185,11 @@ class Worker:
             return
         ended = time.monotonic()
         seconds = ended - began
+        busy = self._processors and time.thread_time() - worked < OWN * seconds
         _count(take, seconds)
         for part in take.slices:
             _job(part).took((part.start, part.stop), part.ticket.since, began, ended)
-        self._scheduler.charge(take, seconds, ended)
+        self._scheduler.charge(take, seconds, ended, busy)
         for part, answer in zip(take.slices, answers, strict=True):
             self._collect(part, answer, seconds * (part.stop - part.start) / take.rows)
 
@@ -249,7 +255,7 @@ class Worker:
             raise ValueError("an Ask has at least one row")
         model, now = job.models[step.model], time.monotonic()
         key, most = _key(model, step, job.inputs), self._fitting(model, step)
-        bare = self._scheduler.bare_seconds(key) * step.count
+        bare = self._scheduler.bare_seconds(key, now) * step.count
         job.left = step.count
         if now + bare > job.deadline > now:
             self._spare(job)

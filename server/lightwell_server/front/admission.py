@@ -25,6 +25,7 @@ from lightwell_server import metrics, pictures
 from lightwell_server.call import Call
 from lightwell_server.case import GUESS, Case, Price
 from lightwell_server.catalog import Request, method_of
+from lightwell_server.engine.scheduler import Least
 from lightwell_server.errors import DeadlineExceeded, Overloaded
 from lightwell_server.front.library import Entry
 
@@ -37,17 +38,17 @@ PACE = 0.8
 predicted may cost more."""
 PARTS = 64
 """Entries of a list by which requests are told apart: they are looked at before anything is checked."""
-ENOUGH = 4
-"""Figures of a kind from which on a request may be refused for the least that it has cost."""
+RISE = 0.05
+"""By how much of itself the least of a kind rises with a request at most."""
 
 
 @dataclass
 class Figures:
-    """What requests of one kind have cost, for each step asked for, in device seconds: had they done all their steps,
-    and at least."""
+    """What requests of one kind have cost, for each step asked for, in device seconds: had they done all their steps
+    (`whole`), and at `least`."""
 
     whole: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
-    least: float = math.inf
+    least: Least = field(default_factory=lambda: Least(RISE))
     count: int = 0
 
     @property
@@ -55,21 +56,26 @@ class Figures:
         """What such requests have cost lately, for each step."""
         return statistics.median(self.whole)
 
-    def learn(self, whole: float, least: float) -> None:
-        """Takes a figure in. The first is forgotten with the second: it paid for all that is done but once."""
+    def learn(self, share: float, done: float, now: float) -> None:
+        """Takes a figure in, of a request that has `done` so much of its steps. The first is forgotten with the second:
+        it paid for all that is done but once. Evidence for the least are those that did all steps; one that stopped
+        early may bring it down."""
         self.count += 1
         if self.count == 2:
             self.whole.clear()
-            self.least = math.inf
-        self.whole.append(whole)
-        self.least = min(self.least, least)
+            self.least = Least(RISE)
+        self.whole.append(share / done)
+        if done < 1:
+            self.least.lower(share)
+        else:
+            self.least.learn(share, now)
 
 
 class Prices:
     """What requests cost, by experience. More than `max_steps` have no price: they are refused for their number."""
 
-    def __init__(self, max_steps: int) -> None:
-        self._max_steps = max_steps
+    def __init__(self, max_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_steps, self._clock = max_steps, clock
         self._kinds: OrderedDict[int, Figures] = OrderedDict()
 
     def price(self, request: Request, entry: Entry) -> Price:
@@ -82,8 +88,7 @@ class Prices:
         guess = GUESS if near is None else near.median * times
         if known is None:
             return Price(alike, family, steps, guess=guess)
-        least = known.least * times if known.count >= ENOUGH else 0.0
-        return Price(alike, family, steps, known.median * times, least, guess)
+        return Price(alike, family, steps, known.median * times, known.least.told(self._clock()) * times, guess)
 
     def cost(self, price: Price) -> float:
         """What a request of that price is taken to need, as is known by now."""
@@ -95,7 +100,7 @@ class Prices:
         planned, done = case.steps or 1, case.step or 1
         share = seconds / max(1, case.price.steps)
         for alike in (case.price.kind, case.price.family):
-            self._kinds.setdefault(alike, Figures()).learn(share * planned / done, share)
+            self._kinds.setdefault(alike, Figures()).learn(share, done / planned, self._clock())
             self._kinds.move_to_end(alike)
         while len(self._kinds) > KINDS:
             self._kinds.popitem(last=False)
