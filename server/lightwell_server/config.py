@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         " container's limit, or a fifth of what is free at the start.",
     )
     max_connections: Amount = Field(
-        0, description="Connections that may be open; 0: as many as the limit of open files allows, at most 10,000."
+        0, description="Connections that may be open; 0: as many as the limit of open files allows."
     )
     max_receive_seconds: Seconds = Field(60.0, description="Seconds in which a request must have come as a whole.")
     max_send_seconds: Seconds = Field(30.0, description="Seconds in which a message of an answer must be read.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
+from lightwell_server import cgroup, descriptors
 from lightwell_server.boundary import exposition, logs
 from lightwell_server.boundary.access import Access
 from lightwell_server.boundary.exchange import Exchange
@@ -25,7 +25,6 @@ from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
 from lightwell_server.core import Core
 from lightwell_server.device.device import Device
-from lightwell_server.device.limits import Limits
 from lightwell_server.front.admin import AdminService
 from lightwell_server.front.admission import Admission
 from lightwell_server.front.codec import Codec
@@ -47,8 +46,8 @@ STREAMS = 512
 """Calls of one connection at a time; its further ones wait on their own side."""
 HANDSHAKE, SILENT = 10.0, 10.0
 """Seconds that a connection may take to be made, and that a probe may stay unanswered."""
-FILES_KEPT = 256
-"""Open files that no connection gets: models, workers, logs."""
+FALLBACK = 2**30
+"""Bytes that requests, pictures and answers may take where the system does not tell what is free."""
 PROBE_BYTES = 4096
 """Of a question for health where nothing else is asked."""
 END = 2.0
@@ -219,9 +218,9 @@ def _tracing(settings: Settings) -> Tracing | None:
 
 def _memory(settings: Settings) -> int:
     """Bytes that requests, pictures and answers may take together."""
-    if settings.max_gateway_bytes:
-        return settings.max_gateway_bytes
-    return Limits().bytes // 4
+    limit, free = cgroup.memory_limit(), cgroup.free_memory()
+    share = FALLBACK if free is None else free // 5
+    return settings.max_gateway_bytes or (share if limit is None else limit // 4)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -240,7 +239,7 @@ def _bounds(settings: Settings) -> list[tuple[str, int]]:
     """What connections may take, whatever is called."""
     return [
         ("grpc.so_reuseport", 0),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections or _connections()),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections or descriptors.connections()),
         ("grpc.max_concurrent_streams", STREAMS),
         ("grpc.server_handshake_timeout_ms", round(HANDSHAKE * 1000)),
         ("grpc.max_connection_idle_ms", round(settings.max_idle_seconds * 1000)),
@@ -253,12 +252,6 @@ def _bounds(settings: Settings) -> list[tuple[str, int]]:
         # What a caller sends before its request is read stays small: windows do not grow with the connection's speed.
         ("grpc.http2.bdp_probe", 0),
     ]
-
-
-def _connections() -> int:
-    """As many as there may be files beside those that are needed otherwise."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(16, min(10_000, soft - FILES_KEPT)) if soft != resource.RLIM_INFINITY else 10_000
 
 
 def _listen(settings: Settings, server: grpc.aio.Server) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from lightwell_server.ask import GRAD, Ask
-from lightwell_server.cgroup import free_memory
+from lightwell_server.cgroup import free_memory, memory_limit
 from lightwell_server.errors import InvalidArgument, OutOfMemory
 from lightwell_server.models.footprint import row_bytes, sides
 from lightwell_server.models.graph import Graph
@@ -35,7 +35,9 @@ class Limits:
     @cached_property
     def bytes(self) -> int:
         """What a device step may have."""
-        return self.memory or max(LEAST, int(SHARE * free_bytes(torch.device(self.device))))
+        device = torch.device(self.device)
+        kept = (memory_limit() or 0) // 4 if device.type == "cpu" else 0  # for what the gateway holds
+        return self.memory or max(LEAST, int(SHARE * (free_bytes(device) - kept)))
 
     def fitting(self, graph: Graph, ask: Ask) -> int:
         """How many rows like those of an Ask fit into a step. Raises `OutOfMemory` if not even one does, with a size

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from lightwell_server import metrics
+from lightwell_server import cgroup, metrics
 from lightwell_server.budget import Budget
 from lightwell_server.call import current
 from lightwell_server.threads import beside
@@ -28,7 +27,7 @@ class Codec:
     """Runs functions on threads, for one event loop. `memory` are the bytes that pictures may take together."""
 
     def __init__(self, memory: int) -> None:
-        processors = len(os.sched_getaffinity(0))
+        processors = cgroup.processors()
         short, long = max(SHORT, processors), max(1, processors // 2)
         self.memory = Budget(memory, "the pictures")
         self._short, self._long = Budget(short, "the small pictures"), Budget(long, "the large pictures")
