@@ -21,7 +21,7 @@ def curated(repository, decided=None, **settings):
 
         device = Device(Settings(repository=repository, **settings), "cpu")
         curator = Curator(repository, library, device, told)
-        curator.expect()
+        await curator.expect()
         before = library.listed()
         await curator.load_all()
         await device.stop()

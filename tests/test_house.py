@@ -52,6 +52,7 @@ ARROWS = {
         "device.filters",
         "device.inbox",
         "device.limits",
+        "device.loading",
         "device.question",
         "device.reply",
         "engine",
@@ -65,6 +66,7 @@ ARROWS = {
     "device.filters": {"errors", "lightwell.v1", "models", "wire"},
     "device.inbox": {"ask", "engine"},
     "device.limits": {"ask", "cgroup", "errors", "models"},
+    "device.loading": {"errors"},
     "device.question": {
         "ask",
         "catalog",
@@ -99,6 +101,7 @@ ARROWS = {
         "core",
         "descriptors",
         "device.device",
+        "device.loading",
         "engine",
         "errors",
         "lightwell",

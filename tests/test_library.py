@@ -52,7 +52,7 @@ async def kept(repository, every_version=False):
 
     library, device = Library(repository), Device(Settings(repository=repository), "cpu")
     curator = Curator(repository, library, device, told, every_version)
-    curator.expect()
+    await curator.expect()
     await curator.load_all()
     watching = asyncio.create_task(curator.watch())
     try:
@@ -288,7 +288,9 @@ def test_a_version_that_may_not_be_read_hides_no_other(repository, monkeypatch):
     assert (newest.version, newest.state) == ("4", State.MODEL_STATE_REFUSED) and "Permission denied" in newest.reason
 
 
-def test_loading_a_version_loads_nothing_else_that_is_still_being_copied(repository):
+def test_loading_a_version_loads_nothing_else_that_is_still_being_copied(repository, monkeypatch):
+    monkeypatch.setattr(curators, "EVERY", 60.0)  # the next look would find it
+
     async def story():
         async with kept(repository) as (library, curator, _):
             half = repository / "other" / "1"

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     versions: Literal["newest", "all"] = Field(
         "newest", description="Which versions of a model are loaded: the newest and those with an alias, or all."
     )
+    max_load_seconds: Seconds = Field(
+        600.0, description="Seconds that the loading of a model may take before it is refused."
+    )
     dtype: Literal["float32", "float64", "float16", "bfloat16"] = Field(
         "float32", description="The type of numbers computed with by models whose card does not choose."
     )

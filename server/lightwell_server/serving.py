@@ -62,6 +62,7 @@ class Serving:
         _check(settings)
         catalog()
         self._settings = settings
+        self._decided = False
         self._tracing = _tracing(settings)
         observers: list[Observer] = [logs.CallLog(settings.slow_seconds), *([self._tracing] if self._tracing else [])]
         memory = _memory(settings)
@@ -117,7 +118,7 @@ class Serving:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the engine fails, and drains. Raises RuntimeError if the engine failed."""
-        self._curator.expect()
+        await self._curator.expect()
         if self._settings.tokens is None:
             log.warning(
                 "without --tokens whoever reaches %s may administer: stop jobs, unload models", self._settings.address
@@ -141,20 +142,21 @@ class Serving:
             raise RuntimeError("the engine failed; see the log")
 
     async def _keep(self) -> None:
-        """Loads the models, says so, and follows the repository from then on."""
-        await self._curator.load_all()
-        count = len(self._library.ready())
-        print(f"lightwell: serving {count} models on port {self._port}", flush=True)
+        """Follows the repository, and says when all models are decided that were there at first."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._curator.watch())
             tasks.create_task(self._look())
+            await self._curator.load_all()
+            self._decided = True
+            count = len(self._library.ready())
+            print(f"lightwell: serving {count} models on port {self._port}", flush=True)
 
     async def _look(self) -> None:
         """Keeps health and what requests have used up to date: a model answers where a worker has it."""
         ready = False
         while True:
-            if ready != self._core.warm:
-                ready = self._core.warm
+            if ready != (self._decided and self._core.warm):
+                ready = not ready
                 for service in SERVICES:
                     self._health.set(service, serves=ready)
             for name in {entry.name for entry in self._library.all()}:

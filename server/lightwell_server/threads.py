@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
+
+T = TypeVar("T")
 
 
 def beside(count: int, name: str) -> ThreadPoolExecutor:
     """Threads whose tensor operations use no further threads. OpenMP keeps a team for each thread that ever asked for
     one, and with several teams alive those at work wait for each other in a slower way: a device step on the CPU then
     takes a tenth longer."""
-    return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_alone)
+    return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=alone)
 
 
-def _alone() -> None:
+async def aside(name: str, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
+    """Runs a function on a thread of its own, which ends with it. Who is cancelled meanwhile leaves the thread to
+    itself, and no process waits for it when it ends: the function may wait for a disk that never answers."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    future.set_running_or_notify_cancel()
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def alone() -> None:
+    """Has the tensor operations of the calling thread use no further threads."""
     torch.get_num_threads()  # gives a thread its number of threads, once; what follows is the last word
     threadpool_limits(limits=1, user_api="openmp")

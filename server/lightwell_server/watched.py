@@ -40,12 +40,21 @@ class Watched(Generic[T]):
         _ALL.add(self)
 
     def get(self) -> T:
-        """What the files say now; safe from any thread."""
-        with self._lock:
-            if time.monotonic() - self._looked >= EVERY:
-                self._looked = time.monotonic()
-                self._look()
-            return self._value
+        """What the files say now; safe from any thread. A disk may keep whoever looks waiting: others take what was
+        read last meanwhile."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._looked >= EVERY:
+                    self._looked = time.monotonic()
+                    self._look()
+            finally:
+                self._lock.release()
+        return self._value
+
+    @property
+    def last(self) -> T:
+        """What the files said when they were read last; no file is touched."""
+        return self._value
 
     def reload(self) -> None:
         """Reads the files anew."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
@@ -30,6 +31,7 @@ from lightwell_server.device.estimate import estimate
 from lightwell_server.device.filters import filters
 from lightwell_server.device.inbox import Inbox
 from lightwell_server.device.limits import Limits, used_bytes
+from lightwell_server.device.loading import LOADERS, Loading, Overdue
 from lightwell_server.device.question import Question, understand
 from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
@@ -37,11 +39,11 @@ from lightwell_server.errors import LightwellError, NotFound, Refused, ruinous
 from lightwell_server.models import store
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model
-from lightwell_server.threads import beside
+from lightwell_server.threads import alone, aside, beside
 
 T = TypeVar("T")
-LOADERS = 2
-"""Files that are lifted at a time."""
+log = logging.getLogger(__name__)
+
 LOOKED = 0.5
 """Seconds between two looks at the engine."""
 
@@ -63,7 +65,7 @@ class Device:
         self._failed = failed
         self._models: dict[tuple[str, str], Model] = {}
         self._began = time.monotonic()
-        self._loading = asyncio.Semaphore(LOADERS)
+        self._loading = Loading(settings.max_load_seconds)
         self._threads = beside(4, "codec")
         self._worker = Worker(
             answer,
@@ -117,18 +119,25 @@ class Device:
         ]
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
-        """Loads a version of the repository, and has it answer once. Raises `Refused`."""
-        settings = self._settings
-        async with self._loading:
-            dtype = getattr(torch, settings.dtype)
-            try:
-                model = await _aside(store.load, settings.repository, name, version, self._device, dtype)
-                await self._warm(model)
-            except LightwellError as error:
-                if error.__cause__ is not None and ruinous(error.__cause__):
-                    self._failed()  # the accelerator is at fault, and not the model
-                metrics.model_loads.labels("refused").inc()
-                raise Refused(error.message) from error
+        """Loads a version of the repository in its turn, and has it answer once. Raises `Refused`, also for one that
+        takes too long."""
+        try:
+            async with self._loading.of(f"{name}@{version}"):
+                return await self.load_untimed(name, version)
+        except Overdue:
+            metrics.model_loads.labels("refused").inc()
+            raise
+
+    async def load_untimed(self, name: str, version: str) -> models.GetModelResponse:
+        """Loads a version at once, and for as long as that takes. Raises `Refused`."""
+        try:
+            model = await self._lifted(name, version)
+            await self._warm(model)
+        except LightwellError as error:
+            if error.__cause__ is not None and ruinous(error.__cause__):
+                self._failed()  # the accelerator is at fault, and not the model
+            metrics.model_loads.labels("refused").inc()
+            raise Refused(error.message) from error
         self._models[name, version] = model
         metrics.model_loads.labels("ready").inc()
         return await self._beside(describe.described, model)
@@ -197,24 +206,34 @@ class Device:
     async def _warm(self, model: Model) -> None:
         """Has a model answer one row, in line with all that the device does. Raises LightwellError."""
         inbox = Inbox(asyncio.get_running_loop())
-        self._worker.submit(Job("warm", _once(model), {None: model.graph}, inbox.put, _inputs(model), name=model.id))
-        event = await inbox.get()
+        job = Job("warm", _once(model), {None: model.graph}, inbox.put, _inputs(model), name=model.id)
+        self._worker.submit(job)
+        try:
+            event = await inbox.get()
+        except asyncio.CancelledError:
+            self._worker.cancel(job)
+            raise
         if isinstance(event, Failed):
             raise event.error
+
+    async def _lifted(self, name: str, version: str) -> Model:
+        """Lifts a file on a thread that ends with it: what an operation starts threads for meanwhile must not stay."""
+        settings = self._settings
+        dtype = getattr(torch, settings.dtype)
+
+        def lifted() -> Model:
+            alone()
+            return store.load(settings.repository, name, version, self._device, dtype)
+
+        try:
+            return await aside("lift", lifted)
+        except asyncio.CancelledError:
+            log.warning("the thread that was loading model %s@%s stays until it ends by itself", name, version)
+            raise
 
     async def _beside(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
         """Runs a function on a thread beside the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(function, *arguments))
-
-
-async def _aside(function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
-    """Runs a function on a thread that ends with it: what an operation starts threads for while a file is lifted must
-    not stay."""
-    thread = beside(1, "lift")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(thread, functools.partial(function, *arguments))
-    finally:
-        thread.shutdown(wait=False)
 
 
 def _once(model: Model) -> Asking:

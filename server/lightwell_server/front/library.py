@@ -67,24 +67,29 @@ class Library:
         self._models: dict[str, dict[str, Entry]] = {}
         path = repository / ALIASES
         self._aliases = Watched("aliases", [path], lambda: _aliases(path))
-        self.aliases = self._aliases.get()
+        self.aliases = self._aliases.last
+
+    def look(self) -> None:
+        """Reads the aliases if their file has changed; safe from any thread, and as slow as the disk."""
+        self._aliases.get()
 
     def named(self, name: str) -> set[str]:
         """The versions of a model that aliases mean, or shall mean."""
-        return {*self.aliases.get(name, {}).values(), *self._aliases.get().get(name, {}).values()}
+        return {*self.aliases.get(name, {}).values(), *self._aliases.last.get(name, {}).values()}
 
     def adopt(self) -> None:
-        """Has aliases mean what their file says. One whose new version does not answer keeps its old one while that
-        does."""
+        """Has aliases mean what their file said at the last look. One whose new version does not answer keeps its old
+        one while that does."""
 
         def meant(name: str, alias: str, version: str) -> str:
             old = self.aliases.get(name, {}).get(alias, version)
-            return old if self._answers(name, old) and not self._answers(name, version) else version
+            return old if self.answers(name, old) and not self.answers(name, version) else version
 
-        wanted = self._aliases.get().items()
+        wanted = self._aliases.last.items()
         self.aliases = {n: {alias: meant(n, alias, v) for alias, v in found.items()} for n, found in wanted}
 
-    def _answers(self, name: str, version: str) -> bool:
+    def answers(self, name: str, version: str) -> bool:
+        """Whether a version answers."""
         entry = self._models.get(name, {}).get(version)
         return entry is not None and entry.ready
 

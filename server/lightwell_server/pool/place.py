@@ -25,6 +25,7 @@ from lightwell_server import metrics
 from lightwell_server.case import Case
 from lightwell_server.cgroup import memory_kills
 from lightwell_server.descriptors import Reserve, room
+from lightwell_server.device.loading import Loading, Overdue
 from lightwell_server.errors import LightwellError, Refused
 from lightwell_server.pool.link import Link, Lost
 from lightwell_server.pool.record import Record
@@ -77,9 +78,10 @@ class End:
 
 class Place:
     """`told` is what a process is told of itself, `desired` what it shall have loaded, `strikes` counts the workers
-    that ended over the loading of a model, `changed()` is called when there may be more room, and `reserve` is given
-    back while a worker is started. While there is a worker, `link` leads to it and `models` is what it has loaded;
-    `cases` are those that it has at work."""
+    that ended over the loading of a model, `patience` is for how long a worker may not answer, be at one step, and load
+    one model, `changed()` is called when there may be more room, and `reserve` is given back while a worker is started.
+    While there is a worker, `link` leads to it and `models` is what it has loaded; `cases` are those that it has at
+    work, `loads` counts the versions that it is to load."""
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class Place:
         device: str,
         told: dict[str, Any],
         folder: Path,
-        patience: tuple[float, float],
+        patience: tuple[float, float, float],
         desired: Collection[Key],
         strikes: dict[Key, int],
         changed: Callable[[], object],
@@ -96,7 +98,7 @@ class Place:
         self.number, self.device = number, device
         self._told, self._folder, self._changed = told, folder, changed
         self._desired, self._strikes, self._reserve = desired, strikes, reserve
-        self._health, self._longest_step = patience
+        self._health, self._longest_step, self._longest_load = patience
         self._written = folder / f"{number}.record"
         self._record = Record(self._written)
         self.link: Link | None = None
@@ -107,7 +109,9 @@ class Place:
         self.restarts, self.last_end, self.pid, self._began = 0, "", 0, 0.0
         self.end: asyncio.Future[End] = asyncio.Future()
         self._answered = False
+        self.loads = 0
         self._loading: set[Key] = set()
+        self._turns, self._overdue = Loading(self._longest_load), ""
         self._one_by_one = asyncio.Lock()
         self._generations = itertools.count()
 
@@ -115,11 +119,6 @@ class Place:
     def ready(self) -> bool:
         """Whether its worker answers with every model that can load."""
         return self.state == admin.WORKER_STATE_READY
-
-    @property
-    def loads(self) -> int:
-        """Versions that its worker is loading."""
-        return len(self._loading)
 
     @property
     def long(self) -> int:
@@ -186,25 +185,44 @@ class Place:
             await asyncio.sleep(pause)
 
     async def load(self, key: Key) -> models.GetModelResponse:
-        """Has its worker load a version. Raises `Lost` and `Refused`."""
-        async with self._one_by_one if self._strikes else contextlib.nullcontext():
-            link, end = self.link, self.end  # who waited for another load may find another worker, or none
-            if link is None:
-                raise Lost("there is no worker now")
-            if self._strikes.get(key, 0) >= STRIKES:
-                raise Refused("it has ended the worker that loaded it, again and again")
-            self._loading.add(key)
-            try:
-                described = await link.load(*key)
-            except Lost:
-                await asyncio.shield(end)  # it looks at what was being loaded
-                raise
-            finally:
-                self._loading.discard(key)
+        """Has its worker load a version, in its turn. Raises `Lost` and `Refused`. A load that takes too long ends its
+        worker, and is for no other one: nothing else would stop it."""
+        self.loads += 1
+        guilty = any(strikes < STRIKES for strikes in self._strikes.values())  # one of those that did no more alone
+        try:
+            async with self._one_by_one if guilty else contextlib.nullcontext():
+                described = await self._loaded(key)
+        finally:
+            self.loads -= 1
         self._strikes.pop(key, None)
         self.models.add(key)
         self._changed()
         return described
+
+    async def _loaded(self, key: Key) -> models.GetModelResponse:
+        end = self.end
+        try:
+            async with self._turns.of("@".join(key)):
+                link, end = self.link, self.end  # who waited for another load may find another worker, or none
+                if link is None:
+                    raise Lost("there is no worker now")
+                if self._strikes.get(key, 0) >= STRIKES:
+                    raise Refused("it has ended the worker that loaded it, or was loading for too long")
+                self._loading.add(key)
+                return await link.load(*key)
+        except Lost:
+            if key in self._loading:
+                await asyncio.shield(end)  # it looks at what was being loaded
+            raise
+        except Overdue:
+            self._strikes[key] = STRIKES
+            if not end.done():
+                self._overdue = f"it was loading {'@'.join(key)} for more than {self._longest_load:g} seconds"
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+            raise
+        finally:
+            self._loading.discard(key)
 
     async def unload(self, key: Key) -> None:
         """Has its worker let go of a version."""
@@ -253,7 +271,10 @@ class Place:
         """Takes note of how a worker ended, and tells those who wait for it. `memory`: the system has killed something
         for want of memory meanwhile."""
         _, at_work = self._record.read()
+        overdue, self._overdue = self._overdue, ""
         outside = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) and not (why or memory)
+        if overdue:  # the gateway has ended it: no request of it, and no other model, had a part in that
+            why, outside, at_work = overdue, True, frozenset()
         if not why:
             want = " for want of memory" if memory and -code == signal.SIGKILL else ""
             why = f"signal {_name(-code)}{want}" if code < 0 else f"exit status {code}"

@@ -58,7 +58,7 @@ class Pool:
         self._reserve = Reserve()
         self._line = Line(2 * settings.max_rows)  # a full step at work, and the next one at hand
         self._loop = asyncio.get_running_loop()
-        patience = settings.worker_health_seconds, settings.max_seconds
+        patience = settings.worker_health_seconds, settings.max_seconds, settings.max_load_seconds
         self._strikes: dict[Key, int] = {}
         self._places = [
             Place(

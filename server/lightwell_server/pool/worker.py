@@ -118,9 +118,9 @@ class Admin(explainer_pb2_grpc.AdminServiceServicer):
         return admin.ListJobsResponse(jobs=[admin.Job(number=n, device_seconds=seconds) for n, seconds in used])
 
     async def LoadModel(self, request: admin.LoadModelRequest, context: Context) -> admin.LoadModelResponse:
-        """Loads a version of the repository."""
+        """Loads a version of the repository. The gateway minds how many at a time, and for how long."""
         async with _statuses(context):
-            return admin.LoadModelResponse(model=await self._device.load(request.model, request.version))
+            return admin.LoadModelResponse(model=await self._device.load_untimed(request.model, request.version))
 
     async def UnloadModel(self, request: admin.UnloadModelRequest, context: Context) -> admin.UnloadModelResponse:
         """Lets go of a version."""
