@@ -1,0 +1,74 @@
+"""The disk of temporary files is full, and a worker is killed: the gateway lives, and a worker comes when there is
+room."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench._confined import environment
+from bench._ended import SHORT_GRACE, ended, lives
+from bench._fault_files import BACK, FLAGS, counted, until_back
+from bench._operator import all_ready, operator, send
+from bench._proof import Counts, Proof
+from bench._table import Goal
+from lightwell import AsyncClient
+from lightwell.serving import Server, bundled, served
+
+SIZE = "1m"
+
+
+def prove(seconds: float) -> Proof:
+    """Keeps the disk full for up to so many seconds, a fifth of a minute at most."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with _mounted(Path(folder)) as disk:
+                return _proved(disk, min(seconds, 12.0))
+        except OSError as error:
+            return Proof("disk", Counts(0, 0, 0, 0, 0), [], [f"NOT MEASURED here: no disk could be made: {error}"])
+
+
+@contextmanager
+def _mounted(folder: Path) -> Iterator[Path]:
+    """A small disk. Raises OSError where none may be mounted."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(done.stderr.strip())
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _proved(disk: Path, seconds: float) -> Proof:
+    with environment(TMPDIR=str(disk)), served(bundled(), *FLAGS, *SHORT_GRACE) as server:
+        goals = [*asyncio.run(_prove(server, disk / "full", seconds)), ended("disk", server)]
+    return Proof("disk", counted(goals), goals, [f"a disk of {SIZE} was full when the worker was killed"])
+
+
+async def _prove(server: Server, file: Path, seconds: float) -> list[Goal]:
+    async with AsyncClient(server.address) as client, operator(server.address) as watching:
+        (worker,) = await watching.until(all_ready)
+        _fill(file)
+        send(worker.pid, signal.SIGKILL)
+        await asyncio.sleep(seconds)
+        alive = lives("disk", server)
+        file.unlink()
+        back = await until_back(server, client, watching, worker.pid)
+    return [alive, Goal("disk: until a worker was back", back, BACK, False, ".1f", " s")]
+
+
+def _fill(file: Path) -> None:
+    """Writes until there is no room."""
+    with file.open("wb", buffering=0) as full:
+        try:
+            while full.write(b"x" * 4096):
+                pass
+        except OSError:
+            return
