@@ -50,11 +50,10 @@ async def _prove(server: Server, seconds: float) -> tuple[int, list[Goal]]:
             taken = await asyncio.to_thread(_take, server, connections)
             send(worker.pid, signal.SIGKILL)
             await asyncio.sleep(seconds)
-            alive = lives("files", server)
         back = await until_back(server, client, watching, worker.pid)
     return taken, [
         Goal("files: open when the worker was killed", taken, FILES - 2, True, "d"),
-        alive,
+        lives("files", server),
         Goal("files: until a worker was back", back, BACK, False, ".1f", " s"),
     ]
 
