@@ -22,7 +22,7 @@ from lightwell_server.models.store import files
 from tests.serving import bundled, served_as_is
 
 STAR = SAMPLES / "star.png"
-SECONDS = {"kill": 6, "stop": 1, "takeover": 1, "poison": 5, "swap": 1}
+SECONDS = {"kill": 6, "stop": 1, "takeover": 1, "poison": 5, "swap": 1, "load": 1}
 
 
 @pytest.mark.parametrize("name", SECONDS)
