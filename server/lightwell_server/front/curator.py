@@ -147,7 +147,7 @@ class Curator:
             log.warning("the repository has not answered for %g seconds; it is looked at again", self._patience)
             self._patience = min(2 * self._patience, LONGEST_LOOK)
             return None
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # it is away, or there are no files or threads left
             log.warning("the repository cannot be looked at now: %s", error)
             return None
         self._patience = LOOK
