@@ -5,22 +5,23 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image as Pil
 
-from lightwell import Client, Saliency, UnavailableError
+from lightwell import Client, InvalidArgumentError, Saliency, UnavailableError
 from lightwell.errors import from_rpc
-from lightwell.requests import explain_request
 from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell_server.boundary.access import Access
 from lightwell_server.boundary.exchange import Exchange
 from lightwell_server.boundary.health import WATCHES_PER_PEER, Health
 from lightwell_server.boundary.interceptors import Boundary
 from lightwell_server.budget import Budget
-from tests.serving import bundled, served
+from tests.serving import bundled, served, served_as_is
 from tests.test_service import STAR
 
 EXPLAIN, LIST = "/lightwell.v1.ExplainerService/Explain", "/lightwell.v1.ModelService/ListModels"
@@ -70,7 +71,13 @@ class Served:
 
     def __init__(self, answer, **bounds):
         self.service, self.calls = Models(answer), []
-        self.bounds = {"max_bytes": 4 * MIB, "max_streams": 4, "receive_seconds": 60.0, "send_seconds": 60.0} | bounds
+        self.bounds = {
+            "max_request": 4 * MIB,
+            "max_answer": 4 * MIB,
+            "max_streams": 4,
+            "receive_seconds": 60.0,
+            "send_seconds": 60.0,
+        } | bounds
         self.health, self.ready = None, threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self.run()), daemon=True)
 
@@ -186,8 +193,6 @@ def test_what_others_cancel_is_told_as_unavailable():
                 context.abort(grpc.StatusCode.CANCELLED, "the connection was reset")
             return models_pb2.ListModelsResponse()
 
-    from concurrent.futures import ThreadPoolExecutor
-
     server, service = grpc.server(ThreadPoolExecutor(2)), Cancelling()
     explainer_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -240,13 +245,11 @@ def test_one_address_has_so_many_watches():
 
 
 def test_pictures_that_do_not_fit_into_the_server_are_told_so():
-    with served(bundled(), "--max-gateway-bytes", str(MIB)) as server, Client(server.address) as client:
+    with served(bundled(), "--max-gateway-bytes", str(16 * MIB)) as server, Client(server.address) as client:
         assert client.explain(STAR, Saliency(), model="shapes").predictions
-        request = explain_request(STAR, Saliency(), model="shapes", pictures=["overlay"])
-        request.image.tensor.CopyFrom(_picture(400))
-        with grpc.insecure_channel(server.address) as channel:
-            error = refused(asked(channel, [request.SerializeToString()], EXPLAIN))
-        assert error.reason == "PICTURE_TOO_LARGE" and "send smaller ones" in str(error)
+        with pytest.raises(InvalidArgumentError, match="this server has 8; send smaller ones") as caught:
+            client.explain(Pil.new("RGB", (1300, 1200)), Saliency(), model="shapes")
+        assert caught.value.reason == "PICTURE_TOO_LARGE"
 
 
 def test_connections_beyond_the_limit_are_refused_and_the_others_serve_on():
@@ -261,8 +264,6 @@ def test_connections_beyond_the_limit_are_refused_and_the_others_serve_on():
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_sigterm_ends_the_server_whatever_strangers_leave_open(workers):
-    from lightwell.serving import served as served_as_is
-
     options = ("--workers", workers, "--grace-seconds", "1", "--metrics-port", "0")
     with served_as_is(bundled(), *options) as server, ExitStack() as stack:
         host, _, port = server.address.rpartition(":")
@@ -278,12 +279,6 @@ def test_sigterm_ends_the_server_whatever_strangers_leave_open(workers):
         assert next(open_[0]).status == health_pb2.HealthCheckResponse.SERVING
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
-
-
-def _picture(side):
-    from lightwell.v1 import types_pb2 as types
-
-    return types.Tensor(shape=[3, side, side], dtype=types.DATA_TYPE_UINT8, data=bytes(3 * side * side))
 
 
 def _closed(one):

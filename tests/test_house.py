@@ -133,7 +133,7 @@ ARROWS = {
     },
     "front.codec": {"budget", "call", "cgroup", "metrics", "threads"},
     "front.sizes": {"case"},
-    "front.curator": {"core", "errors", "front.library", "lightwell.v1", "models"},
+    "front.curator": {"core", "errors", "front.library", "lightwell.v1", "models", "threads"},
     "front.library": {"errors", "lightwell.v1", "watched"},
     "front.service": {
         "budget",

@@ -27,7 +27,7 @@ from tests.test_service import PAINTING, STAR, StyleTransfer, free_port
 def server():
     flags = ["--threads", "1", "--max-memory-bytes", str(64 * 2**20), "--max-request-rows", "2000"]
     with served(bundled(), *flags, "--max-request-steps", "500", "--max-streams-per-caller", "2",
-                "--max-gateway-bytes", str(60 * 2**20)) as server:  # fmt: skip
+                "--max-gateway-bytes", str(120 * 2**20)) as server:  # fmt: skip
         yield server
 
 
@@ -184,8 +184,8 @@ def test_a_deadline_shorter_than_the_rows_that_are_left_is_told_in_time(server, 
 
 def test_pictures_in_progress_do_not_fill_the_memory(client):
     """Half of the gateway's memory may hold them, a half of that those of one caller; one request alone is let in."""
-    large = np.zeros((1000, 1000, 3), np.uint8)
-    long = StyleTransfer(styles=[PAINTING], size=64, steps=500)
+    large = Pil.new("RGB", (1000, 1000))
+    long = StyleTransfer(styles=[PAINTING], size=128, steps=500)
     stream = client.synthesize(long, image=large)
     way = iter(stream)
     next(way)

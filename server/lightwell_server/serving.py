@@ -46,6 +46,8 @@ STREAMS = 512
 """Calls of one connection at a time; its further ones wait on their own side."""
 HANDSHAKE, SILENT = 10.0, 10.0
 """Seconds that a connection may take to be made, and that a probe may stay unanswered."""
+READS = 4
+"""Requests of the largest size that there is room for at any time."""
 FALLBACK = 2**30
 """Bytes that requests, pictures and answers may take where the system does not tell what is free."""
 PROBE_BYTES = 4096
@@ -66,9 +68,11 @@ class Serving:
         self._tracing = _tracing(settings)
         observers: list[Observer] = [logs.CallLog(settings.slow_seconds), *([self._tracing] if self._tracing else [])]
         memory = _memory(settings)
+        largest = min(settings.max_message_bytes, memory // 4 // READS)
         exchange = Exchange(
             Budget(memory // 4, "the messages"),
             Budget(memory // 4, "the answers"),
+            largest,
             settings.max_message_bytes,
             settings.max_streams_per_caller,
             settings.max_receive_seconds,
@@ -77,7 +81,7 @@ class Serving:
         self._boundary = Boundary(Access(settings.tokens), observers, exchange, settings.max_seconds)
         self._codec = Codec(memory // 2)
         self._health = Health()
-        self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings))
+        self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings, largest))
         self._probed = _health_alone(settings, self._health)
         self._port = _listen(settings, self._server)
         self._library = Library(settings.repository)
@@ -225,11 +229,11 @@ def _memory(settings: Settings) -> int:
     return settings.max_gateway_bytes or (share if limit is None else limit // 4)
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def _options(settings: Settings, largest: int) -> list[tuple[str, int]]:
     age = round(settings.max_connection_seconds * 1000)
     return [
         *_bounds(settings),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         # Calls at work are not cut off when a connection is renewed: they end by themselves, or by their limit.
         *([("grpc.max_connection_age_ms", age)] if age else []),

@@ -39,13 +39,14 @@ class Stalled(Exception):
 
 @dataclass
 class Exchange:
-    """Bounds of all calls: `received` and `answers` are the bytes that requests and answers may take together, a
-    message may have `max_bytes`, arrive within `receive_seconds` and be read within `send_seconds`; a caller may have
-    `max_streams` streams open."""
+    """Bounds of all calls: `received` and `answers` are the bytes that requests and answers may take together. A
+    request may have `max_request` bytes and `receive_seconds` to come, each message of an answer `max_answer` bytes and
+    `send_seconds` to be read; a caller may have `max_streams` streams open."""
 
     received: Budget
     answers: Budget
-    max_bytes: int
+    max_request: int
+    max_answer: int
     max_streams: int
     receive_seconds: float
     send_seconds: float
@@ -92,10 +93,10 @@ class Exchange:
         """Sends an answer, or a part of one. Raises `InvalidArgument` for one that is too large, `Overloaded` if the
         answers that others do not read fill the memory, and `Stalled` if this one is not read."""
         size = response.ByteSize()
-        if size > self.max_bytes:
+        if size > self.max_answer:
             raise InvalidArgument(
-                f"the answer would have {size / 2**20:.1f} MiB and may have {self.max_bytes / 2**20:.1f}; ask for fewer"
-                " channels, for FLOAT16, or of a smaller image",
+                f"the answer would have {size / 2**20:.1f} MiB and may have {self.max_answer / 2**20:.1f}; ask for"
+                " fewer channels, for FLOAT16, or of a smaller image",
                 reason="ANSWER_TOO_LARGE",
             )
         if call.answer is not None:

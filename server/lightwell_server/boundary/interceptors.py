@@ -45,7 +45,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self.calls = 0
         # Whoever asks for health is no caller: small room of its own, which no request takes.
         self.probes = replace(
-            exchange, received=Budget(PROBES * exchange.max_bytes, "the probes"), receive_seconds=PROBE_SECONDS
+            exchange, received=Budget(PROBES * exchange.max_request, "the probes"), receive_seconds=PROBE_SECONDS
         )
 
     async def intercept_service(
@@ -155,7 +155,7 @@ def _call(boundary: Boundary, rpc: str, right: Right, message: Descriptor, handl
         async with _Watch(boundary, rpc, context) as watch:
             caller = watch.admitted(right)
             with exchange.open(caller, handler.response_streaming):
-                async with exchange.received.holding(caller, exchange.max_bytes) as room:
+                async with exchange.received.holding(caller, exchange.max_request) as room:
                     request, size = await exchange.receive(context, message, handler.request_deserializer)
                     room.resize(READ * size)
                     responses = _responses(handler, request, context)
@@ -192,7 +192,7 @@ def _probe(boundary: Boundary, message: Descriptor, handler: Any) -> Handler:  #
     async def call(requests: Any, context: Context) -> None:  # noqa: ANN401
         async with _ended(context):
             with probes.open(identity(context), stream=False):
-                async with probes.received.holding(identity(context), probes.max_bytes):
+                async with probes.received.holding(identity(context), probes.max_request):
                     request, _ = await probes.receive(context, message, handler.request_deserializer)
                 async with aclosing(_responses(handler, request, context)) as responses:
                     async for response in responses:
