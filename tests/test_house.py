@@ -112,6 +112,8 @@ ARROWS = {
     "front.__init__": set(),
     "front.admin": {
         "__init__",
+        "budget",
+        "call",
         "case",
         "core",
         "errors",

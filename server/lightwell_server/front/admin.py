@@ -12,6 +12,8 @@ import grpc
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell_server import __version__
+from lightwell_server.budget import Budget
+from lightwell_server.call import current
 from lightwell_server.case import Case
 from lightwell_server.core import Core
 from lightwell_server.errors import InvalidArgument, NotFound
@@ -19,6 +21,8 @@ from lightwell_server.front.admission import Admission
 from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library
 
+SCRAPES = 2
+"""Times that the metrics of all processes are put together at a time."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -30,6 +34,7 @@ class AdminService(explainer_pb2_grpc.AdminServiceServicer):
     ) -> None:
         self._library, self._core, self._admission, self._curator = library, core, admission, curator
         self._metrics, self._began = metrics, time.monotonic()
+        self._scrapes = Budget(SCRAPES, "the scrapes")
         self.stopping = False
 
     async def GetStatus(self, request: admin.GetStatusRequest, context: Context) -> admin.GetStatusResponse:
@@ -83,7 +88,8 @@ class AdminService(explainer_pb2_grpc.AdminServiceServicer):
 
     async def GetMetrics(self, request: admin.GetMetricsRequest, context: Context) -> admin.GetMetricsResponse:
         """The metrics as Prometheus reads them."""
-        text = await asyncio.to_thread(self._metrics)
+        async with self._scrapes.holding(current.get().caller, 1):
+            text = await asyncio.to_thread(self._metrics)
         return admin.GetMetricsResponse(text=text.decode())
 
 
