@@ -117,11 +117,8 @@ def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading
             raise InvalidArgument.at(path, f"has more than {MAX_SCANS} scans; save the JPEG anew with fewer")
         seconds = width * height * _nanoseconds(picture, scans) / 1e9
         if seconds > MAX_SECONDS:
-            raise InvalidArgument.at(
-                path,
-                f"{width} x {height} pixels in {scans} scans would take about {seconds:.0f} seconds to decode; save the"
-                " JPEG anew as baseline, or smaller",
-            )
+            advice = f"has {scans} scans; save it anew as baseline" if scans > 1 else "is large; send a smaller one"
+            raise InvalidArgument.at(path, f"would take about {seconds:.0f} seconds to decode: it {advice}")
         if picture.format == "PNG" and "transparency" in picture.info:
             _scale_transparency(picture, bits=data[24])  # of its header
         return File(picture, path, (picture.height, picture.width), width * height * _bytes(picture, scans), seconds)

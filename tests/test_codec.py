@@ -1,0 +1,105 @@
+"""Decoding and drawing: short work never waits for long work, and nothing is done for who has left."""
+
+import asyncio
+import io
+import threading
+
+import pytest
+from PIL import Image as Pil
+
+from lightwell_server import pictures, wire
+from lightwell_server.call import Call, current
+from lightwell_server.errors import InvalidArgument
+from lightwell_server.front.codec import LONG, Codec
+
+
+def begun(codec, caller, seconds, function, stop=None):
+    """A task of a caller that runs a function of about so many seconds."""
+
+    async def run():
+        current.set(Call("id", "rpc", caller))
+        return await codec.run("decode", seconds, function, stop)
+
+    return asyncio.ensure_future(run())
+
+
+def encoded(picture, form, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def test_short_work_does_not_wait_for_long_work():
+    async def check():
+        codec, go, threads = Codec(2**20), threading.Event(), []
+
+        def long():
+            threads.append(threading.get_ident())
+            go.wait(60)
+
+        flood = [begun(codec, "a", LONG, long) for _ in range(50)]
+        assert await asyncio.wait_for(begun(codec, "a", 0.0, lambda: 7), 30) == 7
+        late = begun(codec, "b", LONG, lambda: len(threads))
+        go.set()
+        assert await late <= 2 * codec._long.total + 1, "the other caller comes before the rest of the flood"
+        await asyncio.gather(*flood)
+        assert len(threads) == 50
+
+    asyncio.run(check())
+
+
+def test_who_leaves_has_the_work_stopped_and_keeps_its_place_until_it_has():
+    async def check():
+        codec, stop, began = Codec(2**20), threading.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def work():
+            loop.call_soon_threadsafe(began.set)
+            assert stop.wait(60), "it was not told to stop"
+
+        task = begun(codec, "a", LONG, work, stop)
+        await began.wait()
+        assert codec._long.held == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert stop.is_set() and codec._long.held == 0
+
+    asyncio.run(check())
+
+
+def test_a_picture_is_not_decoded_on_when_nobody_wants_it():
+    stop = threading.Event()
+    noise = Pil.effect_noise((800, 800), 90)
+    file = pictures.headed(encoded(noise, "PNG"), "image", stop=stop)
+    stop.set()
+    with pytest.raises(InvalidArgument, match="nobody waits for it any more"):
+        file.decoded()
+    with pytest.raises(InterruptedError):
+        wire.png(noise, stop)
+
+
+@pytest.mark.parametrize(
+    "picture, form, options, most",
+    [
+        (Pil.new("RGB", (64, 48)), "JPEG", {}, 8),
+        (Pil.new("RGB", (64, 48)), "JPEG", {"progressive": True}, 14),
+        (Pil.new("CMYK", (64, 48)), "JPEG", {}, 12),
+        (Pil.new("RGB", (64, 48)), "PNG", {}, 8),
+        (Pil.new("RGBA", (64, 48)), "PNG", {}, 16),
+        (Pil.new("RGB", (64, 48)), "WEBP", {}, 16),
+        (Pil.new("L", (64, 48)), "GIF", {}, 16),
+        (Pil.new("RGB", (64, 48)), "BMP", {}, 8),
+    ],
+)
+def test_the_header_tells_what_decoding_takes(picture, form, options, most):
+    file = pictures.headed(encoded(picture, form, **options), "image")
+    assert (file.size, file.bytes) == ((48, 64), most * 48 * 64) and 0 < file.seconds < 0.001
+
+
+def test_a_picture_that_would_take_too_long_is_told_how_to_be_sent(monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_SECONDS", 1e-4)
+    data = encoded(Pil.new("RGB", (64, 64)), "JPEG", progressive=True)
+    with pytest.raises(InvalidArgument, match="scans; save it anew as baseline"):
+        pictures.headed(data, "image")
+    assert pictures.headed(encoded(Pil.new("RGB", (64, 64)), "JPEG"), "image").decoded().size == (64, 64)
