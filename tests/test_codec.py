@@ -5,12 +5,16 @@ import io
 import threading
 
 import pytest
+from PIL import ExifTags
 from PIL import Image as Pil
 
 from lightwell_server import pictures, wire
 from lightwell_server.call import Call, current
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.front.codec import LONG, Codec
+
+TURNED = Pil.Exif()
+TURNED[ExifTags.Base.Orientation] = 6
 
 
 def begun(codec, caller, seconds, function, stop=None):
@@ -82,9 +86,10 @@ def test_a_picture_is_not_decoded_on_when_nobody_wants_it():
 @pytest.mark.parametrize(
     "picture, form, options, most",
     [
-        (Pil.new("RGB", (64, 48)), "JPEG", {}, 8),
-        (Pil.new("RGB", (64, 48)), "JPEG", {"progressive": True}, 14),
-        (Pil.new("CMYK", (64, 48)), "JPEG", {}, 12),
+        (Pil.new("RGB", (64, 48)), "JPEG", {}, 4),
+        (Pil.new("RGB", (64, 48)), "JPEG", {"progressive": True}, 10),
+        (Pil.new("CMYK", (64, 48)), "JPEG", {}, 8),
+        (Pil.new("RGB", (64, 48)), "JPEG", {"exif": TURNED}, 8),
         (Pil.new("RGB", (64, 48)), "PNG", {}, 8),
         (Pil.new("RGBA", (64, 48)), "PNG", {}, 16),
         (Pil.new("RGB", (64, 48)), "WEBP", {}, 16),

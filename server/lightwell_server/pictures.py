@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import ExifTags, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 from PIL import Image as Pil
-from PIL import ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TILELENGTH, TILEWIDTH, TiffImageFile
 from torch import Tensor
 
@@ -150,7 +150,8 @@ def _bytes(picture: Pil.Image, scans: int) -> int:
     bytes for a pixel of several channels."""
     plain = picture.mode == "RGB" and not picture.has_transparency_data
     if picture.format in ("JPEG", "MPO"):
-        return 8 + 4 * (picture.mode != "RGB") + 6 * (scans > 1)  # of several scans the coefficients are kept
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return 4 + 4 * turned + 4 * (picture.mode != "RGB") + 6 * (scans > 1)  # of several scans coefficients are kept
     if picture.format in ("WEBP", "GIF"):
         return 16
     return 8 if plain else 16
