@@ -12,7 +12,7 @@ from typing import TypeVar
 from lightwell_server import cgroup, metrics
 from lightwell_server.budget import Budget
 from lightwell_server.call import current
-from lightwell_server.threads import beside
+from lightwell_server.threads import beside, give_back
 
 T = TypeVar("T")
 
@@ -37,9 +37,10 @@ class Codec:
         """Runs a function that takes about so many seconds; its time is noted under that name. `stop` is set when its
         caller leaves, so that it ends soon: until it has, its thread is not another's."""
         call = current.get()
-        lane, began = self._short if seconds < LONG else self._long, len(call.moments)
+        long, began = seconds >= LONG, len(call.moments)
+        lane = self._long if long else self._short
         async with lane.holding(call.caller, 1, seconds, patience=None):
-            timed = functools.partial(call.timed, name, function)
+            timed = functools.partial(call.timed, name, functools.partial(_large, function) if long else function)
             work = asyncio.get_running_loop().run_in_executor(self._threads, timed)
             try:
                 return await asyncio.shield(work)
@@ -51,3 +52,11 @@ class Codec:
             finally:
                 for moment in call.moments[began:]:
                     metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
+
+
+def _large(function: Callable[[], T]) -> T:
+    """Runs a function that takes much memory, and gives back what it leaves."""
+    try:
+        return function()
+    finally:
+        give_back()
