@@ -20,8 +20,8 @@ LIMIT = 2 * 2**30
 """Bytes that gateway and workers may hold together."""
 CALLERS = 256
 QUIET = "a-token-of-one-that-is-modest"
-TOLD = ("RESOURCE_EXHAUSTED ", "INVALID_ARGUMENT PICTURE_TOO_LARGE")
-"""How a call may be refused: for want of room now, or since the picture would never fit."""
+TOLD = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT PICTURE_TOO_LARGE")
+"""How a call may be refused: for want of room now, or since a message or its picture would never fit."""
 
 
 def prove(seconds: float) -> Proof:
