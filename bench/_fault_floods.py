@@ -64,7 +64,7 @@ def prove(seconds: float) -> Proof:
                 ]
             alive, last = lives("floods", server), ended("floods", server)
     sent, answered = sum(part.sent for part in every), sum(len(part.answered) for part in every)
-    refused = loud["RESOURCE_EXHAUSTED QUEUE_FULL"] + loud["RESOURCE_EXHAUSTED TOO_MANY_STREAMS"]
+    refused = sum(count for end, count in loud.items() if end.startswith("RESOURCE_EXHAUSTED"))
     lost = sent - answered + loud.total() - loud["answered"] - loud["open"] - refused
     counts = Counts(sent + loud.total(), answered + loud["answered"] + loud["open"], 0, refused, lost)
     full = sum(len(part.ends.get("RESOURCE_EXHAUSTED QUEUE_FULL", ())) for part in every)

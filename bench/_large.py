@@ -31,7 +31,7 @@ def largest(folder: Path) -> list[Path]:
     return [_saved(folder / name, *form) for name, form in FORMS.items()]
 
 
-def slow(folder: Path, side: int = 4_000) -> Path:
+def slow(folder: Path, side: int = 3_500) -> Path:
     """A progressive JPEG of nearly as many scans as may be, each of which takes the time of all its pixels: its first
     one, again and again."""
     buffer = io.BytesIO()
