@@ -72,8 +72,8 @@ class CancelledCallError(LightwellError):
 
 
 _OWN = ("Locally cancelled by application!", "Channel closed!")
-"""What gRPC says of a call that was cancelled on this side. Any other one was broken off on its way, and may be sent
-again."""
+"""What gRPC says, among other words, of a call that was cancelled on this side. Any other one was broken off on its
+way, and may be sent again."""
 
 
 _KINDS: dict[grpc.StatusCode, type[LightwellError]] = {
@@ -130,7 +130,7 @@ def from_rpc(error: Any, request_id: str) -> LightwellError:  # noqa: ANN401 - g
     violations = tuple((violation.field, violation.description) for violation in bad.field_violations)
     seconds = retry.retry_delay.ToMilliseconds() / 1000 if retry.HasField("retry_delay") else None
     message = error.details() or error.code().name
-    if error.code() is grpc.StatusCode.CANCELLED and message not in _OWN:
+    if error.code() is grpc.StatusCode.CANCELLED and not any(own in message for own in _OWN):
         message = "the call was broken off on its way to the server or back; send it again"
         return error_for(grpc.StatusCode.UNAVAILABLE, message, "INTERRUPTED", request_id=request_id)
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # gRPC's own words say nothing of the server
