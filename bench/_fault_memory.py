@@ -10,6 +10,7 @@ from pathlib import Path
 from bench._confined import Group, environment
 from bench._crowd import Ended, crowd, p50
 from bench._ended import SHORT_GRACE, ended, lives
+from bench._figures import most
 from bench._large import FORMS, largest
 from bench._proof import Counts, Proof, none
 from bench._swarm import swarming
@@ -62,10 +63,10 @@ def _proof(server: Server, group: Group, maps: Ended, ends: Counter[str]) -> Pro
     failed = maps.sent - len(maps.answered)
     lost = failed + ends.total() - ends["answered"] - ends["open"] - refused
     alive = lives("memory", server)
-    held = _peak(server.process.pid) if alive.met else float("inf")
+    held = most(server.process.pid) if alive.met else float("inf")
     goals = [
         none("memory: calls of another caller that failed", failed),
-        Goal("memory: the most that the gateway held", held / 2**20, LIMIT / 2**20, False, ".0f", " MiB"),
+        Goal("memory: the most that the gateway held", held, LIMIT / 2**20, False, ".0f", " MiB"),
         alive,
         none("memory: processes killed for want of memory", group.killed),
         none("memory: calls lost", lost),
@@ -78,10 +79,3 @@ def _proof(server: Server, group: Group, maps: Ended, ends: Counter[str]) -> Pro
     ]
     counts = Counts(maps.sent + ends.total(), len(maps.answered) + ends["answered"] + ends["open"], 0, refused, lost)
     return Proof("memory", counts, goals, notes)
-
-
-def _peak(pid: int) -> float:
-    """Bytes that a process has held at most."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (found,) = (line for line in lines if line.startswith("VmHWM"))
-    return 1024 * int(found.split()[1])

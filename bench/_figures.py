@@ -36,15 +36,25 @@ def resident() -> float | None:
     if sys.platform != "linux":
         return None
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return rest("self")
 
 
 def risen(before: float | None) -> float | None:
     """MB that the peak lies above what was resident before."""
-    return None if before is None else _status("VmHWM") - before
+    return None if before is None else most("self") - before
 
 
-def _status(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+def rest(pid: int | str) -> float:
+    """MiB of memory that a process of ours on Linux has now; its peak is counted from now on."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return _status(pid, "VmRSS")
+
+
+def most(pid: int | str) -> float:
+    """MiB that a process on Linux has had at most."""
+    return _status(pid, "VmHWM")
+
+
+def _status(pid: int | str, name: str) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "jpeg": ("RGB", "JPEG", {"quality": 30}),
     "progressive": ("RGB", "JPEG", {"quality": 30, "progressive": True}),
     "png": ("RGB", "PNG", {"compress_level": 1}),
+    "rgba": ("RGBA", "PNG", {"compress_level": 1}),
     "png16": ("I;16", "PNG", {"compress_level": 1}),
     "webp": ("RGB", "WEBP", {"quality": 10, "method": 0}),
     "gif": ("P", "GIF", {}),
@@ -26,9 +28,14 @@ FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
 """The mode, format and options of each. A BMP is not compressed: it is a grey one, or no message could hold it."""
 
 
-def largest(folder: Path) -> list[Path]:
-    """Files of every form: a single colour, which takes the same memory as any other picture."""
-    return [_saved(folder / name, *form) for name, form in FORMS.items()]
+COLOURS = {"RGB": (60, 120, 180), "RGBA": (60, 120, 180, 200)}
+"""Of each mode that has several channels."""
+
+
+def largest(folder: Path, sides: Mapping[str, int] = dict.fromkeys(FORMS, SIDE)) -> list[Path]:
+    """Files of the forms that are named with their sides: a single colour, which takes the same memory as any other
+    picture."""
+    return [_saved(folder / name, side, *FORMS[name]) for name, side in sides.items()]
 
 
 def slow(folder: Path, side: int = 3_500) -> Path:
@@ -44,6 +51,6 @@ def slow(folder: Path, side: int = 3_500) -> Path:
     return path
 
 
-def _saved(path: Path, mode: str, form: str, options: dict[str, Any]) -> Path:
-    Pil.new(mode, (SIDE, SIDE), 128 if len(mode) != 3 else (60, 120, 180)).save(path, form, **options)
+def _saved(path: Path, side: int, mode: str, form: str, options: dict[str, Any]) -> Path:
+    Pil.new(mode, (side, side), COLOURS.get(mode, 128)).save(path, form, **options)
     return path

@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image as Pil
 
+from bench._frames import deaf
 from lightwell import Client, InvalidArgumentError, Saliency, UnavailableError
 from lightwell.errors import from_rpc
 from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
@@ -26,25 +27,6 @@ from tests.test_service import STAR
 
 EXPLAIN, LIST = "/lightwell.v1.ExplainerService/Explain", "/lightwell.v1.ModelService/ListModels"
 MIB = 2**20
-
-
-def frame(kind, flags, stream, data):
-    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
-    return len(data).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + data
-
-
-def deaf(address, path, message=b""):
-    """A connection that asks, and lets not one byte of the answer come."""
-    host, _, port = address.rpartition(":")
-    one = socket.create_connection((host, int(port)))
-    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers"}
-    texts = [text.encode() for field in (fields | {"content-type": "application/grpc"}).items() for text in field]
-    literals = [bytes([len(text)]) + text for text in texts]
-    headers = b"".join(b"\0" + name + value for name, value in zip(literals[::2], literals[1::2], strict=True))
-    window = (4).to_bytes(2) + (0).to_bytes(4)
-    one.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, window) + frame(1, 4, 1, headers))
-    one.sendall(frame(0, 1, 1, b"\0" + len(message).to_bytes(4) + message))
-    return one
 
 
 def until(true, patience=60.0):
