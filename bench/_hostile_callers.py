@@ -38,7 +38,7 @@ def caller(seconds: float) -> Part:
         short = swarming(it.server.address, [LOUD], [photograph], SHORT)
         dense = swarming(it.server.address, [LOUD], [photograph], DENSE, STRIDE)
         with it.asked(seconds), short as ends, dense as more, longest(it.server.process.pid) as step:
-            pass
+            time.sleep(seconds)
         times = p95(it.beside) / (p95(it.alone) + step[0])
         refused = [n for end, n in it.beside.ends.items() if end.startswith("RESOURCE_EXHAUSTED")]
         told = Counter(ends) + Counter(more)

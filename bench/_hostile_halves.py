@@ -22,6 +22,9 @@ LATE = 2.0
 """Seconds that the end of a stream may take beyond what bounds it."""
 STREAMS, SIZE, SENT = 20, 60 * MIB, 0.9
 ANSWERS, SIDE, LAYER = 40, 256, "features.0"
+SMALL = 8 * MIB
+"""Bytes that a message may have where many answers shall be under way at a time: as many are reserved before a request
+is read."""
 CONNECTIONS = 4
 
 
@@ -40,15 +43,18 @@ def half_sent(seconds: float) -> Part:
             it.risen(share),
             Goal("half_sent: until the last stream was ended", max(lasted), bound, False, ".1f", " s"),
             notes=[
-                f"{', '.join(f'{size / MIB:.1f}' for size in sent)} MiB were sent of {STREAMS} requests of {SIZE / MIB:,.0f}"
+                f"{STREAMS} requests of {SIZE / MIB:,.0f} MiB, of which were sent: "
+                + ", ".join(f"{size / MIB:.1f}" for size in sent)
             ],
         )
 
 
 def unread(seconds: float) -> Part:
     """Answers of several MiB each, of which no byte is let in."""
-    options = (*_gateway("--max-send-seconds"), "--max-streams-per-caller", str(ANSWERS))
-    with target("unread", *options) as it, ExitStack() as stack:
+    with (
+        target("unread", *_gateway("--max-send-seconds"), "--max-message-bytes", str(SMALL)) as it,
+        ExitStack() as stack,
+    ):
         strangers = _strangers(stack, it, window=0)
         pixels = types.Tensor(shape=[3, SIDE, SIDE], dtype=types.DATA_TYPE_UINT8, data=bytes(3 * SIDE * SIDE))
         image = types.Image(tensor=pixels, fit=types.FIT_EXACT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 from bench._hostile import LOUD, MIB, Part, p95, target
@@ -33,7 +34,7 @@ def memory(seconds: float) -> Part:
     with target("memory", "--max-gateway-bytes", str(GATEWAY), callers=loud) as it:
         files = largest(it.folder, _sides(it.folder))
         with it.asked(seconds), swarming(it.server.address, loud, files) as ends:
-            pass
+            time.sleep(seconds)
         sent = ", ".join(f"{count:,} {end}" for end, count in sorted(ends.items()))
         return it.found(it.risen(OVER * GATEWAY / MIB), notes=[f"{CALLERS} callers with {', '.join(FORMS)}: {sent}"])
 
@@ -43,7 +44,7 @@ def codecs(seconds: float) -> Part:
     with target("codecs") as it:
         files = [slow(it.folder, 3_000), *largest(it.folder, {"png": 6_000})]
         with it.asked(seconds), swarming(it.server.address, [LOUD], files, AT_ONCE, every=EVERY) as ends:
-            pass
+            time.sleep(seconds)
         sent = ", ".join(f"{count:,} {end}" for end, count in sorted(ends.items()))
         times = p95(it.beside) / p95(it.alone)
         return it.found(
