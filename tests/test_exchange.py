@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image as Pil
 
-from bench._frames import deaf
+from bench._frames import Stranger, deaf, message
 from lightwell import Client, InvalidArgumentError, Saliency, UnavailableError
 from lightwell.errors import from_rpc
 from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
@@ -66,7 +66,8 @@ class Served:
     async def run(self):
         self.loop, self.over, self.health = asyncio.get_running_loop(), asyncio.Event(), Health()
         self.exchange = Exchange(Budget(16 * MIB, "the messages"), Budget(8 * MIB, "the answers"), **self.bounds)
-        server = grpc.aio.server(interceptors=[Boundary(Access(None), [self.calls.append], self.exchange, 60.0)])
+        self.boundary = Boundary(Access(None), [self.calls.append], self.exchange, 60.0)
+        server = grpc.aio.server(interceptors=[self.boundary])
         explainer_pb2_grpc.add_ModelServiceServicer_to_server(self.service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -137,13 +138,15 @@ def test_an_answer_that_nobody_reads_is_given_up():
     async def large():
         return models_pb2.ListModelsResponse(models=[models_pb2.ModelSummary(reason="x" * (3 * MIB))])
 
-    with Served(large, send_seconds=0.5) as it, ExitStack() as stack:
+    with Served(large, send_seconds=0.5) as it, Stranger(it.address, window=0) as stranger:
         for _ in range(2):
-            stack.enter_context(deaf(it.address, LIST))
+            stranger.send(stranger.ask(LIST), message(b""))
         until(lambda: len(it.calls) == 2)
         assert {call.code for call in it.calls} == {"CANCELLED"} and it.exchange.answers.held == 0
         with grpc.insecure_channel(it.address) as channel:
             assert len(next(asked(channel, [b""]))) > 3 * MIB
+        until(lambda: len(stranger.ended) == 2)  # else gRPC would keep the answers for as long as the connection
+        until(lambda: it.boundary.calls == 0)
 
 
 def test_too_many_parts_are_refused_before_the_request_is_read():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,6 +116,19 @@ class Exchange:
                 await context.write(data)
         except TimeoutError:
             raise Stalled from None
+
+
+def cut_off() -> None:
+    """Has the stream of the call that is being served reset once its handler has ended: its answer would stay in memory
+    for as long as its caller keeps the connection. gRPC has no function for that, and waits for the caller in a task of
+    its own, which is all that still holds the call then."""
+    serving = asyncio.current_task()
+    for task in asyncio.all_tasks():
+        waiting: Any = task.get_coro()
+        if getattr(waiting, "__name__", "") != "_schedule_rpc_coro":
+            continue
+        if any(serving in gc.get_referents(scope) for scope in gc.get_referents(waiting)):
+            task.cancel()
 
 
 @contextmanager

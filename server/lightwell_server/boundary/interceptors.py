@@ -20,7 +20,7 @@ from lightwell.v1 import explainer_pb2
 from lightwell_server import metrics
 from lightwell_server.boundary import parts
 from lightwell_server.boundary.access import Access, Right, identity
-from lightwell_server.boundary.exchange import READ, STALLED, Exchange, Gone, Stalled
+from lightwell_server.boundary.exchange import READ, STALLED, Exchange, Gone, Stalled, cut_off
 from lightwell_server.boundary.statuses import status
 from lightwell_server.budget import Budget
 from lightwell_server.call import Call, current, named
@@ -47,6 +47,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         self.probes = replace(
             exchange, received=Budget(PROBES * exchange.max_request, "the probes"), receive_seconds=PROBE_SECONDS
         )
+
+    def left(self, _: object) -> None:
+        """A call is over."""
+        self.calls -= 1
 
     async def intercept_service(
         self,
@@ -89,8 +93,10 @@ class _Watch:
 
     async def __aenter__(self) -> _Watch:
         self.boundary.calls += 1
-        # A call is over when its last message has left, not when its handler returns.
-        self.context.add_done_callback(self._left)  # type: ignore[arg-type]
+        # A call is over when its last message has left, not when its handler returns: with gRPC's task around it. What
+        # the context is told to call at its end would hold it, and a call that is cut off ends when nothing holds it.
+        if (task := asyncio.current_task()) is not None:
+            task.add_done_callback(self.boundary.left)
         metrics.in_progress.inc()
         current.set(self.call)
         self.context.set_trailing_metadata(self._named)
@@ -109,6 +115,7 @@ class _Watch:
             failed = rpc_status.to_status(status(told))
             await self.context.abort(failed.code, failed.details, (*failed.trailing_metadata, *self._named))
         if isinstance(error, Stalled):  # nothing can be sent behind what is not read: the call ends without a status
+            cut_off()
             raise asyncio.CancelledError
         return isinstance(error, Gone)
 
@@ -131,9 +138,6 @@ class _Watch:
     def _bug(self, error: BaseException) -> Internal:
         log.error("a call failed", exc_info=error, extra={"fields": {"request_id": self.call.id}})
         return Internal("internal error; the server's log has the details")
-
-    def _left(self, _: Any) -> None:  # noqa: ANN401
-        self.boundary.calls -= 1
 
     def _tell(self) -> None:
         call = self.call
