@@ -1,4 +1,4 @@
-"""A crowd of callers in a process of its own: `python -m bench._arrivals ADDRESS [TOKEN]`.
+"""A crowd of callers in a process of its own: `python -m bench._arrivals ADDRESS [TOKEN [MODEL]]`.
 
 Each line of its input is a task as JSON; each is answered by a line. `{"in_flight": n, "seconds": s}` asks so many
 saliency maps at a time for so long. `{"rate": r, "seconds": s, "within": d, "told": t}` asks r a second by a clock,
@@ -33,11 +33,13 @@ class Crowd:
 
     channel: grpc.aio.Channel
     token: str = ""
+    model: str = ""
     ends: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     behind: float = 0.0
 
     def __post_init__(self) -> None:
-        self._requests = [explain_request(photo, Saliency()).SerializeToString() for photo in photographs()]
+        asked = [explain_request(photo, Saliency(), model=self.model) for photo in photographs()]
+        self._requests = [request.SerializeToString() for request in asked]
         self._explain = self.channel.unary_unary(EXPLAIN)
         self._headers = (("authorization", f"Bearer {self.token}"),) if self.token else ()
         self._asked = 0
@@ -83,20 +85,20 @@ class Crowd:
         await asyncio.gather(*calls)
 
 
-async def _done(address: str, token: str, task: dict[str, Any]) -> dict[str, Any]:
+async def _done(address: str, token: str, model: str, task: dict[str, Any]) -> dict[str, Any]:
     """Does a task; tells how its calls ended."""
     began = time.perf_counter()
     async with grpc.aio.insecure_channel(address) as channel:
-        crowd = Crowd(channel, token)
+        crowd = Crowd(channel, token, model)
         await (crowd.open(**task) if "rate" in task else crowd.closed(**task))
         return {"ends": crowd.ends, "behind": crowd.behind, "seconds": time.perf_counter() - began}
 
 
 def main() -> None:
     """Does its tasks until its input ends."""
-    address, token = (*sys.argv[1:], "")[:2]
+    address, token, model = (*sys.argv[1:], "", "")[:3]
     for line in sys.stdin:
-        print(json.dumps(asyncio.run(_done(address, token, json.loads(line)))), flush=True)
+        print(json.dumps(asyncio.run(_done(address, token, model, json.loads(line)))), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from lightwell.v1 import explainer_pb2_grpc
 
 QUIET, LOUD = "a-token-of-one-that-is-modest", "a-token-of-one-that-is-not"
 ONE = ("--workers", "1", "--threads", "1")
+MODEL = "shapes"
+"""What is asked."""
 ALONE = 6.0
 """Seconds of maps before anybody else comes."""
 FIRST = 1.0
@@ -101,7 +103,7 @@ def target(
         entries = [f'[c{i}]\ntoken = "{token}"\nrights = ["explain", "admin"]\n' for i, token in enumerate(callers)]
         tokens.write_text("".join(entries) + f'[quiet]\ntoken = "{QUIET}"\n')
         options = (*ONE, *SHORT_GRACE, "--tokens", str(tokens), *options)
-        with served(repository or bundled(), *options) as server, crowd(server.address, QUIET) as quiet:
+        with served(repository or bundled(), *options) as server, crowd(server.address, QUIET, MODEL) as quiet:
             quiet.closed(1, 2)
             alone = quiet.closed(1, ALONE)
             yield Target(name, server, Path(folder), quiet, alone, rest(server.process.pid))

@@ -29,7 +29,7 @@ NAMES = (
     b"-/1",
     b"line\nend/1",
 )
-"""Of versions whose file is the good model's, or in one of which nothing but a letter is strange."""
+"""Of versions whose files are the good model's; some of which may be served: their letters can be printed."""
 PIPE = "pipe/1"
 EVERY = 0.2
 """Seconds between two signals."""
@@ -49,8 +49,9 @@ def names(seconds: float) -> Part:
                 known = ask("GetStatus", admin.GetStatusRequest()).models
             ready = [f"{each.name}@{each.version}" for each in known if each.state == models.MODEL_STATE_READY]
             told = [each for each in known if each.state == models.MODEL_STATE_REFUSED and each.reason]
+            strangers = len(NAMES) + 1
             return it.found(
-                none("names: strange ones of which nothing is told", len(NAMES) + 1 - len(told) - len(ready) + 1),
+                Goal("names: strange ones that are listed", len(known) - 1, strangers, True, "d"),
                 Goal("names: of the good model that answer", "shapes@1" in ready, 1, True, "d"),
                 none("names: of the pipe that answer", "pipe@1" in ready),
                 notes=[f"ready: {', '.join(ready)}", *(f"{each.name}@{each.version}: {each.reason}" for each in told)],
