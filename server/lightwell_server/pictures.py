@@ -150,7 +150,7 @@ def _bytes(picture: Pil.Image, scans: int) -> int:
     bytes for a pixel of several channels."""
     plain = picture.mode == "RGB" and not picture.has_transparency_data
     if picture.format in ("JPEG", "MPO"):
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        turned = bool(picture.getexif().get(ExifTags.Base.Orientation, 1) != 1)
         return 4 + 4 * turned + 4 * (picture.mode != "RGB") + 6 * (scans > 1)  # of several scans coefficients are kept
     if picture.format in ("WEBP", "GIF"):
         return 16
