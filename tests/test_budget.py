@@ -116,6 +116,23 @@ def test_a_hold_that_grows_keeps_others_out_until_it_is_over():
     asyncio.run(check())
 
 
+def test_what_outgrows_its_room_takes_it_from_its_own_caller_alone():
+    async def check():
+        budget, order, go = Budget(10, "the answers"), [], asyncio.Event()
+        async with budget.holding("a", 1) as hold:
+            hold.outgrow(25)
+            tasks = [held(budget, order, caller, 2, go) for caller in "ab"]
+            await turns()
+            assert order == [("b", 2)] and budget.held == 3
+        await turns()
+        assert order == [("b", 2), ("a", 2)]
+        go.set()
+        await asyncio.gather(*tasks)
+        assert budget.held == 0
+
+    asyncio.run(check())
+
+
 def test_after_any_course_of_things_nothing_is_held():
     async def check():
         budget, chance = Budget(100, "the pictures"), random.Random(7)
@@ -123,7 +140,7 @@ def test_after_any_course_of_things_nothing_is_held():
         async def one():
             async with budget.holding(chance.choice("abc"), chance.randint(1, 140), patience=None) as hold:
                 await turns(chance.randint(0, 3))
-                hold.resize(chance.randint(0, 60))
+                chance.choice([hold.resize, hold.outgrow])(chance.randint(0, 60))
                 await turns(chance.randint(0, 3))
                 if chance.random() < 0.1:
                     raise ValueError("it went wrong")

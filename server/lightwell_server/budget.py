@@ -17,15 +17,20 @@ PATIENCE = 10.0
 
 @dataclass(eq=False)
 class Hold:
-    """What one call has been given; it changes with what turns out to be needed."""
+    """What one call has been given: its `amount`, and as how much of the total that is `counted`."""
 
     budget: Budget
     caller: str
     amount: float = 0.0
+    counted: float = 0.0
 
     def resize(self, amount: float) -> None:
         """Holds so much from now on. It may be more than there is: the next ones wait for longer then."""
-        self.budget.give(self, amount)
+        self.budget.give(self, amount, amount)
+
+    def outgrow(self, amount: float) -> None:
+        """Holds more than it was given, at the expense of its caller's share alone: others cannot help it."""
+        self.budget.give(self, max(amount, self.amount), self.counted)
 
 
 @dataclass(eq=False)
@@ -72,11 +77,11 @@ class Budget:
             hold.resize(0)
             self._leave(caller)
 
-    def give(self, hold: Hold, amount: float) -> None:
+    def give(self, hold: Hold, amount: float, counted: float) -> None:
         """Sets what somebody holds, and lets others have what has become free."""
-        self._free += hold.amount - amount
+        self._free += hold.counted - counted
         self._held[hold.caller] += amount - hold.amount  # type: ignore[assignment] # amounts may be fractions
-        hold.amount = amount
+        hold.amount, hold.counted = amount, counted
         self._share_out()
 
     def _enter(self, caller: str) -> None:
@@ -117,7 +122,7 @@ class Budget:
             self._charged[first.hold.caller] += first.charge
             self._free -= first.amount
             self._held[first.hold.caller] += first.amount  # type: ignore[assignment]
-            first.hold.amount = first.amount
+            first.hold.amount = first.hold.counted = first.amount
             first.granted.set_result(None)
 
     def _may(self, waiting: _Waiting) -> bool:

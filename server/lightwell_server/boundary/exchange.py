@@ -101,7 +101,7 @@ class Exchange:
                 reason="ANSWER_TOO_LARGE",
             )
         if call.answer is not None:
-            call.answer.resize(max(size, call.answer.amount))
+            call.answer.outgrow(size)
         if call.answer is not None or size <= SMALL:
             await self._sent(context, write(response))
             return
