@@ -24,7 +24,7 @@ from bench._table import Goal, ms, print_goals, progress, report, table
 from lightwell import Client, GradCam, Saliency
 from lightwell.serving import bundled, served
 
-ROUNDS, CALLS, MANY = 15, 20, 96
+ROUNDS, CALLS, MANY = 7, 15, 64
 """Rounds; calls of a kind in each; calls of which 32 are in flight."""
 SLOWER = 1.05
 """The most that a call may take of the other's seconds."""
