@@ -237,6 +237,12 @@ def test_pictures_that_do_not_fit_into_the_server_are_told_so():
         assert caught.value.reason == "PICTURE_TOO_LARGE"
 
 
+def test_answers_take_no_room_once_they_are_sent():
+    with served(bundled(), "--max-gateway-bytes", str(4 * MIB)) as server, Client(server.address) as client:
+        answers = [client.explain(STAR, Saliency(), model="shapes") for _ in range(40)]
+        assert sum(answer.message.ByteSize() for answer in answers) > MIB, "more than the room for them"
+
+
 def test_connections_beyond_the_limit_are_refused_and_the_others_serve_on():
     with served(bundled(), "--max-connections", "2") as server, ExitStack() as stack:
         host, _, port = server.address.rpartition(":")

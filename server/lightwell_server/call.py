@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -35,7 +36,8 @@ class Moment:
 @dataclass
 class Call:
     """`method` and `model` are set when they are known to exist; `code` and `reason` when the call is over. `answer` is
-    the room that is held for what it will be answered, if that is known before."""
+    the room that is held for what it will be answered, if that is known before; what is entered in `kept` is held until
+    its last message is sent."""
 
     id: str
     rpc: str
@@ -48,6 +50,7 @@ class Call:
     code: str = "OK"
     reason: str = ""
     answer: Hold | None = None
+    kept: AsyncExitStack = field(default_factory=AsyncExitStack)
     moments: list[Moment] = field(default_factory=list)
 
     @property

@@ -163,7 +163,7 @@ def _call(boundary: Boundary, rpc: str, right: Right, message: Descriptor, handl
                     request, size = await exchange.receive(context, message, handler.request_deserializer)
                     room.resize(READ * size)
                     responses = _responses(handler, request, context)
-                    async with _limited(boundary.max_seconds + STALLED), aclosing(responses):
+                    async with _limited(boundary.max_seconds + STALLED), watch.call.kept, aclosing(responses):
                         async for response in responses:
                             await exchange.send(context, watch.call, response, handler.response_serializer)
 

@@ -122,7 +122,9 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as case:
             case.watched = watched
             room, answers = self._sizes.expected(price), self._run(request, entry, case)
-            async with self._answers.holding(call.caller, room) as call.answer, aclosing(answers):
+            # It is sent when this has ended, and takes its room until then.
+            call.answer = await call.kept.enter_async_context(self._answers.holding(call.caller, room))
+            async with aclosing(answers):
                 while (told := await _timely(case, lambda: anext(answers, None))) is not None:
                     yield told
 
