@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -88,25 +88,33 @@ class File:
             return _rgb(self.picture)
 
 
-class _Stoppable(io.BytesIO):
-    """A file that is not read on once its reader is to stop: decoders ask for it piece by piece."""
+class Stoppable(io.BytesIO):
+    """A file that is neither read nor written on once `stop` is set: decoders and encoders go piece by piece."""
 
-    def __init__(self, data: bytes, stop: threading.Event | None) -> None:
+    def __init__(self, data: bytes = b"", stop: threading.Event | None = None) -> None:
         super().__init__(data)
         self._stop = stop
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next bytes. Raises InterruptedError when nobody wants the picture any more."""
+        self._check()
+        return super().read(size)
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - whatever holds bytes
+        """Takes the next bytes. Raises InterruptedError when nobody wants the picture any more."""
+        self._check()
+        return super().write(data)
+
+    def _check(self) -> None:
         if self._stop is not None and self._stop.is_set():
             raise InterruptedError("nobody waits for it any more")
-        return super().read(size)
 
 
 def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading.Event | None = None) -> File:
     """A file by its header; nothing is decoded yet, and decoding ends early when `stop` is set. Raises InvalidArgument
     for `path`, saying what to change."""
     with _told(path):
-        picture: Pil.Image = Pil.open(_Stoppable(data, stop), formats=FORMATS)
+        picture: Pil.Image = Pil.open(Stoppable(data, stop), formats=FORMATS)
         width, height = _decoded_size(picture)
         if width * height > max_pixels:
             raise InvalidArgument.at(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +18,6 @@ from lightwell.v1 import types_pb2 as types
 from lightwell_server import pictures
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.pictures import MAX_PIXELS, Fit, Pixels
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 MAX_DIMENSIONS = 8
 """Of a tensor that is sent."""
@@ -246,22 +242,8 @@ def to_picture(image: Tensor, bands: Sequence[int] = ()) -> Pil.Image:
     return Pil.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 
-class _Stoppable(io.BytesIO):
-    """A file that is not written on once its writer is to stop: encoders hand over piece by piece."""
-
-    def __init__(self, stop: threading.Event | None) -> None:
-        super().__init__()
-        self._stop = stop
-
-    def write(self, data: Buffer, /) -> int:
-        """Takes the next bytes. Raises InterruptedError when nobody wants the picture any more."""
-        if self._stop is not None and self._stop.is_set():
-            raise InterruptedError("nobody waits for it any more")
-        return super().write(data)
-
-
 def png(picture: Pil.Image, stop: threading.Event | None = None) -> bytes:
     """The picture as a PNG file; ends early, by an InterruptedError, when `stop` is set."""
-    buffer = _Stoppable(stop)
+    buffer = pictures.Stoppable(stop=stop)
     picture.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
