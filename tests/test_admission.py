@@ -11,7 +11,7 @@ from lightwell.images import to_message
 from lightwell.requests import explain_request, synthesize_request
 from lightwell_server.call import Call
 from lightwell_server.case import GUESS, Case, Price
-from lightwell_server.engine.scheduler import ENOUGH, HALVED
+from lightwell_server.engine.experience import ENOUGH, HALVED
 from lightwell_server.errors import DeadlineExceeded, Overloaded
 from lightwell_server.front.admission import KEPT, RISE, Admission, Backlog, Prices, kind
 from lightwell_server.front.library import Entry

@@ -272,9 +272,11 @@ def test_a_method_knows_no_server(path):
     }
 
 
-def test_the_scheduler_knows_no_tensor_thread_or_clock():
-    names = {name.split(".")[0] for name in imported(SERVER / "engine" / "scheduler.py")}
-    assert not names & {"torch", "numpy", "threading", "asyncio", "time", "lightwell_server"}
+@pytest.mark.parametrize("name", ["scheduler", "experience"])
+def test_the_scheduler_knows_no_tensor_thread_or_clock(name):
+    names = imported(SERVER / "engine" / f"{name}.py")
+    assert not {name.split(".")[0] for name in names} & {"torch", "numpy", "threading", "asyncio", "time"}
+    assert {name for name in names if ours(name)} <= {"lightwell_server.engine.experience.Experience"}
 
 
 def test_every_room_is_on_the_plan():

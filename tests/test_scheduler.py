@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightwell_server.engine import scheduler as schedulers
-from lightwell_server.engine.scheduler import AGEING, ENOUGH, GRAIN, HALVED, PROBE, RIDE, RISE, Scheduler, Ticket
+from lightwell_server.engine.experience import ENOUGH, HALVED, PROBE, RISE
+from lightwell_server.engine.scheduler import AGEING, GRAIN, RIDE, Scheduler, Ticket
 
 
 @dataclass(eq=False)

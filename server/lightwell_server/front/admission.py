@@ -25,7 +25,7 @@ from lightwell_server import metrics, pictures
 from lightwell_server.call import Call
 from lightwell_server.case import GUESS, Case, Price
 from lightwell_server.catalog import Request, method_of
-from lightwell_server.engine.scheduler import Least
+from lightwell_server.engine.experience import Least
 from lightwell_server.errors import DeadlineExceeded, Overloaded
 from lightwell_server.front.library import Entry
 
