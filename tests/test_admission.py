@@ -13,7 +13,7 @@ from lightwell_server.call import Call
 from lightwell_server.case import GUESS, Case, Price
 from lightwell_server.engine.experience import ENOUGH, HALVED
 from lightwell_server.errors import DeadlineExceeded, Overloaded
-from lightwell_server.front.admission import KEPT, RISE, Admission, Backlog, Prices, kind
+from lightwell_server.front.admission import ANSWER, KEPT, RISE, Admission, Backlog, Prices, kind
 from lightwell_server.front.library import Entry
 
 ENTRY = Entry("net", "1")
@@ -55,6 +55,18 @@ def test_the_first_figure_is_forgotten_with_the_second():
     prices = taught(Prices(MOST), Saliency(), 9.0)
     assert prices.price(asked(Saliency()), ENTRY).seconds == 9.0
     assert taught(prices, Saliency(), 0.5).price(asked(Saliency()), ENTRY).seconds == 0.5
+
+
+def test_an_answer_is_taken_to_be_as_large_as_the_largest_of_its_like():
+    prices = still()
+    prices.answered(priced(prices, Saliency()).price, 9 * ANSWER)  # of what nothing is known there is nothing to learn
+    assert prices.answer_bytes(priced(prices, Saliency()).price) == ANSWER
+    taught(prices, Saliency(), 0.1)
+    for size in (70_000, 90_000, 80_000):
+        prices.answered(priced(prices, Saliency()).price, size)
+    assert prices.answer_bytes(priced(prices, Saliency()).price) == 90_000
+    assert prices.answer_bytes(priced(prices, Saliency(magnitude=False)).price) == 90_000, "of the same method"
+    assert prices.answer_bytes(priced(prices, Pgd()).price) == ANSWER
 
 
 def test_a_price_is_the_median_of_the_last_figures():

@@ -134,7 +134,6 @@ ARROWS = {
         "pictures",
     },
     "front.codec": {"budget", "call", "cgroup", "metrics", "threads"},
-    "front.sizes": {"case"},
     "front.curator": {"core", "errors", "front.library", "lightwell.v1", "models", "threads"},
     "front.library": {"errors", "lightwell.v1", "watched"},
     "front.service": {
@@ -148,7 +147,6 @@ ARROWS = {
         "front.codec",
         "front.library",
         "front.sight",
-        "front.sizes",
         "lightwell.v1",
     },
     "front.sight": {"catalog", "errors", "fields", "lightwell", "lightwell.v1", "pictures", "wire"},

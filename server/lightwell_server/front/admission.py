@@ -36,6 +36,8 @@ KINDS = 4096
 PACE = 0.8
 """Device seconds that are taken to be done in a second of waiting: what lies between steps takes time, too, and what is
 predicted may cost more."""
+ANSWER = 2**20
+"""Bytes that an answer is taken to have where nothing like it was asked before."""
 PARTS = 64
 """Entries of a list by which requests are told apart: they are looked at before anything is checked."""
 RISE = 0.05
@@ -45,10 +47,11 @@ RISE = 0.05
 @dataclass
 class Figures:
     """What requests of one kind have cost, for each step asked for, in device seconds: had they done all their steps
-    (`whole`), and at `least`."""
+    (`whole`), and at `least`; and the bytes of the largest `answer`."""
 
     whole: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     least: Least = field(default_factory=lambda: Least(RISE))
+    answer: int = 0
     count: int = 0
 
     @property
@@ -94,6 +97,17 @@ class Prices:
         """What a request of that price is taken to need, as is known by now."""
         known = self._kinds.get(price.kind) if price.steps <= self._max_steps else None
         return price.cost if known is None else known.median * max(1, price.steps)
+
+    def answer_bytes(self, price: Price) -> int:
+        """Bytes that the answer to a request of that price may have, as such requests were answered before."""
+        known = (self._kinds.get(alike) for alike in (price.kind, price.family))
+        return next((figures.answer for figures in known if figures is not None and figures.answer), ANSWER)
+
+    def answered(self, price: Price, size: int) -> None:
+        """Takes in how many bytes an answer had, once it is learned what it cost."""
+        for alike in (price.kind, price.family):
+            if (known := self._kinds.get(alike)) is not None:
+                known.answer = max(known.answer, size)
 
     def learn(self, case: Case, seconds: float) -> None:
         """Takes in what a request has cost. One that stopped early would have cost more, as its steps say."""

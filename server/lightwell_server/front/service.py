@@ -23,7 +23,6 @@ from lightwell_server.front.admission import Admission
 from lightwell_server.front.codec import Codec
 from lightwell_server.front.library import Entry, Library
 from lightwell_server.front.sight import Sight, headers, with_picture
-from lightwell_server.front.sizes import Sizes
 
 T = TypeVar("T")
 FILTERS = 1e-7
@@ -48,7 +47,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         max_pixels: int,
     ) -> None:
         self._library, self._core, self._admission = library, core, admission
-        self._codec, self._answers, self._sizes = codec, answers, Sizes()
+        self._codec, self._answers = codec, answers
         self._max_seconds, self._max_pixels = max_seconds, max_pixels
 
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
@@ -121,7 +120,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         price = self._admission.prices.price(request, entry)
         with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as case:
             case.watched = watched
-            room, answers = self._sizes.expected(price), self._run(request, entry, case)
+            room, answers = self._admission.prices.answer_bytes(price), self._run(request, entry, case)
             # It is sent when this has ended, and takes its room until then.
             call.answer = await call.kept.enter_async_context(self._answers.holding(call.caller, room))
             async with aclosing(answers):
@@ -168,7 +167,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
             sight.explanation if isinstance(told, explain_pb2.ExplainResponse) else sight.synthesis
         )
         answer = await self._encoded(sight, complete, told)
-        self._sizes.learn(case.price, answer.ByteSize())
+        self._admission.prices.answered(case.price, answer.ByteSize())
         return answer
 
     async def _encoded(self, sight: Sight, complete: Callable[[Any, threading.Event], T], told: Any) -> T:  # noqa: ANN401
