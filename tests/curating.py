@@ -1,11 +1,19 @@
-"""A repository's models as a server has them, without a server."""
+"""A repository's models as a server has them, without a server; and servers that look at it at short intervals."""
 
 import asyncio
 
+from lightwell_server import watched
 from lightwell_server.config import Settings
 from lightwell_server.device.device import Device
+from lightwell_server.front import curator as curators
 from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library
+
+
+def hurry(monkeypatch):
+    """Has curators of this process look at models and files all the time."""
+    monkeypatch.setattr(curators, "EVERY", 0.05)
+    monkeypatch.setattr(watched, "EVERY", 0.0)
 
 
 def curated(repository, decided=None, **settings):

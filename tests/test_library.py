@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lightwell_server import watched
 from lightwell_server.config import Settings
 from lightwell_server.device.device import Device
 from lightwell_server.errors import NotFound, Refused, Unavailable
@@ -15,7 +14,7 @@ from lightwell_server.front import curator as curators
 from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library, State
 from lightwell_server.models import store
-from tests.curating import curated
+from tests.curating import curated, hurry
 from tests.nets import Residual, export, seeded
 
 SIDE = 16
@@ -37,8 +36,7 @@ def add(repository, version, seed=0, classes=5, name="net"):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    monkeypatch.setattr(curators, "EVERY", 0.05)
-    monkeypatch.setattr(watched, "EVERY", 0.0)
+    hurry(monkeypatch)
     add(tmp_path / "repository", "1")
     return tmp_path / "repository"
 

@@ -9,11 +9,11 @@ import time
 import grpc
 import pytest
 
+from bench._endless_worker import NAME
 from lightwell import Client, Saliency
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import models_pb2 as models
-from lightwell_server import watched
 from lightwell_server.config import Settings
 from lightwell_server.device import loading
 from lightwell_server.device.device import Device
@@ -22,7 +22,7 @@ from lightwell_server.front import curator as curators
 from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library, State
 from lightwell_server.models import store
-from tests.endless import NAME
+from tests.curating import hurry
 from tests.serving import bundled, served
 from tests.test_library import add, until
 from tests.test_service import LONG, STAR
@@ -47,8 +47,7 @@ class Gate:
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    monkeypatch.setattr(curators, "EVERY", 0.05)
-    monkeypatch.setattr(watched, "EVERY", 0.0)
+    hurry(monkeypatch)
     add(tmp_path / "repository", "1")
     return tmp_path / "repository"
 
@@ -261,7 +260,7 @@ def test_a_worker_that_never_finishes_a_model_is_ended_and_what_it_had_is_begun_
     shutil.copytree(repository / "shapes", repository / NAME)
     flags = ("--workers", "1", "--threads", "1", "--max-load-seconds", "3")
     with (
-        served(repository, *flags, module="tests.endless") as server,
+        served(repository, *flags, module="bench._endless") as server,
         grpc.insecure_channel(server.address) as channel,
         Client(server.address, retries=0) as client,
     ):
