@@ -34,6 +34,13 @@ def add(repository, version, seed=0, classes=5, name="net"):
     return target
 
 
+def write(aliases, text):
+    """Moves a file of aliases into place: one that is being written may be read while it is empty."""
+    parts = aliases.with_suffix(".parts")
+    parts.write_text(text)
+    parts.rename(aliases)
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     hurry(monkeypatch)
@@ -125,17 +132,17 @@ def test_aliases_keep_versions_and_move_in_one_line(repository):
         add(repository, "2", seed=1)
         add(repository, "3", seed=2)
         aliases = repository / "aliases.toml"
-        aliases.write_text('[net]\nstable = "1"\n')
+        write(aliases, '[net]\nstable = "1"\n')
         async with kept(repository) as (library, _, device):
             assert library.get("net@stable").version == "1" == library.get("net", "stable").version
             assert library.get("net").version == "3" and set(device._models) == {("net", "1"), ("net", "3")}
-            aliases.write_text('[net]\nstable = "2"\ncanary = "3"\n')
+            write(aliases, '[net]\nstable = "2"\ncanary = "3"\n')
             await until(lambda: ("net", "2") in device._models and ("net", "1") not in device._models)
             assert library.get("net@stable").version == "2" and library.get("net@canary").version == "3"
-            aliases.write_text("[net]\nstable = 1\n")  # no text: the aliases before stay in force
+            write(aliases, "[net]\nstable = 1\n")  # no text: the aliases before stay in force
             await asyncio.sleep(0.3)
             assert library.get("net@stable").version == "2"
-            aliases.write_text('[net]\nstable = "7"\nnext = "7"\n')  # there is none
+            write(aliases, '[net]\nstable = "7"\nnext = "7"\n')  # there is none
             await until(lambda: "next" in library.aliases["net"])
             assert library.get("net@stable").version == "2", "it means what it meant while that answers"
             with pytest.raises(NotFound, match="no version '7', which 'next' stands for; it has 1, 2, 3"):
@@ -149,9 +156,9 @@ def test_an_alias_that_moves_answers_all_the_time(repository):
         for version in "23":
             add(repository, version, seed=int(version))
         aliases = repository / "aliases.toml"
-        aliases.write_text('[net]\nstable = "1"\n')
+        write(aliases, '[net]\nstable = "1"\n')
         async with kept(repository) as (library, _, _):
-            aliases.write_text('[net]\nstable = "2"\n')
+            write(aliases, '[net]\nstable = "2"\n')
             seen = set()
             async with asyncio.timeout(20):
                 while "2" not in seen:
