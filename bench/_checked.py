@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 from torch import nn
 
 from bench._figures import resident, risen
+from bench._quiet import quiet
 from lightwell_server.bring.given import Given
 from lightwell_server.bring.inspection import inspect
 
@@ -30,8 +29,7 @@ class Checked:
 def ready() -> None:
     """Prepares the process: what torch loads and builds at its first use is not what a check costs."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
+    quiet()
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"

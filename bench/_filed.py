@@ -7,11 +7,9 @@ a line of JSON. The process gets no more than so much memory.
 from __future__ import annotations
 
 import json
-import logging
 import resource
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench._figures import SMALL, cause, distance, resident, risen
+from bench._quiet import quiet
 from lightwell_server.ask import GRAD, OUT, Ask, Part
 from lightwell_server.bring.given import Given
 from lightwell_server.catalog import catalog
@@ -181,8 +180,7 @@ def main() -> None:
     path, gigabytes, *sides = sys.argv[1:]
     most = int(float(gigabytes) * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
+    quiet()
     height_width = (int(sides[0]), int(sides[1])) if sides else None
     print(json.dumps(asdict(found(Path(path), height_width))))
 

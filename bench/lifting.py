@@ -25,11 +25,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import math
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -47,6 +45,7 @@ from bench._folder import goals as files_goals
 from bench._folder import print_files, tried
 from bench._lifting import Lifting, computing, lifted
 from bench._nets import FAMILIES, FORMS, original
+from bench._quiet import quiet
 from bench._table import Goal, print_goals, progress, report, table
 
 HEAD = ("file", "float32", "other size", "float64", "gradient", "layers", "seconds", "MB", "torch's converter")
@@ -81,12 +80,7 @@ def _listed(name: str, forms: list[str], folder: Path, keep: bool, peer: bool) -
 def _worker(threads: int) -> None:
     """A process beside others: they share the cores."""
     torch.set_num_threads(threads)
-    _silenced()
-
-
-def _silenced() -> None:
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)  # the exporter's, of sizes that it cannot solve for
+    quiet()
 
 
 def all_liftings(names: list[str], jobs: int, *how: Any) -> Iterator[Lifting]:  # noqa: ANN401 - as `liftings` takes it
@@ -244,7 +238,6 @@ def beside(revision: str) -> list[Goal]:
 def main() -> int:
     """Measures and prints; returns 1 if a goal is missed."""
     given = options()
-    _silenced()
     if given.files:
         goals = files(given.files, given.size)
     elif given.against:
@@ -259,4 +252,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    quiet()
     sys.exit(main())

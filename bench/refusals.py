@@ -11,7 +11,6 @@ often each is checked: the medians count.
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from bench._checked import Checked, checked, ready
 from bench._mistakes import MISTAKES, Mistake
 from bench._miswritten import NETWORKS, Network
+from bench._quiet import quiet
 from bench._table import Goal, print_goals, progress, report, table
 
 MOST = 1.5
@@ -129,7 +129,6 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """Measures and prints; returns 1 if a goal is missed."""
     given = options()
-    logging.disable(logging.WARNING)  # the exporter's, of the names of files
     done: list[Refusal] = []
     with report("Refusals: what mistakes cost beside the right file and card"):
         for name in given.only or NETWORKS:
@@ -148,4 +147,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    quiet()
     sys.exit(main())

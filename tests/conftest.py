@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,6 +8,13 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # small sums: threads would only get in each other's way
+
+
+@pytest.fixture(autouse=True)
+def logs_are_left_on():
+    """No test leaves those after it without their warnings."""
+    yield
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ from lightwell_server.pool.pool import Pool
 from lightwell_server.pool.record import Record
 from tests.serving import bundled, served
 
+ROOT = Path(__file__).parents[1]
+
 WANTS = {
     "files": OSError(errno.EMFILE, "Too many open files"),
     "disk": OSError(errno.ENOSPC, "No space left on device"),
@@ -135,41 +137,9 @@ def test_a_record_that_was_cut_short_is_made_anew(tmp_path):
     assert Record(path).read()[1] == {7}
 
 
-NONE_LEFT = """
-import asyncio, os, resource, signal
-from lightwell_server.pool.pool import Pool
-from tests.test_exhaustion import living, until
-
-def used_up():
-    opened = []
-    while True:
-        try:
-            opened.append(os.open(os.devnull, os.O_RDONLY))
-        except OSError:
-            return opened
-
-async def story():
-    async with living() as pool:
-        (place,) = pool._places
-        await until(lambda: place.ready)
-        first, opened = place.pid, used_up()
-        os.kill(first, signal.SIGKILL)
-        await until(lambda: place.ready and place.pid != first)
-        again = used_up()
-        print("ready", len(opened) > 20, len(again) < 20, place.last_end, flush=True)
-        for descriptor in opened + again:
-            os.close(descriptor)
-
-if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    asyncio.run(story())
-"""
-
-
-def test_a_worker_is_replaced_where_there_are_no_files_left(tmp_path):
-    script = tmp_path / "none_left.py"
-    script.write_text(NONE_LEFT)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+def test_a_worker_is_replaced_where_there_are_no_files_left():
+    command = [sys.executable, "-m", "tests.none_left"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout == "ready True True signal SIGKILL\n", done.stderr
 
 
