@@ -29,7 +29,9 @@ CONNECTIONS = 4
 
 
 def half_sent(seconds: float) -> Part:
-    """Streams send most of a large request, and stop."""
+    """Streams send most of a large request, and stop; takes until the last of them must have ended at least."""
+    bound = LIMIT + PATIENCE + LATE
+    seconds = max(seconds, bound)
     with target("half_sent", *_gateway("--max-receive-seconds")) as it, ExitStack() as stack:
         strangers = _strangers(stack, it)
         with it.asked(seconds):
@@ -38,7 +40,6 @@ def half_sent(seconds: float) -> Part:
             sent = _pushed(asked, message(bytes(int(SENT * SIZE)), SIZE), began + seconds)
         lasted = [one.ended.get(stream, float("inf")) - began for one, stream in asked]
         share = GATEWAY / 4 / MIB + STREAMS * ROOM / MIB
-        bound = LIMIT + PATIENCE + LATE
         return it.found(
             it.risen(share),
             Goal("half_sent: until the last stream was ended", max(lasted), bound, False, ".1f", " s"),
