@@ -51,7 +51,8 @@ def half_sent(seconds: float) -> Part:
 
 
 def unread(seconds: float) -> Part:
-    """Answers of several MiB each, of which no byte is let in."""
+    """Answers of several MiB each, of which no byte is let in; takes until the last must have ended."""
+    seconds = max(seconds, PATIENCE + 2 * LIMIT + LATE)
     with (
         target("unread", *_gateway("--max-send-seconds"), "--max-message-bytes", str(SMALL)) as it,
         ExitStack() as stack,
