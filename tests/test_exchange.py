@@ -22,6 +22,7 @@ from lightwell_server.boundary.exchange import Exchange
 from lightwell_server.boundary.health import WATCHES_PER_PEER, Health
 from lightwell_server.boundary.interceptors import Boundary
 from lightwell_server.budget import Budget
+from lightwell_server.call import WRITTEN
 from tests.serving import bundled, served, served_as_is
 from tests.test_service import STAR
 
@@ -147,6 +148,16 @@ def test_an_answer_that_nobody_reads_is_given_up():
             assert len(next(asked(channel, [b""]))) > 3 * MIB
         until(lambda: len(stranger.ended) == 2)  # else gRPC would keep the answers for as long as the connection
         until(lambda: it.boundary.calls == 0)
+
+
+def test_an_answer_takes_as_much_room_as_there_are_copies_of_it():
+    async def large():
+        return models_pb2.ListModelsResponse(models=[models_pb2.ModelSummary(reason="x" * MIB)])
+
+    with Served(large, send_seconds=5.0) as it, Stranger(it.address, window=0) as stranger:
+        stranger.send(stranger.ask(LIST), message(b""))
+        until(lambda: it.exchange.answers.held)
+        assert WRITTEN * MIB <= it.exchange.answers.held < (WRITTEN + 0.1) * MIB
 
 
 def test_too_many_parts_are_refused_before_the_request_is_read():

@@ -14,6 +14,8 @@ from lightwell_server.budget import Hold
 
 T = TypeVar("T")
 
+WRITTEN = 3
+"""How often the bytes of an answer are in memory while it is sent: as a message, written, and as gRPC's."""
 LONGEST = 128
 """Characters of a request's name that a caller may choose."""
 

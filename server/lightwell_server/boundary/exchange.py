@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor
 from lightwell_server import metrics
 from lightwell_server.boundary import parts
 from lightwell_server.budget import Budget
-from lightwell_server.call import Call
+from lightwell_server.call import WRITTEN, Call
 from lightwell_server.errors import DeadlineExceeded, InvalidArgument, Overloaded
 
 STALLED = 5.0
@@ -101,11 +101,11 @@ class Exchange:
                 reason="ANSWER_TOO_LARGE",
             )
         if call.answer is not None:
-            call.answer.outgrow(size)
+            call.answer.outgrow(WRITTEN * size)
         if call.answer is not None or size <= SMALL:
             await self._sent(context, write(response))
             return
-        async with self.answers.holding(call.caller, size):
+        async with self.answers.holding(call.caller, WRITTEN * size):
             await self._sent(context, write(response))
 
     async def _sent(self, context: Context, data: bytes) -> None:

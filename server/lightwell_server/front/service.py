@@ -14,7 +14,7 @@ import grpc
 
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
 from lightwell_server.budget import Budget
-from lightwell_server.call import Call, current
+from lightwell_server.call import WRITTEN, Call, current
 from lightwell_server.case import Case, Price
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.core import Core, Told
@@ -120,7 +120,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         price = self._admission.prices.price(request, entry)
         with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as case:
             case.watched = watched
-            room, answers = self._admission.prices.answer_bytes(price), self._run(request, entry, case)
+            room, answers = WRITTEN * self._admission.prices.answer_bytes(price), self._run(request, entry, case)
             # It is sent when this has ended, and takes its room until then.
             call.answer = await call.kept.enter_async_context(self._answers.holding(call.caller, room))
             async with aclosing(answers):
