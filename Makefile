@@ -14,7 +14,7 @@ demo: $(VENV)/.server
 	$(VENV)/bin/lightwell demo --out gallery
 
 test: $(VENV)/.test $(SDK)/.ready
-	LIGHTWELL_SDK_PYTHON=$(CURDIR)/$(SDK)/bin/python $(VENV)/bin/python -m pytest
+	LIGHTWELL_SDK_PYTHON=$(CURDIR)/$(SDK)/bin/python $(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 20
 
 test-real: $(VENV)/.test
 	@test -n "$(REPOSITORY)" || (echo "usage: make test-real REPOSITORY=path/to/repository"; exit 2)
