@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pil
-from PIL import ImageOps
 
+from lightwell import decoding
 from lightwell.v1 import types_pb2 as types
 
 ImageLike = str | Path | bytes | Pil.Image | NDArray[Any] | types.Image
-"""A file's path or bytes, a PIL image, an array [H, W, 3] or [3, H, W], of grey [H, W], [H, W, 1] or [1, H, W], of a
-model whose channels are no colours [channels, H, W] (whole numbers from 0 to 255, or floats in [0, 1]), or the message
-itself."""
+"""A file's path or bytes, a PIL image (it is sent as its file would be read: upright, in RGB), an array [H, W, 3] or
+[3, H, W], of grey [H, W], [H, W, 1] or [1, H, W], of a model whose channels are no colours [channels, H, W] (whole
+numbers from 0 to 255, or floats in [0, 1]), or the message itself."""
 
 CHANNELS = 64
 """Of an image that is no colour picture, at most."""
@@ -45,7 +45,7 @@ def to_message(image: ImageLike, fit: str = "card") -> types.Image:
     elif isinstance(image, bytes):
         message.encoded = image
     elif isinstance(image, Pil.Image):
-        message.encoded = png(image)
+        message.encoded = png(decoding.rgb(image))
     elif isinstance(image, np.ndarray):
         message.tensor.CopyFrom(to_tensor(_bytes(_channels_first(image))))
     else:
@@ -70,7 +70,7 @@ def to_picture(message: types.Image, bands: Sequence[int] = ()) -> Pil.Image:
     """The image for drawing on: upright, RGB; of a tensor whose channels are no colours one or three `bands`, counted
     from 1, if none are given the first."""
     if message.WhichOneof("source") == "encoded":
-        return ImageOps.exif_transpose(Pil.open(io.BytesIO(message.encoded))).convert("RGB")
+        return decoding.rgb(decoding.opened(io.BytesIO(message.encoded)))
     array = to_array(message.tensor)
     bands = bands or ([] if len(array) == 3 else [1, 2, 3] if len(array) > 3 else [1])
     array = np.broadcast_to(array[[band - 1 for band in bands]], (3, *array.shape[1:])) if bands else array

@@ -21,6 +21,8 @@ from pydantic_settings import (
 )
 
 Count = Annotated[int, Interval(gt=0, lt=2**31)]
+Pixels = Annotated[int, Interval(gt=0, le=178_956_970)]
+"""Pillow decodes no more."""
 Seconds = Annotated[float, Interval(gt=0, le=1e6)]
 Amount = Annotated[int, Ge(0)]
 Port = Annotated[int, Interval(ge=0, lt=2**16)]
@@ -88,7 +90,7 @@ class Settings(BaseSettings):
     max_streams_per_caller: Count = Field(64, description="Streams that one caller may have open.")
     max_seconds: Seconds = Field(600.0, description="Seconds that a request may take, whatever its deadline.")
     max_message_bytes: Count = Field(64 * 2**20, description="Bytes of a message, in both directions.")
-    max_pixels: Count = Field(
+    max_pixels: Pixels = Field(
         50_000_000, description="Pixels of a request's images, read from their headers before they are decoded."
     )
     max_gateway_bytes: Amount = Field(

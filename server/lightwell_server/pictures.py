@@ -15,16 +15,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as Pil
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from torch import Tensor
 
+from lightwell import decoding
+from lightwell.decoding import FORMATS
 from lightwell_server.errors import InvalidArgument
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""With the imports above all are known to Pillow; else the first request that is none of the others would wait until
-Pillow has loaded all that it has."""
 SHORT = tuple(name for name in FORMATS if name not in ("PNG", "TIFF"))
 """Those whose header is read by Pillow where a look must not take long."""
 MAX_PIXELS = 50_000_000
@@ -35,8 +34,6 @@ MAX_SCANS = 100
 """Of a JPEG: each takes the time of all pixels, however few bytes it has. Usual files have about ten."""
 MAX_SECONDS = 5.0
 """Predicted seconds of decoding that a file may take."""
-
-Pil.MAX_IMAGE_PIXELS = None  # ours is checked first, and says what to change
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SCAN = re.compile(rb"\xff\xda\x00")  # how each begins; in the pixels' own bytes a zero follows each 255
@@ -84,8 +81,7 @@ class File:
     def decoded(self) -> Pil.Image:
         """The first picture, as `opened` tells."""
         with _told(self.path):
-            ImageOps.exif_transpose(self.picture, in_place=True)
-            return _rgb(self.picture)
+            return decoding.rgb(self.picture)
 
 
 class Stoppable(io.BytesIO):
@@ -114,7 +110,7 @@ def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading
     """A file by its header; nothing is decoded yet, and decoding ends early when `stop` is set. Raises InvalidArgument
     for `path`, saying what to change."""
     with _told(path):
-        picture: Pil.Image = Pil.open(Stoppable(data, stop), formats=FORMATS)
+        picture = _opened(Stoppable(data, stop), path, max_pixels)
         width, height = _decoded_size(picture)
         if width * height > max_pixels:
             raise InvalidArgument.at(
@@ -127,16 +123,20 @@ def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading
         if seconds > MAX_SECONDS:
             advice = f"has {scans} scans; save it anew as baseline" if scans > 1 else "is large; send a smaller one"
             raise InvalidArgument.at(path, f"would take about {seconds:.0f} seconds to decode: it {advice}")
-        if picture.format == "PNG" and "transparency" in picture.info:
-            _scale_transparency(picture, bits=data[24])  # of its header
         return File(picture, path, (picture.height, picture.width), width * height * _bytes(picture, scans), seconds)
 
 
 def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
-    """A file's first picture: upright, RGB of 8 bits, alpha over white. Of 16 bits the higher 8 are taken. CMYK in a
-    JPEG is read as Adobe writes it, 255 for no ink, with its marker or without. Colour profiles are not applied. Raises
-    InvalidArgument for `path`, saying what to change."""
+    """A file's first picture, as `lightwell.decoding` has it. Raises InvalidArgument for `path`, saying what to
+    change."""
     return headed(data, path, max_pixels).decoded()
+
+
+def _opened(file: Stoppable, path: str, max_pixels: int) -> Pil.Image:
+    try:
+        return decoding.opened(file)
+    except (Pil.DecompressionBombError, Pil.DecompressionBombWarning):  # Pillow's own guard of this process
+        raise InvalidArgument.at(path, f"its pixels are more than {max_pixels:,}; send a smaller image") from None
 
 
 @contextmanager
@@ -240,37 +240,3 @@ def _decoded_size(picture: Pil.Image) -> tuple[int, int]:
     if not isinstance(picture, TiffImageFile) or TILEWIDTH not in picture.tag_v2:
         return picture.size
     return max(picture.size, (picture.tag_v2[TILEWIDTH], picture.tag_v2[TILELENGTH]), key=math.prod)
-
-
-def _scale_transparency(picture: Pil.Image, bits: int) -> None:
-    """Brings the value that a PNG calls transparent to the 8 bits that Pillow has scaled its pixels to."""
-    if picture.mode == "L":
-        picture.info["transparency"] *= 255 // (2**bits - 1)
-    if picture.mode == "RGB" and bits > 8:
-        raise ValueError("a transparent colour of 16 bits cannot be told from its neighbours")
-
-
-def _rgb(picture: Pil.Image) -> Pil.Image:
-    if picture.mode in ("I", "F"):
-        raise ValueError("its values have no known range; 8 bits, or 16 without sign, have one")
-    if picture.mode.startswith("I;16"):
-        picture = _high_bytes(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Pil.new("RGB", picture.size, "white")
-        white.paste(picture, mask=picture)
-        return white
-    return picture if picture.mode == "RGB" else picture.convert("RGB")  # which copies even where nothing changes
-
-
-def _high_bytes(picture: Pil.Image) -> Pil.Image:
-    """Grey of 16 bits as 8, with alpha where the file calls one of the values transparent."""
-    if isinstance(picture, TiffImageFile) and (
-        picture.tag_v2[BITSPERSAMPLE] != (16,) or picture.tag_v2[PHOTOMETRIC_INTERPRETATION] != 1
-    ):
-        raise ValueError("grey of more than 8 bits is read with 16 bits and black at zero only")
-    values = np.asarray(picture)
-    grey = Pil.fromarray((values >> 8).astype(np.uint8))
-    if "transparency" in picture.info:
-        grey.putalpha(Pil.fromarray(np.where(values == picture.info["transparency"], np.uint8(0), np.uint8(255))))
-    return grey
