@@ -6,9 +6,10 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from lightwell import GradCam, Neuron, Occlusion, Pgd, Saliency, Style, StyleTransfer
+from lightwell import Activations, GradCam, Neuron, Occlusion, Pgd, Saliency, Style, StyleTransfer
 from lightwell.images import to_message
 from lightwell.requests import explain_request, synthesize_request
+from lightwell.v1.models_pb2 import Card, Layer
 from lightwell_server.call import Call
 from lightwell_server.case import GUESS, Case, Price
 from lightwell_server.engine.experience import ENOUGH, HALVED
@@ -60,13 +61,35 @@ def test_the_first_figure_is_forgotten_with_the_second():
 def test_an_answer_is_taken_to_be_as_large_as_the_largest_of_its_like():
     prices = still()
     prices.answered(priced(prices, Saliency()).price, 9 * ANSWER)  # of what nothing is known there is nothing to learn
-    assert prices.answer_bytes(priced(prices, Saliency()).price) == ANSWER
+    assert priced(prices, Saliency()).price.answer == ANSWER
     taught(prices, Saliency(), 0.1)
     for size in (70_000, 90_000, 80_000):
         prices.answered(priced(prices, Saliency()).price, size)
-    assert prices.answer_bytes(priced(prices, Saliency()).price) == 90_000
-    assert prices.answer_bytes(priced(prices, Saliency(magnitude=False)).price) == 90_000, "of the same method"
-    assert prices.answer_bytes(priced(prices, Pgd()).price) == ANSWER
+    assert priced(prices, Saliency()).price.answer == 90_000
+    assert priced(prices, Saliency(magnitude=False)).price.answer == ANSWER
+
+
+def test_an_answer_that_was_never_given_may_be_as_large_as_what_the_method_reads():
+    entry = Entry("net", "1")
+    entry.described.card.MergeFrom(Card(height=32, width=32, channels=3))
+    entry.described.layers.extend(
+        [Layer(name="early", shape=[64, 32, 32], aliases=["e"]), Layer(name="late", shape=[9])]
+    )
+    entry.described.layers.add(name="wide", shape=[512, 32, 32])
+    entry.described.methods.add(method="activations", default_layers=["wide"])
+    image, wide = np.zeros((3, 128, 64), np.uint8), 4 * 512 * 32 * 32
+
+    def answer(method, fit="card"):
+        return Prices(MOST).price(asked(method, to_message(image, fit)), entry).answer
+
+    assert answer(Activations()) == wide
+    assert answer(Activations(), "exact") == 8 * wide
+    assert answer(Activations(layer="e"), "exact") == answer(GradCam(layer="early"), "exact") == wide
+    assert answer(Activations(layer="late")) == answer(Saliency(), "exact") == ANSWER
+    content = StyleTransfer(styles=[Style(image=to_message(NOISE))], size=32)
+    assert answer(content) == ANSWER, "whatever layers it reads, it gives a picture"
+    image = np.zeros((3, 1024, 1024), np.uint8)
+    assert answer(Saliency(), "exact") == 4 * 3 * 1024 * 1024
 
 
 def test_a_price_is_the_median_of_the_last_figures():

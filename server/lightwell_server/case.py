@@ -20,7 +20,7 @@ class Price:
     """What a request is expected to cost in device seconds: `seconds` as such requests have cost lately (an upper bound
     where the method may stop early; None where none has run), and the `least` that one has ever cost. Without them
     there is a `guess`. `kind` tells what is alike but for the number of `steps` asked for (0: the request does not
-    say), `family` what is alike in model and method at least."""
+    say), `family` what is alike in model and method at least. `answer` are the bytes that an answer may have."""
 
     kind: int = 0
     family: int = 0
@@ -28,6 +28,7 @@ class Price:
     seconds: float | None = None
     least: float = 0.0
     guess: float = GUESS
+    answer: int = 0
 
     @property
     def cost(self) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import Message
 
+from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
 from lightwell_server import metrics, pictures
 from lightwell_server.call import Call
@@ -37,7 +38,9 @@ PACE = 0.8
 """Device seconds that are taken to be done in a second of waiting: what lies between steps takes time, too, and what is
 predicted may cost more."""
 ANSWER = 2**20
-"""Bytes that an answer is taken to have where nothing like it was asked before."""
+"""Bytes that an answer is taken to have at least where nothing like it was asked before."""
+FLOAT = 4
+"""Bytes of each number of an answer."""
 PARTS = 64
 """Entries of a list by which requests are told apart: they are looked at before anything is checked."""
 RISE = 0.05
@@ -89,25 +92,21 @@ class Prices:
             return Price(alike, family, steps)
         known, near = self._kinds.get(alike), self._kinds.get(family)
         guess = GUESS if near is None else near.median * times
+        answer = (known.answer if known is not None else 0) or _largest(request, entry)
         if known is None:
-            return Price(alike, family, steps, guess=guess)
-        return Price(alike, family, steps, known.median * times, known.least.told(self._clock()) * times, guess)
+            return Price(alike, family, steps, guess=guess, answer=answer)
+        least = known.least.told(self._clock()) * times
+        return Price(alike, family, steps, known.median * times, least, guess, answer)
 
     def cost(self, price: Price) -> float:
         """What a request of that price is taken to need, as is known by now."""
         known = self._kinds.get(price.kind) if price.steps <= self._max_steps else None
         return price.cost if known is None else known.median * max(1, price.steps)
 
-    def answer_bytes(self, price: Price) -> int:
-        """Bytes that the answer to a request of that price may have, as such requests were answered before."""
-        known = (self._kinds.get(alike) for alike in (price.kind, price.family))
-        return next((figures.answer for figures in known if figures is not None and figures.answer), ANSWER)
-
     def answered(self, price: Price, size: int) -> None:
         """Takes in how many bytes an answer had, once it is learned what it cost."""
-        for alike in (price.kind, price.family):
-            if (known := self._kinds.get(alike)) is not None:
-                known.answer = max(known.answer, size)
+        if (known := self._kinds.get(price.kind)) is not None:
+            known.answer = max(known.answer, size)
 
     def learn(self, case: Case, seconds: float) -> None:
         """Takes in what a request has cost. One that stopped early would have cost more, as its steps say."""
@@ -294,7 +293,29 @@ def _place(target: types.Target) -> Hashable:
     return which, getattr(getattr(target, which), "layer", None) if which else None
 
 
+def _largest(request: Request, entry: Entry) -> int:
+    """Bytes that an answer may have where nothing like it was asked before: the numbers of an image, or, of what a
+    model saw, those of the layers that the method reads, if these are more."""
+    method, told = method_of(request), entry.described
+    usual = max(1, told.card.height * told.card.width)
+    numbers = [told.card.channels * usual]
+    if isinstance(request, explain_pb2.ExplainRequest):
+        named = getattr(getattr(request, method.name), "layer", "")
+        own = next((each.default_layers for each in told.methods if each.method == method.name), ())
+        layers = {named} if named else set(own)
+        numbers += [
+            math.prod(layer.shape) for layer in told.layers if layers.intersection((layer.name, *layer.aliases))
+        ]
+    sides = _sides(request.image) if method.whole or request.image.fit == types.FIT_EXACT else None
+    return max(ANSWER, FLOAT * max(numbers) * (usual if sides is None else math.prod(sides)) // usual)
+
+
+def _sides(image: types.Image) -> Any:  # noqa: ANN401 - whatever holds two numbers
+    """A picture's height and width by its header; None if it does not tell."""
+    return image.tensor.shape[1:] if image.HasField("tensor") else pictures.header_size(image.encoded)
+
+
 def _size(image: types.Image) -> Hashable:
     """A picture's size by its header, coarsely: sides that differ by less than a fifth are taken for equal."""
-    sides: Any = image.tensor.shape[1:] if image.HasField("tensor") else pictures.header_size(image.encoded)
+    sides = _sides(image)
     return tuple(round(4 * math.log2(max(1, side))) for side in sides) if sides else None

@@ -120,7 +120,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         price = self._admission.prices.price(request, entry)
         with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as case:
             case.watched = watched
-            room, answers = WRITTEN * self._admission.prices.answer_bytes(price), self._run(request, entry, case)
+            room, answers = WRITTEN * price.answer, self._run(request, entry, case)
             # It is sent when this has ended, and takes its room until then.
             call.answer = await call.kept.enter_async_context(self._answers.holding(call.caller, room))
             async with aclosing(answers):
