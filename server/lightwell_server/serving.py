@@ -16,6 +16,7 @@ from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
 from lightwell_server import cgroup, descriptors
 from lightwell_server.boundary import exposition, logs
 from lightwell_server.boundary.access import Access
+from lightwell_server.boundary.door import Door
 from lightwell_server.boundary.exchange import Exchange
 from lightwell_server.boundary.health import Health
 from lightwell_server.boundary.interceptors import Boundary, Observer
@@ -78,7 +79,8 @@ class Serving:
             settings.max_receive_seconds,
             settings.max_send_seconds,
         )
-        self._boundary = Boundary(Access(settings.tokens), observers, exchange, settings.max_seconds)
+        door = Door(lambda caller: self._admission.check(caller))
+        self._boundary = Boundary(Access(settings.tokens), observers, exchange, door, settings.max_seconds)
         self._codec = Codec(memory // 2)
         self._health = Health()
         self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings, largest))

@@ -20,6 +20,7 @@ from lightwell.v1 import explainer_pb2
 from lightwell_server import metrics
 from lightwell_server.boundary import parts
 from lightwell_server.boundary.access import Access, Right, identity
+from lightwell_server.boundary.door import Door
 from lightwell_server.boundary.exchange import READ, STALLED, Exchange, Gone, Stalled, cut_off
 from lightwell_server.boundary.statuses import status
 from lightwell_server.budget import Budget
@@ -30,17 +31,21 @@ log = logging.getLogger(__name__)
 
 PROBES, PROBE_SECONDS = 4, 2.0
 """Questions for health that are read at a time, and seconds that one may take to come."""
+DEVICE = "/lightwell.v1.ExplainerService/"
+"""The calls that a device answers."""
 Context = grpc.aio.ServicerContext[Any, Any]
 Observer = Callable[[Call], object]
 
 
 class Boundary(grpc.aio.ServerInterceptor):
     """The outermost layer of all services. `calls` is how many calls of Lightwell's own are open; `observers` are told
-    of each that is over. Every call is taken in here, whatever its kind: a request is read when there is room for
-    it, and an answer kept only for as long as it is being read."""
+    of each that is over. Every call is taken in here, whatever its kind: requests for the device come in by the `door`,
+    each is read when there is room for it, and an answer kept only for as long as it is being read."""
 
-    def __init__(self, access: Access, observers: Sequence[Observer], exchange: Exchange, max_seconds: float) -> None:
-        self.access, self.observers, self.exchange = access, observers, exchange
+    def __init__(
+        self, access: Access, observers: Sequence[Observer], exchange: Exchange, door: Door, max_seconds: float
+    ) -> None:
+        self.access, self.observers, self.exchange, self.door = access, observers, exchange, door
         self.max_seconds = max_seconds
         self.calls = 0
         # Whoever asks for health is no caller: small room of its own, which no request takes.
@@ -159,6 +164,8 @@ def _call(boundary: Boundary, rpc: str, right: Right, message: Descriptor, handl
         async with _Watch(boundary, rpc, context) as watch:
             caller = watch.admitted(right)
             with exchange.open(caller, handler.response_streaming):
+                if rpc.startswith(DEVICE):
+                    await boundary.door.enter(caller, context.time_remaining())
                 async with exchange.received.holding(caller, exchange.max_request) as room:
                     request, size = await exchange.receive(context, message, handler.request_deserializer)
                     room.resize(READ * size)

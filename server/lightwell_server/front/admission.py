@@ -169,13 +169,17 @@ class Admission:
             case.cost = self.prices.cost(case.price)
             self._backlog.note(case, waits=case.worker is None)
 
-    def _check(self, caller: str, price: Price, left: float) -> None:
+    def check(self, caller: str) -> None:
+        """Raises `Overloaded` if the caller's next request would be one too many."""
         if len(self._cases) >= self._most:
             raise Overloaded(f"{self._most} requests are in progress already; try again later")
         if self._backlog.count(caller) >= self._each:
             raise Overloaded(
                 f"{caller} has {self._each} requests in progress already; wait for one to end", reason="TOO_MANY_JOBS"
             )
+
+    def _check(self, caller: str, price: Price, left: float) -> None:
+        self.check(caller)
         if price.least > left > 0:
             raise DeadlineExceeded(
                 f"such a request has taken {price.least:.2g} seconds of the device at least and this one has"
