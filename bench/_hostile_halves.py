@@ -20,7 +20,7 @@ LIMIT = 5.0
 """Seconds in which a request must have come, and an answer be read."""
 LATE = 2.0
 """Seconds that the end of a stream may take beyond what bounds it."""
-STREAMS, SIZE, SENT = 20, 60 * MIB, 0.9
+STREAMS, SIZE, SENT = 20, 30 * MIB, 0.9
 ANSWERS, SIDE, LAYER = 40, 256, "features.0"
 SMALL = 8 * MIB
 """Bytes that a message may have where many answers shall be under way at a time: as many are reserved before a request
