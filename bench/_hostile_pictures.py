@@ -11,6 +11,7 @@ from bench._large import FORMS, largest, slow
 from bench._swarm import swarming
 from bench._table import Goal
 from lightwell_server.config import Settings
+from lightwell_server.front.codec import Codec
 from lightwell_server.pictures import headed
 
 CALLERS = 16
@@ -60,7 +61,8 @@ def _sides(folder: Path) -> dict[str, int]:
         data = path.read_bytes()
         raw = len(data) if path.name == "bmp" else 0
         each = max(
-            headed(data, "image").bytes / (GATEWAY / 2), raw / Settings.model_fields["max_message_bytes"].default
+            headed(data, "image").bytes / Codec(GATEWAY // 2).largest,
+            raw / Settings.model_fields["max_message_bytes"].default,
         )
         found[path.name] = int(SMALL * math.sqrt(PART / each))
     return found

@@ -3,15 +3,19 @@
 import asyncio
 import io
 import threading
+import weakref
 
 import pytest
 from PIL import ExifTags
 from PIL import Image as Pil
 
+from lightwell import decoding
+from lightwell.v1 import explain_pb2, models_pb2
 from lightwell_server import pictures, wire
 from lightwell_server.call import Call, current
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.front.codec import LONG, Codec
+from lightwell_server.front.sight import headers
 
 TURNED = Pil.Exif()
 TURNED[ExifTags.Base.Orientation] = 6
@@ -50,6 +54,56 @@ def test_short_work_does_not_wait_for_long_work():
         assert len(threads) == 50
 
     asyncio.run(check())
+
+
+def test_small_pictures_wait_for_no_large_ones():
+    async def story():
+        codec = Codec(64 * 2**20)
+        async with codec.room("a", codec.largest), codec.room("b", 2**20), codec.room("a", 2**20):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01), codec.room("b", 3 * 2**20):
+                    pass
+
+    asyncio.run(story())
+
+
+def test_a_webp_is_not_opened_before_it_is_decoded(monkeypatch):
+    data = encoded(Pil.new("RGB", (64, 48)), "WEBP")
+    monkeypatch.setattr(decoding, "opened", lambda file: pytest.fail("its decoder takes memory at once"))
+    assert pictures.headed(data, "image").size == pictures.header_size(data) == (48, 64)
+
+
+@pytest.mark.parametrize(
+    "mode, options",
+    [("RGB", {}), ("RGB", {"lossless": True}), ("RGBA", {}), ("RGBA", {"lossless": True}), ("RGB", {"exif": TURNED})],
+)
+def test_the_header_of_a_webp_tells_its_size(mode, options):
+    for size in ((1, 1), (300, 200), (16383, 2)):
+        data = encoded(Pil.new(mode, size), "WEBP", **options)
+        assert pictures.headed(data, "image").size == size[::-1]
+
+
+def test_a_webp_whose_header_tells_another_size_is_refused():
+    data = bytearray(encoded(Pil.new("RGB", (64, 48)), "WEBP", exif=TURNED))
+    assert data[12:16] == b"VP8X"
+    data[24] += 1
+    with pytest.raises(InvalidArgument, match="the image cannot be decoded"):
+        pictures.headed(bytes(data), "image").decoded()
+
+
+def test_files_are_let_go_of_once_they_are_decoded():
+    model, asked = described(), explain_pb2.ExplainRequest(saliency={})
+    asked.image.encoded = encoded(Pil.new("RGB", (64, 48)), "PNG")
+    found = headers(asked, model)
+    picture = weakref.ref(found.images[0].file.opened())
+    assert found.seen().request.image.tensor.shape == [3, 32, 32] and picture() is None
+
+
+def described():
+    """A model of which is known what decoding needs to know."""
+    model = models_pb2.GetModelResponse(card={"height": 32, "width": 32, "resize": 32, "channels": 3})
+    model.card.interpolation = models_pb2.INTERPOLATION_BILINEAR
+    return model
 
 
 def test_who_leaves_has_the_work_stopped_and_keeps_its_place_until_it_has():
@@ -92,7 +146,7 @@ def test_a_picture_is_not_decoded_on_when_nobody_wants_it():
         (Pil.new("RGB", (64, 48)), "JPEG", {"exif": TURNED}, 8),
         (Pil.new("RGB", (64, 48)), "PNG", {}, 8),
         (Pil.new("RGBA", (64, 48)), "PNG", {}, 16),
-        (Pil.new("RGB", (64, 48)), "WEBP", {}, 16),
+        (Pil.new("RGB", (64, 48)), "WEBP", {}, 20),
         (Pil.new("L", (64, 48)), "GIF", {}, 16),
         (Pil.new("RGB", (64, 48)), "BMP", {}, 8),
     ],

@@ -244,7 +244,7 @@ def test_one_address_has_so_many_watches():
 def test_pictures_that_do_not_fit_into_the_server_are_told_so():
     with served(bundled(), "--max-gateway-bytes", str(16 * MIB)) as server, Client(server.address) as client:
         assert client.explain(STAR, Saliency(), model="shapes").predictions
-        with pytest.raises(InvalidArgumentError, match="this server has 8; send smaller ones") as caught:
+        with pytest.raises(InvalidArgumentError, match="this server has 7; send smaller ones") as caught:
             client.explain(Pil.new("RGB", (1300, 1200)), Saliency(), model="shapes")
         assert caught.value.reason == "PICTURE_TOO_LARGE"
 

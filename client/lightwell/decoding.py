@@ -55,7 +55,9 @@ def rgb(picture: Pil.Image) -> Pil.Image:
         white = Pil.new("RGB", picture.size, "white")
         white.paste(picture, mask=picture)
         return white
-    return picture if picture.mode == "RGB" else picture.convert("RGB")  # which copies even where nothing changes
+    if picture.mode != "RGB" or picture.format == "WEBP":  # its decoder holds thrice the pixels, as long as it is there
+        picture = picture.convert("RGB")
+    return picture
 
 
 def _scale_transparency(picture: Pil.Image, bits: int) -> None:

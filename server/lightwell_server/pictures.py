@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from lightwell import decoding
 from lightwell.decoding import FORMATS
 from lightwell_server.errors import InvalidArgument
 
-SHORT = tuple(name for name in FORMATS if name not in ("PNG", "TIFF"))
+SHORT = tuple(name for name in FORMATS if name not in ("PNG", "TIFF", "WEBP"))
 """Those whose header is read by Pillow where a look must not take long."""
 MAX_PIXELS = 50_000_000
 """The largest image that is decoded, read from its header."""
@@ -35,6 +36,8 @@ MAX_SCANS = 100
 MAX_SECONDS = 5.0
 """Predicted seconds of decoding that a file may take."""
 
+_WEBP_BYTES, _WEBP_SECONDS = 20, 5e-8
+"""Of each pixel of a WebP, while it is decoded: its decoder has two pictures of four channels beside the one given."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SCAN = re.compile(rb"\xff\xda\x00")  # how each begins; in the pixels' own bytes a zero follows each 255
 _FILTERS = {
@@ -72,7 +75,7 @@ class File:
     """A picture's file of which the header has been read. `size` is height and width, `bytes` what decoding it takes of
     memory at most, beside the file itself, and `seconds` how long about."""
 
-    picture: Pil.Image
+    opened: Callable[[], Pil.Image]
     path: str
     size: tuple[int, int]
     bytes: int
@@ -81,7 +84,10 @@ class File:
     def decoded(self) -> Pil.Image:
         """The first picture, as `opened` tells."""
         with _told(self.path):
-            return decoding.rgb(self.picture)
+            picture = self.opened()
+            if (picture.height, picture.width) != self.size:
+                raise ValueError("its header tells another size")
+            return decoding.rgb(picture)
 
 
 class Stoppable(io.BytesIO):
@@ -109,13 +115,13 @@ class Stoppable(io.BytesIO):
 def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading.Event | None = None) -> File:
     """A file by its header; nothing is decoded yet, and decoding ends early when `stop` is set. Raises InvalidArgument
     for `path`, saying what to change."""
+    file = functools.partial(_opened, Stoppable(data, stop), path, max_pixels)
     with _told(path):
-        picture = _opened(Stoppable(data, stop), path, max_pixels)
+        if (webp := _webp_size(data)) is not None:
+            return _webp(file, webp, path, max_pixels)
+        picture = file()
         width, height = _decoded_size(picture)
-        if width * height > max_pixels:
-            raise InvalidArgument.at(
-                path, f"{width} x {height} pixels are more than {max_pixels:,}; send a smaller image"
-            )
+        _few(width, height, path, max_pixels)
         scans = len(_SCAN.findall(data)) if picture.format in ("JPEG", "MPO") else 0
         if scans > MAX_SCANS:
             raise InvalidArgument.at(path, f"has more than {MAX_SCANS} scans; save the JPEG anew with fewer")
@@ -123,13 +129,42 @@ def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading
         if seconds > MAX_SECONDS:
             advice = f"has {scans} scans; save it anew as baseline" if scans > 1 else "is large; send a smaller one"
             raise InvalidArgument.at(path, f"would take about {seconds:.0f} seconds to decode: it {advice}")
-        return File(picture, path, (picture.height, picture.width), width * height * _bytes(picture, scans), seconds)
+        size, most = (picture.height, picture.width), width * height * _bytes(picture, scans)
+        return File(lambda: picture, path, size, most, seconds)
 
 
 def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
     """A file's first picture, as `lightwell.decoding` has it. Raises InvalidArgument for `path`, saying what to
     change."""
     return headed(data, path, max_pixels).decoded()
+
+
+def _webp(file: Callable[[], Pil.Image], size: tuple[int, int], path: str, max_pixels: int) -> File:
+    """A WebP, which is not opened before it is decoded: its decoder takes memory for all pixels from then on."""
+    height, width = size
+    _few(width, height, path, max_pixels)
+    return File(file, path, size, _WEBP_BYTES * height * width, _WEBP_SECONDS * height * width)
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a WebP by its first chunk; None for any other file.
+
+    Source: https://developers.google.com/speed/webp/docs/riff_container
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    if data[12:16] == b"VP8X":
+        return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    width, height = struct.unpack("<HH", data[26:30])
+    return height & 0x3FFF, width & 0x3FFF
+
+
+def _few(width: int, height: int, path: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InvalidArgument.at(path, f"{width} x {height} pixels are more than {max_pixels:,}; send a smaller image")
 
 
 def _opened(file: Stoppable, path: str, max_pixels: int) -> Pil.Image:
@@ -160,7 +195,7 @@ def _bytes(picture: Pil.Image, scans: int) -> int:
     if picture.format in ("JPEG", "MPO"):
         turned = bool(picture.getexif().get(ExifTags.Base.Orientation, 1) != 1)
         return 4 + 4 * turned + 4 * (picture.mode != "RGB") + 6 * (scans > 1)  # of several scans coefficients are kept
-    if picture.format in ("WEBP", "GIF"):
+    if picture.format == "GIF":
         return 16
     return 8 if plain else 16
 
@@ -169,7 +204,7 @@ def _nanoseconds(picture: Pil.Image, scans: int) -> float:
     """For each pixel, roughly: as measured on one core of 2.5 GHz."""
     if scans:
         return 15 + 10 * (picture.mode != "RGB") + 3 * scans
-    return {"PNG": 60.0, "WEBP": 50.0}.get(picture.format or "", 20.0)
+    return 60 if picture.format == "PNG" else 20
 
 
 def rows(pixels: Pixels) -> Tensor:
@@ -185,6 +220,8 @@ def header_size(data: bytes) -> tuple[int, int] | None:
     if data.startswith(_PNG):
         width, height = struct.unpack(">II", data[16:24]) if len(data) >= 24 else (0, 0)
         return (height, width) if width and height else None
+    if (webp := _webp_size(data)) is not None:
+        return webp
     try:
         with Pil.open(io.BytesIO(data[:HEADER]), formats=SHORT) as picture:
             return picture.height, picture.width

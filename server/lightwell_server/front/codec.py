@@ -7,10 +7,11 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from lightwell_server import cgroup, metrics
-from lightwell_server.budget import Budget
+from lightwell_server.budget import Budget, Hold
 from lightwell_server.call import current
 from lightwell_server.threads import beside, give_back
 
@@ -21,17 +22,27 @@ LONG = 0.05
 it."""
 SHORT = 4
 """Short pieces of work at a time, at least."""
+RESERVE, SMALL = 1 / 8, 1 / 32
+"""Of the memory for pictures, what is kept for small ones, and up to where they are small: none of them waits for a
+large one, which may take most of it."""
 
 
 class Codec:
-    """Runs functions on threads, for one event loop. `memory` are the bytes that pictures may take together."""
+    """Runs functions on threads, for one event loop. `memory` are the bytes that pictures may take together, `largest`
+    those that one request's may."""
 
     def __init__(self, memory: int) -> None:
         processors = cgroup.processors()
         short, long = max(SHORT, processors), max(1, processors // 2)
-        self.memory = Budget(memory, "the pictures")
-        self._short, self._long = Budget(short, "the small pictures"), Budget(long, "the large pictures")
+        self.largest = memory * (1 - RESERVE)
+        self._small, self._large = memory * SMALL, Budget(self.largest, "the pictures")
+        self._reserve = Budget(memory * RESERVE, "the small pictures")
+        self._short, self._long = Budget(short, "the short decodings"), Budget(long, "the long decodings")
         self._threads = beside(short + long, "codec")
+
+    def room(self, caller: str, size: float) -> AbstractAsyncContextManager[Hold]:
+        """Holds so many bytes of memory for a caller's pictures. Raises `Overloaded` if there is no room for long."""
+        return (self._reserve if size <= self._small else self._large).holding(caller, size)
 
     async def run(self, name: str, seconds: float, function: Callable[[], T], stop: threading.Event | None = None) -> T:
         """Runs a function that takes about so many seconds; its time is noted under that name. `stop` is set when its

@@ -138,14 +138,13 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         stop = threading.Event()
         read = functools.partial(headers, request, entry.described, self._max_pixels, stop)
         found = await self._codec.run("header", 0.0, read, stop)
-        memory = self._codec.memory
-        if found.bytes > memory.total:
+        if found.bytes > self._codec.largest:
             raise InvalidArgument(
                 f"the request's pictures take about {found.bytes / 2**20:.0f} MiB while they are decoded and drawn, and"
-                f" this server has {memory.total / 2**20:.0f}; send smaller ones, or ask for no pictures",
+                f" this server has {self._codec.largest / 2**20:.0f}; send smaller ones, or ask for no pictures",
                 reason="PICTURE_TOO_LARGE",
             )
-        async with memory.holding(current.get().caller, found.bytes) as hold:
+        async with self._codec.room(current.get().caller, found.bytes) as hold:
             sight = await self._codec.run("decode", found.seconds, found.seen, stop)
             hold.resize(sight.held)
             yield sight

@@ -170,13 +170,15 @@ class Headers:
         return sum(image.seconds for image in self.images)
 
     def seen(self) -> Sight:
-        """Decodes the images and fits the one that the request is about to the model. Raises InvalidArgument saying
-        what to change."""
+        """Decodes the images, once, and fits the one that the request is about to the model. Raises InvalidArgument
+        saying what to change."""
         request, inner, model = self.asked, self.inner, self.model
         digests = [types.ImageDigest(field=image.path, sha256=wire.digest(image.message)) for image in self.images]
+        held = self._drawing
         original, *others = [image.decoded() for image in self.images]
         for image, pixels in zip(self.images[1:], others, strict=True):
             image.message.CopyFrom(pixels.message())
+        self.images.clear()  # files hold all that was decoded of them, and their decoders
         seen, placement = original, wire.placed(original.size)
         if not self.method.whole:
             seen, placement = _fitted(original, request.image.fit, model)
@@ -191,7 +193,7 @@ class Headers:
             placement=placement,
             original=original if self._drawn else None,
             bands=self.channels.bands if self.channels else (),
-            held=self._drawing + _FLOAT * count * sum(math.prod(pixels.size) for pixels in (seen, *others)),
+            held=held + _FLOAT * count * sum(math.prod(pixels.size) for pixels in (seen, *others)),
             digests=digests,
         )
 
