@@ -298,20 +298,19 @@ def _place(target: types.Target) -> Hashable:
 
 
 def _largest(request: Request, entry: Entry) -> int:
-    """Bytes that an answer may have where nothing like it was asked before: the numbers of an image, or, of what a
-    model saw, those of the layers that the method reads, if these are more."""
+    """Bytes that an answer may have where nothing like it was asked before: those of an image's numbers, or of the
+    layers that the method reads, if these are more."""
     method, told = method_of(request), entry.described
+    if not isinstance(request, explain_pb2.ExplainRequest):
+        return ANSWER
+    named = getattr(getattr(request, method.name), "layer", "")
+    own = next((each.default_layers for each in told.methods if each.method == method.name), ())
+    wanted = {named} if named else set(own)
+    read = (layer for layer in told.layers if wanted.intersection((layer.name, *layer.aliases)))
     usual = max(1, told.card.height * told.card.width)
-    numbers = [told.card.channels * usual]
-    if isinstance(request, explain_pb2.ExplainRequest):
-        named = getattr(getattr(request, method.name), "layer", "")
-        own = next((each.default_layers for each in told.methods if each.method == method.name), ())
-        layers = {named} if named else set(own)
-        numbers += [
-            math.prod(layer.shape) for layer in told.layers if layers.intersection((layer.name, *layer.aliases))
-        ]
+    numbers = max(told.card.channels * usual, *(math.prod(layer.shape) for layer in read), 0)
     sides = _sides(request.image) if method.whole or request.image.fit == types.FIT_EXACT else None
-    return max(ANSWER, FLOAT * max(numbers) * (usual if sides is None else math.prod(sides)) // usual)
+    return max(ANSWER, FLOAT * numbers * (usual if sides is None else math.prod(sides)) // usual)
 
 
 def _sides(image: types.Image) -> Any:  # noqa: ANN401 - whatever holds two numbers
