@@ -26,6 +26,8 @@ from lightwell.serving import Server, bundled, served
 FILES = 256
 """That a process of the server may have open."""
 FLAGS = ("--workers", "1", "--threads", "1")
+CONNECTIONS = ("--max-connections", str(2 * FILES))
+"""More than the files allow; of itself a server takes fewer, and keeps the others for its workers."""
 BACK = 40.0
 """Seconds in which there is a worker again: the longest pause before one is started, and its start."""
 PATIENCE = 120.0
@@ -36,7 +38,7 @@ def prove(seconds: float) -> Proof:
     """Keeps all files taken for up to so many seconds, a fifth of a minute at most."""
     with (
         environment(BENCH_FILES=str(FILES)),
-        served(bundled(), *FLAGS, *SHORT_GRACE, module="bench._confined") as server,
+        served(bundled(), *FLAGS, *CONNECTIONS, *SHORT_GRACE, module="bench._confined") as server,
     ):
         taken, goals = asyncio.run(_prove(server, min(seconds, 12.0)))
         goals.append(ended("files", server))
