@@ -14,8 +14,9 @@ from lightwell_server.call import Call
 from lightwell_server.case import GUESS, Case, Price
 from lightwell_server.engine.experience import ENOUGH, HALVED
 from lightwell_server.errors import DeadlineExceeded, Overloaded
-from lightwell_server.front.admission import ANSWER, KEPT, RISE, Admission, Backlog, Prices, kind
+from lightwell_server.front.admission import Admission, Backlog
 from lightwell_server.front.library import Entry
+from lightwell_server.front.prices import ANSWER, KEPT, RISE, Prices, kind
 
 ENTRY = Entry("net", "1")
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
