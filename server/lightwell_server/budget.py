@@ -98,6 +98,8 @@ class Budget:
         waiting = _Waiting(hold, amount, charge, next(self._numbers))
         self._line.append(waiting)
         self._share_out()
+        if waiting.granted.done():  # nearly always: a timer for each call would cost more than the rest of this
+            return
         try:
             async with asyncio.timeout(patience):
                 await waiting.granted
