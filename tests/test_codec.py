@@ -83,12 +83,20 @@ def test_the_header_of_a_webp_tells_its_size(mode, options):
         assert pictures.headed(data, "image").size == size[::-1]
 
 
-def test_a_webp_whose_header_tells_another_size_is_refused():
+def test_a_picture_of_another_size_than_its_header_tells_is_not_decoded(monkeypatch):
+    data = encoded(Pil.new("RGB", (64, 48)), "WEBP")
+    monkeypatch.setattr(pictures, "_webp_size", lambda data: (48, 63))
+    with pytest.raises(InvalidArgument, match="cannot be decoded: its header tells another size; save it anew"):
+        pictures.headed(data, "image").decoded()
+
+
+def test_a_webp_that_would_take_too_long_is_refused_by_its_header():
+    """However many pixels the server takes."""
     data = bytearray(encoded(Pil.new("RGB", (64, 48)), "WEBP", exif=TURNED))
     assert data[12:16] == b"VP8X"
-    data[24] += 1
-    with pytest.raises(InvalidArgument, match="the image cannot be decoded"):
-        pictures.headed(bytes(data), "image").decoded()
+    data[24:30] = (11_999).to_bytes(3, "little") * 2
+    with pytest.raises(InvalidArgument, match="would take about 7 seconds to decode: it is large; send a smaller one"):
+        pictures.headed(bytes(data), "image", max_pixels=150_000_000)
 
 
 def test_files_are_let_go_of_once_they_are_decoded():

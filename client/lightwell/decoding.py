@@ -5,23 +5,13 @@ from __future__ import annotations
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, WebPImagePlugin  # noqa: F401
+from PIL import ExifTags, ImageOps, WebPImagePlugin  # noqa: F401
 from PIL import Image as Pil
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """With the imports above all are known to Pillow; else the first request that is none of the others would wait until
 Pillow has loaded all that it has."""
-_TURNS = {
-    2: Pil.Transpose.FLIP_LEFT_RIGHT,
-    3: Pil.Transpose.ROTATE_180,
-    4: Pil.Transpose.FLIP_TOP_BOTTOM,
-    5: Pil.Transpose.TRANSPOSE,
-    6: Pil.Transpose.ROTATE_270,
-    7: Pil.Transpose.TRANSVERSE,
-    8: Pil.Transpose.ROTATE_90,
-}
-"""What brings a picture upright, by EXIF's number of how it lies."""
 _DEPTH = 24
 """Where a PNG's header has the bits of its values."""
 
@@ -43,19 +33,17 @@ def rgb(picture: Pil.Image) -> Pil.Image:
     as Adobe writes it, 255 for no ink, with its marker or without. Colour profiles are not applied. Raises ValueError
     for values without a known range, and what Pillow does for a file that cannot be decoded."""
     picture.load()  # a PNG may tell at its end how it is turned
-    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    if picture.mode in ("I", "F"):
-        raise ValueError("its values have no known range; 8 bits, or 16 without sign, have one")
+    _check_range(picture)
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
         picture = _high_bytes(picture)
-    if orientation in _TURNS:
-        picture = picture.transpose(_TURNS[orientation])
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Pil.new("RGB", picture.size, "white")
         white.paste(picture, mask=picture)
         return white
-    if picture.mode != "RGB" or picture.format == "WEBP":  # its decoder holds thrice the pixels, as long as it is there
+    if picture.mode != "RGB" or picture.format == "WEBP":  # whose decoder holds two pictures more
         picture = picture.convert("RGB")
     return picture
 
@@ -68,12 +56,17 @@ def _scale_transparency(picture: Pil.Image, bits: int) -> None:
         raise ValueError("a transparent colour of 16 bits cannot be told from its neighbours")
 
 
+def _check_range(picture: Pil.Image) -> None:
+    """Raises ValueError for values of which is not known what is black and what is white."""
+    if picture.mode in ("I", "F"):
+        raise ValueError("its values have no known range; 8 bits, or 16 without sign, have one")
+    tags = picture.tag_v2 if picture.mode.startswith("I;16") and isinstance(picture, TiffImageFile) else None
+    if tags is not None and (tags[BITSPERSAMPLE] != (16,) or tags[PHOTOMETRIC_INTERPRETATION] != 1):
+        raise ValueError("grey of more than 8 bits is read with 16 bits and black at zero only")
+
+
 def _high_bytes(picture: Pil.Image) -> Pil.Image:
     """Grey of 16 bits as 8, with alpha where the file calls one of the values transparent."""
-    if isinstance(picture, TiffImageFile) and (
-        picture.tag_v2[BITSPERSAMPLE] != (16,) or picture.tag_v2[PHOTOMETRIC_INTERPRETATION] != 1
-    ):
-        raise ValueError("grey of more than 8 bits is read with 16 bits and black at zero only")
     values = np.asarray(picture)
     grey = Pil.fromarray((values >> 8).astype(np.uint8))
     if "transparency" in picture.info:

@@ -121,14 +121,11 @@ def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading
             return _webp(file, webp, path, max_pixels)
         picture = file()
         width, height = _decoded_size(picture)
-        _few(width, height, path, max_pixels)
         scans = len(_SCAN.findall(data)) if picture.format in ("JPEG", "MPO") else 0
         if scans > MAX_SCANS:
             raise InvalidArgument.at(path, f"has more than {MAX_SCANS} scans; save the JPEG anew with fewer")
         seconds = width * height * _nanoseconds(picture, scans) / 1e9
-        if seconds > MAX_SECONDS:
-            advice = f"has {scans} scans; save it anew as baseline" if scans > 1 else "is large; send a smaller one"
-            raise InvalidArgument.at(path, f"would take about {seconds:.0f} seconds to decode: it {advice}")
+        _check(width, height, seconds, scans, path, max_pixels)
         size, most = (picture.height, picture.width), width * height * _bytes(picture, scans)
         return File(lambda: picture, path, size, most, seconds)
 
@@ -142,8 +139,9 @@ def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
 def _webp(file: Callable[[], Pil.Image], size: tuple[int, int], path: str, max_pixels: int) -> File:
     """A WebP, which is not opened before it is decoded: its decoder takes memory for all pixels from then on."""
     height, width = size
-    _few(width, height, path, max_pixels)
-    return File(file, path, size, _WEBP_BYTES * height * width, _WEBP_SECONDS * height * width)
+    seconds = _WEBP_SECONDS * height * width
+    _check(width, height, seconds, 0, path, max_pixels)
+    return File(file, path, size, _WEBP_BYTES * height * width, seconds)
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -162,9 +160,13 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return height & 0x3FFF, width & 0x3FFF
 
 
-def _few(width: int, height: int, path: str, max_pixels: int) -> None:
+def _check(width: int, height: int, seconds: float, scans: int, path: str, max_pixels: int) -> None:
+    """Raises InvalidArgument for a picture that is too large, or would take too long."""
     if width * height > max_pixels:
         raise InvalidArgument.at(path, f"{width} x {height} pixels are more than {max_pixels:,}; send a smaller image")
+    if seconds > MAX_SECONDS:
+        advice = f"has {scans} scans; save it anew as baseline" if scans > 1 else "is large; send a smaller one"
+        raise InvalidArgument.at(path, f"would take about {seconds:.0f} seconds to decode: it {advice}")
 
 
 def _opened(file: Stoppable, path: str, max_pixels: int) -> Pil.Image:
