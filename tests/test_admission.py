@@ -89,6 +89,9 @@ def test_an_answer_that_was_never_given_may_be_as_large_as_what_the_method_reads
     assert answer(Activations(layer="late")) == answer(Saliency(), "exact") == ANSWER
     content = StyleTransfer(styles=[Style(image=to_message(NOISE))], size=32)
     assert answer(content) == ANSWER, "whatever layers it reads, it gives a picture"
+    strange = explain_request(to_message(NOISE, "exact"), Saliency())
+    strange.image.tensor.shape[:] = [2**62] * 10_000
+    assert Prices(MOST).price(strange, entry).answer < 2**200, "two sides count, however many it names"
     image = np.zeros((3, 1024, 1024), np.uint8)
     assert answer(Saliency(), "exact") == 4 * 3 * 1024 * 1024
 

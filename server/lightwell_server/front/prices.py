@@ -167,8 +167,8 @@ def _largest(request: Request, entry: Entry) -> int:
 
 
 def _sides(image: types.Image) -> Any:  # noqa: ANN401 - whatever holds two numbers
-    """A picture's height and width by its header; None if it does not tell."""
-    return image.tensor.shape[1:] if image.HasField("tensor") else pictures.header_size(image.encoded)
+    """A picture's height and width by its header; None if it does not tell. A tensor may name any number of sides."""
+    return image.tensor.shape[1:3] if image.HasField("tensor") else pictures.header_size(image.encoded)
 
 
 def _size(image: types.Image) -> Hashable:
