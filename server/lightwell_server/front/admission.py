@@ -72,15 +72,15 @@ class Admission:
             self._backlog.note(case, waits=case.worker is None)
 
     def check(self, caller: str) -> None:
-        """Raises `Overloaded` if the caller's next request would be one too many."""
-        if len(self._cases) >= self._most:
-            raise Overloaded(f"{self._most} requests are in progress already; try again later")
+        """Raises `Overloaded` if the caller's next request would be one too many of its own."""
         if self._backlog.count(caller) >= self._each:
             raise Overloaded(
                 f"{caller} has {self._each} requests in progress already; wait for one to end", reason="TOO_MANY_JOBS"
             )
 
     def _check(self, caller: str, price: Price, left: float) -> None:
+        if len(self._cases) >= self._most:
+            raise Overloaded(f"{self._most} requests are in progress already; try again later")
         self.check(caller)
         if price.least > left > 0:
             raise DeadlineExceeded(
