@@ -1,5 +1,8 @@
 """`torch.export` programs: what they say of the sizes of their inputs is kept, and nothing in them is passed over."""
 
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,11 +12,27 @@ from lightwell_server.ask import OUT, Ask, Part
 from lightwell_server.errors import InvalidArgument, Refused
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lifting.exported import record
+from lightwell_server.models.lifting.files import opened
 from lightwell_server.models.lifting.lift import Sample, lift
 from lightwell_server.models.lifting.recorder import Recorder
 from tests.nets import PLAIN, seeded
 
 AUTO = torch.export.Dim.AUTO
+
+
+def test_programs_are_opened_at_the_same_time(tmp_path):
+    net, x = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(30))), torch.rand(2, 3, 8, 8)
+    exported(net, tmp_path / "same.pt2", x)
+    with zipfile.ZipFile(tmp_path / "same.pt2") as whole, zipfile.ZipFile(tmp_path / "none.pt2", "w") as spoilt:
+        for name in whole.namelist():
+            spoilt.writestr(name, whole.read(name).replace(b"aten", b"none"))
+    with ThreadPoolExecutor(8) as threads:
+        others = [threads.submit(opened, tmp_path / "none.pt2") for _ in range(4)]
+        files = list(threads.map(opened, [tmp_path / "same.pt2"] * 8))
+    assert all(torch.equal(file.run([x]), net(x)) for file in files)
+    for other in others:
+        with pytest.raises(Refused, match="cannot be read"):
+            other.result()
 
 
 class Tall(nn.Module):

@@ -238,13 +238,20 @@ def test_reflection_lists_the_services(server):
     assert {"lightwell.v1.ExplainerService", "lightwell.v1.ModelService", "grpc.health.v1.Health"} <= names
 
 
-def test_a_full_queue_says_when_to_come_back(repository):
-    with served(repository, "--max-jobs", "1") as server, Client(server.address) as client:
-        stream = iter(client.synthesize(LONG, image=STAR, model="shapes"))
+@pytest.mark.parametrize(("asks", "reason"), [("another", "QUEUE_FULL"), ("the same", "TOO_MANY_JOBS")])
+def test_a_full_queue_says_when_to_come_back(repository, tmp_path, asks, reason):
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text('[another]\ntoken = "a-token-of-another-one"\n["the same"]\ntoken = "a-token-of-the-same-one"\n')
+    with (
+        served(repository, "--max-jobs", "1", "--tokens", str(tokens)) as server,
+        Client(server.address, token="a-token-of-the-same-one") as first,
+        Client(server.address, token=f"a-token-of-{asks.replace(' ', '-')}-one") as client,
+    ):
+        stream = iter(first.synthesize(LONG, image=STAR, model="shapes"))
         next(stream)
         with pytest.raises(OverloadedError) as caught:
             client.explain(STAR, Saliency(), model="shapes")
-        assert caught.value.reason == "QUEUE_FULL" and caught.value.retry_seconds > 0
+        assert caught.value.reason == reason and caught.value.retry_seconds > 0
         stream.close()
 
 

@@ -4,6 +4,7 @@ refused with a sentence that says what it is."""
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ _LOGS = [
     logging.getLogger(name)
     for name in ("torch.export", "torch.export.pt2_archive._package", "torch._export.serde.serialize")
 ]
+_READING = threading.Lock()
+"""Torch reads one program at a time: it has a variable of the whole process for the one that it is at."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,12 @@ def opened(path: Path) -> ModelFile:
 
 class _Hushed(logging.Filter):
     """Torch tries one format of programs after another, and logs a traceback for each that does not fit. Here they are
-    kept from the log; `reason` is the first."""
+    kept from the log; `reason` is the first. What another thread logs is another file's."""
 
     reason = ""
 
     def __enter__(self) -> None:
+        self._thread = threading.get_ident()
         for log in _LOGS:
             log.addFilter(self)
 
@@ -132,7 +136,9 @@ class _Hushed(logging.Filter):
             log.removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Lets nothing pass."""
+        """Lets nothing of its own thread pass."""
+        if record.thread != self._thread:
+            return True
         if record.exc_info and not self.reason:
             self.reason = str(record.exc_info[1])
         return False
@@ -243,7 +249,9 @@ class Program:
 
     def __post_init__(self) -> None:
         libraries.imported(self.path)
-        self.program = torch.export.load(devices.on_cpu(self.path))
+        file = devices.on_cpu(self.path)
+        with _READING:
+            self.program = torch.export.load(file)
         self.module: Any = self.program.module()
         self._original: Any = asleep.program(self.program).module()
         self.dtype = self.stored = _commonest(self.weights())
