@@ -1,7 +1,8 @@
 """What ordinary calls cost beside another commit: `python -m bench.calls --against REV`.
 
-Two servers, one of each commit, answer the same calls of the bundled model in turn, asked by this commit's client. A
-call's figure is the median over rounds of the ratio of its seconds here and there, each the median of several calls.
+Two servers, one of each commit, answer the same calls of the bundled model, asked by this commit's client: one here,
+one there, each time another one first, so that both meet the same machine. A call's figure is the median of the ratios
+of these pairs.
 The generated protos are this commit's: a commit with other ones cannot be compared.
 """
 
@@ -24,23 +25,23 @@ from bench._table import Goal, ms, print_goals, progress, report, table
 from lightwell import Client, GradCam, Saliency
 from lightwell.serving import bundled, served
 
-ROUNDS, CALLS, MANY = 7, 15, 64
-"""Rounds; calls of a kind in each; calls of which 32 are in flight."""
+PAIRS, BURSTS, MANY = 200, 12, 64
+"""Calls of a kind at each server, and of the kind that is many calls, of which 32 are in flight."""
 SLOWER = 1.05
 """The most that a call may take of the other's seconds."""
 PICTURE = Path(lightwell.__file__).parent / "samples" / "star.png"
 Call = Callable[[Client], object]
 KINDS: dict[str, tuple[int, Call]] = {
-    "models": (CALLS, lambda client: client.models()),
-    "saliency": (CALLS, lambda client: client.explain(PICTURE, Saliency())),
-    "saliency, an overlay": (CALLS, lambda client: client.explain(PICTURE, Saliency(), pictures=["overlay"])),
-    "grad_cam, a stream": (CALLS, lambda client: client.explain_stream(PICTURE, GradCam()).result()),
+    "models": (PAIRS, lambda client: client.models()),
+    "saliency": (PAIRS, lambda client: client.explain(PICTURE, Saliency())),
+    "saliency, an overlay": (PAIRS, lambda client: client.explain(PICTURE, Saliency(), pictures=["overlay"])),
+    "grad_cam, a stream": (PAIRS, lambda client: client.explain_stream(PICTURE, GradCam()).result()),
     f"saliency, {MANY} with 32 in flight": (
-        1,
+        BURSTS,
         lambda client: list(client.explain_all([PICTURE] * MANY, Saliency(), concurrency=32)),
     ),
 }
-"""How often each kind of call is made in a round, and how."""
+"""How often each kind of call is made, and how."""
 
 
 @contextmanager
@@ -55,29 +56,26 @@ def _asked(tree: Path) -> Iterator[Client]:
         os.environ.pop("PYTHONPATH") if kept is None else os.environ.update(PYTHONPATH=kept)
 
 
-def _seconds(client: Client, count: int, call: Call) -> float:
-    taken = []
-    for _ in range(count):
-        began = time.perf_counter()
-        call(client)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+def _seconds(client: Client, call: Call) -> float:
+    began = time.perf_counter()
+    call(client)
+    return time.perf_counter() - began
 
 
 def _compared(revision: str) -> dict[str, list[tuple[float, float]]]:
-    """Seconds here and there of each kind of call in each round; a first round is left out."""
+    """Seconds here and there of each pair of calls; the first one of a kind is left out."""
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     with ExitStack() as stack:
         there = stack.enter_context(checked_out(revision))
         shutil.copytree(ROOT / "client/lightwell/v1", there / "client/lightwell/v1", dirs_exist_ok=True)
         clients = [stack.enter_context(_asked(tree)) for tree in (ROOT, there)]
-        tell = stack.enter_context(progress((1 + ROUNDS) * len(KINDS)))
-        for turn in range(1 + ROUNDS):
-            for kind, (count, call) in KINDS.items():
-                taken = {i: _seconds(clients[i], count, call) for i in ((0, 1) if turn % 2 else (1, 0))}
+        tell = stack.enter_context(progress(len(KINDS)))
+        for kind, (count, call) in KINDS.items():
+            for turn in range(1 + count):
+                taken = {i: _seconds(clients[i], call) for i in ((0, 1) if turn % 2 else (1, 0))}
                 if turn:
                     found[kind].append((taken[0], taken[1]))
-                tell(f"{kind}  {ms(taken[0])}  {ms(taken[1])}")
+            tell(kind)
     return found
 
 

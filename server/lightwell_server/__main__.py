@@ -13,6 +13,7 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+import uvloop
 from pydantic import ValidationError
 
 from lightwell_server import watched
@@ -35,7 +36,7 @@ def main() -> None:
         return
     logs.start(chosen.log_level)
     raise_limit()
-    asyncio.run(_serve(chosen))
+    uvloop.run(_serve(chosen))
 
 
 async def _serve(settings: Settings) -> None:

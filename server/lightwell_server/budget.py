@@ -95,11 +95,12 @@ class Budget:
             del self._calls[caller], self._held[caller], self._charged[caller]
 
     async def _granted(self, hold: Hold, amount: float, charge: float, patience: float | None) -> None:
+        if not self._line and amount <= self._free and self._fits(hold, amount):
+            self._grant(hold, amount, charge)
+            return
         waiting = _Waiting(hold, amount, charge, next(self._numbers))
         self._line.append(waiting)
         self._share_out()
-        if waiting.granted.done():  # nearly always: a timer for each call would cost more than the rest of this
-            return
         try:
             async with asyncio.timeout(patience):
                 await waiting.granted
@@ -121,14 +122,21 @@ class Budget:
             if first is None or first.amount > self._free:
                 return
             self._line.remove(first)
-            self._charged[first.hold.caller] += first.charge
-            self._free -= first.amount
-            self._held[first.hold.caller] += first.amount  # type: ignore[assignment]
-            first.hold.amount = first.hold.counted = first.amount
+            self._grant(first.hold, first.amount, first.charge)
             first.granted.set_result(None)
+
+    def _grant(self, hold: Hold, amount: float, charge: float) -> None:
+        self._charged[hold.caller] += charge
+        self._free -= amount
+        self._held[hold.caller] += amount  # type: ignore[assignment]
+        hold.amount = hold.counted = amount
 
     def _may(self, waiting: _Waiting) -> bool:
         if waiting.granted.done():  # cancelled, and not yet out of the line
             return False
-        held = self._held[waiting.hold.caller]
-        return not held or held + waiting.amount <= self._share * self.total
+        return self._fits(waiting.hold, waiting.amount)
+
+    def _fits(self, hold: Hold, amount: float) -> bool:
+        """Whether it is within the caller's share."""
+        held = self._held[hold.caller]
+        return not held or held + amount <= self._share * self.total

@@ -63,8 +63,16 @@ class Exchange:
             raise Overloaded(
                 f"{caller} has {self.max_streams} streams open already; wait for one to end", reason="TOO_MANY_STREAMS"
             )
-        with _counted(self._calls, caller), _counted(self._streams, caller, int(stream)):
+        counters = (self._calls, self._streams) if stream else (self._calls,)
+        for counter in counters:
+            counter[caller] += 1
+        try:
             yield
+        finally:
+            for counter in counters:
+                counter[caller] -= 1
+                if not counter[caller]:
+                    del counter[caller]
 
     async def receive(self, context: Context, message: Descriptor, read: Callable[[bytes], Any]) -> tuple[Any, int]:
         """A call's request, and how many bytes it has. Raises `Gone`, `DeadlineExceeded` for one that does not come,
@@ -129,14 +137,3 @@ def cut_off() -> None:
             continue
         if any(serving in gc.get_referents(scope) for scope in gc.get_referents(waiting)):
             task.cancel()
-
-
-@contextmanager
-def _counted(counter: Counter[str], key: str, count: int = 1) -> Iterator[None]:
-    counter[key] += count
-    try:
-        yield
-    finally:
-        counter[key] -= count
-        if not counter[key]:
-            del counter[key]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -48,6 +48,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self.access, self.observers, self.exchange, self.door = access, observers, exchange, door
         self.max_seconds = max_seconds
         self.calls = 0
+        self._handlers: dict[str, Any] = {}
         # Whoever asks for health is no caller: small room of its own, which no request takes.
         self.probes = replace(
             exchange, received=Budget(PROBES * exchange.max_request, "the probes"), receive_seconds=PROBE_SECONDS
@@ -72,14 +73,12 @@ class Boundary(grpc.aio.ServerInterceptor):
             return _guarded(self, handler)
         if rpc.startswith("/grpc.health."):
             return grpc.stream_stream_rpc_method_handler(_probe(self, parts.described(rpc, health_pb2), handler))
-        right: Right = "admin" if rpc.startswith("/lightwell.v1.AdminService/") else "explain"
-        try:
-            self.access.caller(handler_call_details.invocation_metadata or (), right, "")
-        except LightwellError as error:  # before the request is read: strangers get no memory
-            return grpc.stream_stream_rpc_method_handler(_refusing(self, rpc, error))
-        return grpc.stream_stream_rpc_method_handler(
-            _call(self, rpc, right, parts.described(rpc, explainer_pb2), handler)
-        )
+        if rpc not in self._handlers:
+            right: Right = "admin" if rpc.startswith("/lightwell.v1.AdminService/") else "explain"
+            self._handlers[rpc] = grpc.stream_stream_rpc_method_handler(
+                _call(self, rpc, right, parts.described(rpc, explainer_pb2), handler)
+            )
+        return self._handlers[rpc]
 
 
 class _Watch:
@@ -169,22 +168,30 @@ def _call(boundary: Boundary, rpc: str, right: Right, message: Descriptor, handl
                 async with exchange.received.holding(caller, exchange.max_request) as room:
                     request, size = await exchange.receive(context, message, handler.request_deserializer)
                     room.resize(READ * size)
-                    responses = _responses(handler, request, context)
-                    async with _limited(boundary.max_seconds + STALLED), watch.call.kept, aclosing(responses):
-                        async for response in responses:
-                            await exchange.send(context, watch.call, response, handler.response_serializer)
+                    async with _limited(boundary.max_seconds + STALLED), watch.call.kept:
+                        await _answered(
+                            handler,
+                            request,
+                            context,
+                            lambda answer: exchange.send(context, watch.call, answer, handler.response_serializer),
+                        )
 
     return call
 
 
-async def _responses(handler: Any, request: Any, context: Context) -> AsyncGenerator[Any, None]:  # noqa: ANN401
-    """What a handler answers, whether that is one message or several."""
+async def _answered(
+    handler: Any,  # noqa: ANN401
+    request: Any,  # noqa: ANN401
+    context: Context,
+    send: Callable[[Any], Awaitable[None]],
+) -> None:
+    """Sends what a handler answers, whether that is one message or several."""
     if not handler.response_streaming:
-        yield await handler.unary_unary(request, context)
+        await send(await handler.unary_unary(request, context))
         return
     async with aclosing(handler.unary_stream(request, context)) as responses:
         async for response in responses:
-            yield response
+            await send(response)
 
 
 @asynccontextmanager
@@ -205,9 +212,9 @@ def _probe(boundary: Boundary, message: Descriptor, handler: Any) -> Handler:  #
             with probes.open(identity(context), stream=False):
                 async with probes.received.holding(identity(context), probes.max_request):
                     request, _ = await probes.receive(context, message, handler.request_deserializer)
-                async with aclosing(_responses(handler, request, context)) as responses:
-                    async for response in responses:
-                        await context.write(handler.response_serializer(response))
+                await _answered(
+                    handler, request, context, lambda answer: context.write(handler.response_serializer(answer))
+                )
 
     return call
 
@@ -221,14 +228,6 @@ async def _ended(context: Context) -> AsyncIterator[None]:
         return
     except LightwellError as error:
         await context.abort_with_status(rpc_status.to_status(status(error)))
-
-
-def _refusing(boundary: Boundary, rpc: str, error: LightwellError) -> Handler:
-    async def call(requests: Any, context: Context) -> None:  # noqa: ANN401
-        async with _Watch(boundary, rpc, context):
-            raise error
-
-    return call
 
 
 def _guarded(boundary: Boundary, handler: Any) -> Any:  # noqa: ANN401

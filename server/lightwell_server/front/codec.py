@@ -52,13 +52,13 @@ class Codec:
         lane = self._long if long else self._short
         async with lane.holding(call.caller, 1, seconds, patience=None):
             timed = functools.partial(call.timed, name, functools.partial(_large, function) if long else function)
-            work = asyncio.get_running_loop().run_in_executor(self._threads, timed)
+            work = self._threads.submit(timed)
             try:
-                return await asyncio.shield(work)
+                return await asyncio.wrap_future(work)
             except asyncio.CancelledError:
                 if stop is not None:
                     stop.set()
-                await asyncio.wait([work])
+                await asyncio.wait([asyncio.wrap_future(work)])  # a thread ends at its own time
                 raise
             finally:
                 for moment in call.moments[began:]:

@@ -64,7 +64,7 @@ class Library:
     """Every version of every model. `aliases` are other names for versions, by model."""
 
     def __init__(self, repository: Path) -> None:
-        self._models: dict[str, dict[str, Entry]] = {}
+        self._models: dict[str, dict[str, Entry]] = {}  # by name, each one's versions by `natural`
         path = repository / ALIASES
         self._aliases = Watched("aliases", [path], lambda: _aliases(path))
         self.aliases = self._aliases.last
@@ -95,7 +95,12 @@ class Library:
 
     def entry(self, name: str, version: str) -> Entry:
         """A version's entry, made if there is none."""
-        return self._models.setdefault(name, {}).setdefault(version, Entry(name, version))
+        found = self._models.get(name, {})
+        if version not in found:
+            made = {**found, version: Entry(name, version)}
+            found = {each: made[each] for each in sorted(made, key=natural)}
+            self._models = dict(sorted({**self._models, name: found}.items()))
+        return found[version]
 
     def remove(self, entry: Entry) -> None:
         """Forgets a version."""
@@ -106,12 +111,11 @@ class Library:
 
     def all(self) -> list[Entry]:
         """Every version, by name, the newest of a model last."""
-        return [entry for name in sorted(self._models) for entry in self.versions(name)]
+        return [entry for versions in self._models.values() for entry in versions.values()]
 
     def versions(self, name: str) -> list[Entry]:
         """The versions of a model, the newest last."""
-        found = self._models.get(name, {})
-        return [found[version] for version in sorted(found, key=natural)]
+        return list(self._models.get(name, {}).values())
 
     def ready(self) -> list[Entry]:
         """Every version that answers."""
@@ -126,9 +130,9 @@ class Library:
             name = self._only()
         if name not in self._models:
             raise NotFound(
-                f"there is no model {name!r}; {nearest(name, sorted(self._models))}"
+                f"there is no model {name!r}; {nearest(name, list(self._models))}"
                 if name
-                else f"name a model: {', '.join(sorted(self._models))}",
+                else f"name a model: {', '.join(self._models)}",
                 reason="MODEL_NOT_FOUND",
                 resource_name=name,
             )

@@ -7,7 +7,6 @@ import os
 # Read when an accelerator starts: without it its matrix products are not deterministic.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-import asyncio
 import logging
 import multiprocessing
 import signal
@@ -21,6 +20,7 @@ from typing import Any
 
 import grpc
 import torch
+import uvloop
 from grpc_status import rpc_status
 from prometheus_client import ProcessCollector, generate_latest
 
@@ -195,4 +195,4 @@ def main(told: dict[str, Any]) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the gateway's own words alone go to its output
     logs.start(told["settings"].log_level, worker=told["number"])
     threading.Thread(target=_end_with_gateway, name="gateway", daemon=True).start()
-    asyncio.run(serve(told))
+    uvloop.run(serve(told))
