@@ -9,9 +9,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
 from lightwell import cli
-from lightwell_server import errors, metrics
+from lightwell_server import errors
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
+from lightwell_server.metrics import DeviceMetrics, GatewayMetrics
 
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / "server" / "lightwell_server"
@@ -25,7 +26,8 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def described() -> list[MetricWrapperBase]:
-    return [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+    values = (value for made in (GatewayMetrics(), DeviceMetrics()) for value in vars(made).values())
+    return [value for value in values if isinstance(value, MetricWrapperBase)]
 
 
 def exposed(metric: MetricWrapperBase) -> set[str]:

@@ -178,6 +178,37 @@ def test_a_process_that_leaves_models_at_work_ends_their_threads_first():
     assert "forked:" in forked and "in each process" in forked and left == ["left:", "left: caller"]
 
 
+def test_a_program_keeps_its_own_filters_of_warnings(tmp_path):
+    script = """
+import sys, threading, warnings, numpy, torch
+before = list(warnings.filters)
+from lightwell import Saliency
+from lightwell_server.local import Local
+print(warnings.filters == before)
+models = []
+threads = [threading.Thread(target=lambda: models.append(Local(sys.argv[1]))) for _ in range(3)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+print(warnings.filters == before or set(warnings.filters) ^ set(before), len(models))
+"""
+    file = export(seeded(Residual), "traced", tmp_path, torch.rand(2, 3, 32, 32))
+    told = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines() == ["True", "True 3"] and not told.stderr
+
+
+def test_a_program_keeps_its_own_choice_of_deterministic_algorithms(monkeypatch):
+    with Local(seeded(Residual), CARD) as local:
+        set_by_us = []
+        monkeypatch.setattr(torch, "use_deterministic_algorithms", set_by_us.append)
+        (told,) = local.explain(PICTURE, Saliency(), reproducible=True).provenance.exceptions
+        assert "call torch.use_deterministic_algorithms(True)" in told and not set_by_us
+        monkeypatch.undo()
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert not local.explain(PICTURE, Saliency(), reproducible=True).provenance.exceptions
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
 def test_the_thread_of_a_model_ends_with_it():
     model = Local(seeded(Residual), CARD).model
     before = threading.active_count()

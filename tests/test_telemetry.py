@@ -1,5 +1,6 @@
 """What an operator sees: request ids, log lines, traces at a real collector, metrics of a real scrape."""
 
+import asyncio
 import json
 import re
 import socket
@@ -19,10 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from lightwell import Client, Occlusion, Saliency
 from lightwell.images import to_message
 from lightwell.requests import explain_request
-from lightwell.v1 import explainer_pb2_grpc
-from lightwell_server import metrics
+from lightwell.v1 import admin_pb2, explainer_pb2_grpc
 from lightwell_server.boundary import tracing
 from lightwell_server.call import Call, named
+from lightwell_server.config import Settings
+from lightwell_server.metrics import GatewayMetrics
+from lightwell_server.serving import Serving
 from tests.serving import bundled, served
 from tests.test_service import STAR, free_port
 
@@ -196,7 +199,7 @@ def test_what_never_was_a_request_is_counted(told):
 
 
 def test_buckets_fit_milliseconds_and_minutes():
-    edges = metrics.request_seconds.labels("saliency", "x")._upper_bounds
+    edges = GatewayMetrics().request_seconds.labels("saliency", "x")._upper_bounds
     assert edges[0] <= 0.005 and 60 in edges
 
 
@@ -224,3 +227,39 @@ def test_an_unknown_model_is_no_label():
                 client.explain(STAR, Saliency(), model=name)
         scrape = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     assert 'lightwell_requests_total{code="NOT_FOUND",method="saliency",model=""} 2.0' in scrape
+
+
+def test_two_servers_in_one_process_have_figures_of_their_own():
+    async def asked(count):
+        settings = Settings(repository=bundled(), workers=0, address="127.0.0.1:0", metrics_port=0, settle_seconds=0)
+        server, stop = Serving(settings), asyncio.Event()
+        running = asyncio.create_task(server.run(stop))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server._port}") as channel:
+            ask = explainer_pb2_grpc.ExplainerServiceStub(channel).Explain
+            for _ in range(count):
+                await patiently(lambda: ask(explain_request(STAR, Saliency(), model="shapes")))
+            page = await explainer_pb2_grpc.AdminServiceStub(channel).GetMetrics(admin_pb2.GetMetricsRequest())
+        return running, stop, page.text
+
+    async def patiently(call):
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+                await asyncio.sleep(0.1)
+
+    async def both():
+        servers = [await asked(count) for count in (3, 1, 0)]
+        for running, stop, _ in servers:
+            stop.set()
+            await running
+        return [page for *_, page in servers]
+
+    def total(page, name, **labels):
+        samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+    pages = asyncio.run(both())
+    assert [total(page, "lightwell_requests_total", method="saliency", code="OK") for page in pages] == [3, 1, 0]
+    assert [total(page, "lightwell_model_loads_total") for page in pages[:2]] == [1, 1]

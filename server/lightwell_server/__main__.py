@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import uvloop
 from pydantic import ValidationError
 
-from lightwell_server import watched
+from lightwell_server import metrics, watched
 from lightwell_server.boundary import logs
 from lightwell_server.config import Settings, settings
 from lightwell_server.descriptors import raise_limit
@@ -35,6 +35,7 @@ def main() -> None:
         print(chosen.toml(), end="")
         return
     logs.start(chosen.log_level)
+    metrics.without_created()
     raise_limit()
     uvloop.run(_serve(chosen))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Protocol
+
+from prometheus_client.metrics_core import Metric
 
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import estimate_pb2 as estimates
@@ -55,8 +57,9 @@ class Core(Protocol):
     def statuses(self) -> list[admin.WorkerStatus]:
         """How each device is."""
 
-    def scraped(self) -> Mapping[str, str] | None:
-        """The metrics of worker processes as text, by worker; None if there are none. Safe from any thread."""
+    def scraped(self) -> Iterable[Metric]:
+        """The metrics of all devices, those of worker processes with the label `worker`. Safe from any thread but the
+        event loop's, which it may have to wait for."""
 
     async def stop(self) -> None:
         """Ends what answers."""

@@ -52,6 +52,11 @@ from lightwell_server.models.card import Card
 from lightwell_server.models.lifting.pixels import example
 from lightwell_server.models.store import Model, load_file
 
+NOT_DETERMINISTIC = (
+    "torch's deterministic algorithms are off in this program; call torch.use_deterministic_algorithms(True) before"
+)
+"""The exception of a `reproducible` request: a library does not set what belongs to the whole process."""
+
 
 class Local:
     """A model in this process: a `.pt` or `.pt2` file, an `nn.Module` (it is traced), or a loaded model. `card` says
@@ -175,6 +180,8 @@ class Local:
         try:
             sight = look(request, self._described)
             running = _Running(sight, understand(sight.request, self.model), watched)
+            if request.reproducible and not torch.are_deterministic_algorithms_enabled():
+                running.job.exceptions.append(NOT_DETERMINISTIC)
             self._worker.submit(running.job)
         except LightwellError as error:
             raise _told(error) from None

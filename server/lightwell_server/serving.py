@@ -32,6 +32,7 @@ from lightwell_server.front.codec import Codec
 from lightwell_server.front.curator import Curator
 from lightwell_server.front.library import Library
 from lightwell_server.front.service import ExplainerService, ModelService
+from lightwell_server.metrics import GatewayMetrics
 from lightwell_server.pool.pool import Pool
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Serving:
         catalog()
         self._settings = settings
         self._decided = False
+        self._metrics = GatewayMetrics()
         self._tracing = _tracing(settings)
         observers: list[Observer] = [logs.CallLog(settings.slow_seconds), *([self._tracing] if self._tracing else [])]
         memory = _memory(settings)
@@ -78,25 +80,31 @@ class Serving:
             settings.max_streams_per_caller,
             settings.max_receive_seconds,
             settings.max_send_seconds,
+            self._metrics,
         )
         door = Door(lambda caller: self._admission.check(caller))
-        self._boundary = Boundary(Access(settings.tokens), observers, exchange, door, settings.max_seconds)
-        self._codec = Codec(memory // 2)
+        self._boundary = Boundary(
+            Access(settings.tokens, self._metrics), observers, exchange, door, settings.max_seconds
+        )
+        self._codec = Codec(memory // 2, self._metrics)
         self._health = Health()
         self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings, largest))
         self._probed = _health_alone(settings, self._health)
-        self._port = _listen(settings, self._server)
-        self._library = Library(settings.repository)
-        self._core: Core = Pool(settings) if settings.owned else Device(settings, settings.device_names[0])
+        self._port = _listen(settings, self._server, self._metrics)
+        self._library = Library(settings.repository, self._metrics)
+        self._core: Core = (
+            Pool(settings, self._metrics) if settings.owned else Device(settings, settings.device_names[0])
+        )
         self._admission = Admission(
             lambda: self._core.workers,
             settings.max_jobs,
             settings.each_jobs,
             settings.max_queue_seconds,
             settings.max_request_steps,
+            self._metrics,
         )
         self._curator = Curator(settings.repository, self._library, self._core, self._told, settings.versions == "all")
-        exposition.serve(settings.metrics_port, self._core.scraped)
+        exposition.serve(settings.metrics_port, self._metrics, self._core.scraped)
         self._add_services()
 
     def _add_services(self) -> None:
@@ -111,7 +119,11 @@ class Serving:
             settings.max_pixels,
         )
         self._admin = AdminService(
-            self._library, self._core, self._admission, self._curator, lambda: exposition.text(self._core.scraped)
+            self._library,
+            self._core,
+            self._admission,
+            self._curator,
+            lambda: exposition.text(self._metrics, self._core.scraped),
         )
         explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, server)
         models = ModelService(self._library, self._core, self._codec)
@@ -262,12 +274,12 @@ def _bounds(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _listen(settings: Settings, server: grpc.aio.Server) -> int:
+def _listen(settings: Settings, server: grpc.aio.Server, metrics: GatewayMetrics) -> int:
     """Takes the address; returns the port."""
     try:
         if settings.tls_certificate is None or settings.tls_key is None:
             return server.add_insecure_port(settings.address)
-        secure = credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        secure = credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca, metrics)
         return server.add_secure_port(settings.address, secure)
     except RuntimeError:
         raise OSError(f"--address: cannot listen on {settings.address}; is the port taken?") from None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from lightwell_server import metrics
+from lightwell_server.metrics import GatewayMetrics
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,11 @@ def reload() -> None:
 class Watched(Generic[T]):
     """What `read()` makes of files. While they cannot be read, what was read last stays in force, and the log tells."""
 
-    def __init__(self, what: str, files: Sequence[Path], read: Callable[[], T]) -> None:
+    def __init__(
+        self, what: str, files: Sequence[Path], read: Callable[[], T], metrics: GatewayMetrics | None = None
+    ) -> None:
         self._what, self._files, self._read = what, files, read
+        self._metrics = metrics or GatewayMetrics()
         self._lock = threading.Lock()
         self._stamps, self._looked = self._seen(), time.monotonic()
         self._failed = self._stamps
@@ -73,12 +76,12 @@ class Watched(Generic[T]):
         except Exception as error:  # files are replaced one after the other: the next look may find them whole
             if stamps != self._failed:
                 log.error("%s cannot be read again, the old ones stay: %s", self._what, error)
-                metrics.reloads.labels(self._what, "failed").inc()
+                self._metrics.reloads.labels(self._what, "failed").inc()
             self._failed = stamps
         else:
             self._stamps = stamps
             log.info("%s were read again", self._what)
-            metrics.reloads.labels(self._what, "done").inc()
+            self._metrics.reloads.labels(self._what, "done").inc()
 
     def _seen(self) -> list[tuple[int, int, int] | None]:
         """What tells a file from its successor; None for one that is not there."""

@@ -15,6 +15,7 @@ from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from lightwell_server.errors import Forbidden, Unauthenticated
+from lightwell_server.metrics import GatewayMetrics
 from lightwell_server.watched import Watched
 
 Right = Literal["explain", "admin"]
@@ -54,8 +55,8 @@ class Access:
     """Knows callers by the tokens of a file: TOML with a table for each caller, `[name]` with `token` (or `sha256`)
     and `rights`. Without a file everybody may everything, and is known by certificate or address."""
 
-    def __init__(self, tokens: Path | None) -> None:
-        self._tokens = Watched("tokens", [tokens], lambda: read(tokens)) if tokens is not None else None
+    def __init__(self, tokens: Path | None, metrics: GatewayMetrics | None = None) -> None:
+        self._tokens = Watched("tokens", [tokens], lambda: read(tokens), metrics) if tokens is not None else None
 
     def caller(self, metadata: Iterable[tuple[str, str | bytes]], right: Right, otherwise: str) -> str:
         """The caller's name; `otherwise` where no tokens are used. Raises `Unauthenticated` and `Forbidden`."""

@@ -13,11 +13,11 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import Descriptor
 
-from lightwell_server import metrics
 from lightwell_server.boundary import parts
 from lightwell_server.budget import Budget
 from lightwell_server.call import WRITTEN, Call
 from lightwell_server.errors import DeadlineExceeded, InvalidArgument, Overloaded
+from lightwell_server.metrics import GatewayMetrics
 
 STALLED = 5.0
 """Seconds after its deadline that an answer may still take to be read."""
@@ -51,6 +51,7 @@ class Exchange:
     max_streams: int
     receive_seconds: float
     send_seconds: float
+    metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
     _calls: Counter[str] = field(default_factory=Counter, init=False)
     _streams: Counter[str] = field(default_factory=Counter, init=False)
 
@@ -93,7 +94,7 @@ class Exchange:
         try:
             return read(data), len(data)
         except Exception:
-            metrics.malformed.labels("no_message").inc()
+            self.metrics.malformed.labels("no_message").inc()
             raise InvalidArgument(
                 f"the request is no {message.full_name}; it was made with other protos, or damaged", reason="NO_MESSAGE"
             ) from None

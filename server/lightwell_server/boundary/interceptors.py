@@ -17,7 +17,6 @@ from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
 from lightwell.v1 import explainer_pb2
-from lightwell_server import metrics
 from lightwell_server.boundary import parts
 from lightwell_server.boundary.access import Access, Right, identity
 from lightwell_server.boundary.door import Door
@@ -46,6 +45,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self, access: Access, observers: Sequence[Observer], exchange: Exchange, door: Door, max_seconds: float
     ) -> None:
         self.access, self.observers, self.exchange, self.door = access, observers, exchange, door
+        self.metrics = exchange.metrics
         self.max_seconds = max_seconds
         self.calls = 0
         self._handlers: dict[str, Any] = {}
@@ -67,7 +67,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         rpc = handler_call_details.method
         if handler is None:
-            metrics.malformed.labels("unknown_rpc").inc()
+            self.metrics.malformed.labels("unknown_rpc").inc()
             return None
         if rpc.startswith("/grpc.reflection."):
             return _guarded(self, handler)
@@ -101,13 +101,13 @@ class _Watch:
         # the context is told to call at its end would hold it, and a call that is cut off ends when nothing holds it.
         if (task := asyncio.current_task()) is not None:
             task.add_done_callback(self.boundary.left)
-        metrics.in_progress.inc()
+        self.boundary.metrics.in_progress.inc()
         current.set(self.call)
         self.context.set_trailing_metadata(self._named)
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        metrics.in_progress.dec()
+        self.boundary.metrics.in_progress.dec()
         told = self._told(error)
         if told is not None:
             self.call.code, self.call.reason = told.code.name, told.reason
@@ -147,8 +147,8 @@ class _Watch:
         call = self.call
         call.ended = time.monotonic()
         method = call.method or call.rpc.rpartition("/")[2]
-        metrics.requests.labels(method, call.model, call.code).inc()
-        metrics.request_seconds.labels(method, call.model).observe(call.seconds)
+        self.boundary.metrics.requests.labels(method, call.model, call.code).inc()
+        self.boundary.metrics.request_seconds.labels(method, call.model).observe(call.seconds)
         for observer in self.boundary.observers:
             observer(call)
 

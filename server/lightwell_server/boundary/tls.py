@@ -7,10 +7,13 @@ from pathlib import Path
 
 import grpc
 
+from lightwell_server.metrics import GatewayMetrics
 from lightwell_server.watched import Watched
 
 
-def credentials(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
+def credentials(
+    certificate: Path, key: Path, client_ca: Path | None, metrics: GatewayMetrics
+) -> grpc.ServerCredentials:
     """TLS with a certificate chain and its key, both PEM; with `client_ca`, callers must show a certificate that one
     of its authorities has signed. Raises OSError for a file that cannot be read, or that is none."""
     files = [certificate, key, *([client_ca] if client_ca else [])]
@@ -20,7 +23,7 @@ def credentials(certificate: Path, key: Path, client_ca: Path | None) -> grpc.Se
         authorities = client_ca.read_bytes() if client_ca else None
         return grpc.ssl_server_certificate_configuration([(key.read_bytes(), certificate.read_bytes())], authorities)
 
-    watched = Watched("certificates", files, read)
+    watched = Watched("certificates", files, read, metrics)
     return grpc.dynamic_ssl_server_credentials(
         watched.get(), watched.get, require_client_authentication=client_ca is not None
     )

@@ -7,18 +7,18 @@ import functools
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 import torch
+from prometheus_client.metrics_core import Metric
 
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
-from lightwell_server import metrics
 from lightwell_server.ask import Ask, Asking, Frame
 from lightwell_server.call import Moment
 from lightwell_server.case import Case
@@ -36,8 +36,9 @@ from lightwell_server.device.question import Question, understand
 from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
 from lightwell_server.engine.worker import Worker
 from lightwell_server.errors import LightwellError, NotFound, Refused, ruinous
+from lightwell_server.metrics import DeviceMetrics
 from lightwell_server.models import store
-from lightwell_server.models.answer import answer
+from lightwell_server.models.answer import deterministic_answer
 from lightwell_server.models.store import Model
 from lightwell_server.threads import alone, aside, beside
 
@@ -61,6 +62,7 @@ class Device:
         threads = settings.threads or processors()
         if settings.threads or threads < torch.get_num_threads():  # the library knows of no control group's quota
             torch.set_num_threads(threads)
+        self.metrics = DeviceMetrics()
         self._settings, self._device, self._limits = settings, device, _limits(settings, device)
         self._failed = failed
         self._models: dict[tuple[str, str], Model] = {}
@@ -68,7 +70,7 @@ class Device:
         self._loading = Loading(settings.max_load_seconds)
         self._threads = beside(4, "codec")
         self._worker = Worker(
-            answer,
+            deterministic_answer,
             settings.max_jobs + LOADERS,  # models that are warmed want a place, too
             settings.max_rows,
             settings.step_seconds,
@@ -76,8 +78,9 @@ class Device:
             watch=watch,
             failed=failed,
             processors=torch.device(device).type == "cpu",
+            metrics=self.metrics,
         )
-        metrics.device_memory.labels(device).set_function(lambda: used_bytes(torch.device(device)))
+        self.metrics.device_memory.labels(device).set_function(lambda: used_bytes(torch.device(device)))
 
     @property
     def workers(self) -> int:
@@ -98,9 +101,9 @@ class Device:
         while self._worker.alive:
             await asyncio.sleep(LOOKED)
 
-    def scraped(self) -> None:
-        """None: its metrics are this process's."""
-        return
+    def scraped(self) -> Iterable[Metric]:
+        """Its metrics."""
+        return self.metrics.registry.collect()
 
     def attained(self) -> Mapping[int, float]:
         """Device seconds that each job has used."""
@@ -125,7 +128,7 @@ class Device:
             async with self._loading.of(f"{name}@{version}"):
                 return await self.load_untimed(name, version)
         except Overdue:
-            metrics.model_loads.labels("refused").inc()
+            self.metrics.model_loads.labels("refused").inc()
             raise
 
     async def load_untimed(self, name: str, version: str) -> models.GetModelResponse:
@@ -136,10 +139,11 @@ class Device:
         except LightwellError as error:
             if error.__cause__ is not None and ruinous(error.__cause__):
                 self._failed()  # the accelerator is at fault, and not the model
-            metrics.model_loads.labels("refused").inc()
+            self.metrics.model_loads.labels("refused").inc()
             raise Refused(error.message) from error
+        model.graph.on_cut = self._cut
         self._models[name, version] = model
-        metrics.model_loads.labels("ready").inc()
+        self.metrics.model_loads.labels("ready").inc()
         return await self._beside(describe.described, model)
 
     async def unload(self, name: str, version: str) -> None:
@@ -200,7 +204,7 @@ class Device:
                 yield event, job
         finally:
             self._worker.cancel(job)
-            metrics.queue_seconds.labels(job.method).observe(job.queued)
+            self.metrics.queue_seconds.labels(job.method).observe(job.queued)
             call.moments += [Moment(m.name, m.began, m.ended, {"lightwell.rows": m.rows}) for m in job.moments]
 
     async def _warm(self, model: Model) -> None:
@@ -215,6 +219,9 @@ class Device:
             raise
         if isinstance(event, Failed):
             raise event.error
+
+    def _cut(self, cached: bool) -> None:
+        self.metrics.cuts.labels("hit" if cached else "miss").inc()
 
     async def _lifted(self, name: str, version: str) -> Model:
         """Lifts a file on a thread that ends with it: what an operation starts threads for meanwhile must not stay."""

@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import Tensor
 
-from lightwell_server import metrics
 from lightwell_server.ask import Answer, Ask, Part, Work
 from lightwell_server.engine.job import CHUNK, Failed, Job, Passed
 from lightwell_server.engine.scheduler import Scheduler, Slice, Take, Ticket
@@ -28,6 +27,7 @@ from lightwell_server.errors import (
     Unavailable,
     ruinous,
 )
+from lightwell_server.metrics import DeviceMetrics
 from lightwell_server.threads import beside
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,9 @@ class Worker:
         watch: Callable[[Collection[Job]], object] = lambda jobs: None,
         failed: Callable[[], object] = lambda: None,
         processors: bool = False,
+        metrics: DeviceMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or DeviceMetrics()
         self._processors = processors
         self._answer, self._fitting, self._watch, self._failed = answer, fitting, watch, failed
         self._max_jobs = max_jobs
@@ -155,7 +157,7 @@ class Worker:
             take = self._scheduler.take(time.monotonic())
             for ticket in take.dropped:
                 self._drop(ticket)
-            metrics.queue_rows.set(self._scheduler.waiting_rows)
+            self._metrics.queue_rows.set(self._scheduler.waiting_rows)
             if take.slices:
                 self._step(take)
             elif not take.dropped:
@@ -172,7 +174,7 @@ class Worker:
                 parts = [_job(s).part(s.start, s.stop) for s in take.slices]
                 answers = self._answer(first.models[first.ask.model], parts)
         except OutOfMemory as error:
-            metrics.memory_splits.inc()
+            self._metrics.memory_splits.inc()
             for job in (_job(s) for s in take.slices if _job(s).reproducible):
                 job.exceptions.append(f"a chunk of {take.rows} rows was halved for want of memory")
             if not self._scheduler.shrink(take, time.monotonic()):
@@ -186,7 +188,7 @@ class Worker:
         ended = time.monotonic()
         seconds = ended - began
         busy = self._processors and time.thread_time() - worked < OWN * seconds
-        _count(take, seconds)
+        self._count(take, seconds)
         for part in take.slices:
             _job(part).took((part.start, part.stop), part.ticket.since, began, ended)
         self._scheduler.charge(take, seconds, ended, busy)
@@ -215,7 +217,7 @@ class Worker:
     def _collect(self, part: Slice, answer: Answer, seconds: float) -> None:
         job = _job(part)
         job.left = part.ticket.rows - part.stop
-        metrics.device_seconds.labels(job.method).inc(seconds)
+        self._metrics.device_seconds.labels(job.method).inc(seconds)
         if job.watched and not job.gone and part.ticket.rows > 1:
             job.tell(Passed(part.stop, part.ticket.rows))
         try:
@@ -308,14 +310,19 @@ class Worker:
     def _spare(self, job: Job) -> None:
         """Counts a job that is dropped, and what it had still planned for the device."""
         gone = job.gone and job.deadline > time.monotonic() + DUE
-        metrics.dropped.labels("gone" if gone else "late").inc()
+        self._metrics.dropped.labels("gone" if gone else "late").inc()
         if job.done:
             saved = job.attained * (1 - job.done) / job.done
         else:
             ask = job.ask
             rate = self._scheduler.seconds(_key(job.models[ask.model], ask, job.inputs)) if ask is not None else None
             saved = (rate or 0.0) * job.left
-        metrics.saved_seconds.labels(job.method).inc(saved)
+        self._metrics.saved_seconds.labels(job.method).inc(saved)
+
+    def _count(self, take: Take, seconds: float) -> None:
+        self._metrics.steps.inc()
+        self._metrics.step_seconds.observe(seconds)
+        self._metrics.step_rows.observe(take.rows)
 
     def _post(self, call: Callable[[], None]) -> None:
         if not self.alive:  # nobody listens; and in a forked process the lock may be held for ever
@@ -353,12 +360,6 @@ def _owner(ticket: Ticket) -> Job:
 
 def _job(part: Slice) -> Job:
     return _owner(part.ticket)
-
-
-def _count(take: Take, seconds: float) -> None:
-    metrics.steps.inc()
-    metrics.step_seconds.observe(seconds)
-    metrics.step_rows.observe(take.rows)
 
 
 def _late() -> DeadlineExceeded:

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from lightwell_server import metrics
 from lightwell_server.call import Call
 from lightwell_server.case import Case, Price
 from lightwell_server.errors import DeadlineExceeded, Overloaded
 from lightwell_server.front.prices import Prices
+from lightwell_server.metrics import GatewayMetrics
 
 PACE = 0.8
 """Device seconds that are taken to be done in a second of waiting: what lies between steps takes time, too, and what is
@@ -30,12 +30,21 @@ class Admission:
     """The requests that are in, and the door. `workers()` is how many devices answer now; `most` requests may be in,
     `each` of one caller, and none that `queue` device seconds would be before; `max_steps` may be asked for."""
 
-    def __init__(self, workers: Callable[[], int], most: int, each: int, queue: float, max_steps: int) -> None:
+    def __init__(
+        self,
+        workers: Callable[[], int],
+        most: int,
+        each: int,
+        queue: float,
+        max_steps: int,
+        metrics: GatewayMetrics | None = None,
+    ) -> None:
+        metrics = metrics or GatewayMetrics()
         self._workers, self._most, self._each, self._queue = workers, most, each, queue
         self._cases: dict[int, Case] = {}
         self._numbers = itertools.count(1)
         self._backlog = Backlog(most)
-        self.prices = Prices(max_steps)
+        self.prices = Prices(max_steps, metrics=metrics)
         metrics.jobs.set_function(lambda: len(self._cases))
         metrics.predicted_queue.set_function(lambda: self.seconds)
 

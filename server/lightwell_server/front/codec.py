@@ -10,9 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
-from lightwell_server import cgroup, metrics
+from lightwell_server import cgroup
 from lightwell_server.budget import Budget, Hold
 from lightwell_server.call import current
+from lightwell_server.metrics import GatewayMetrics
 from lightwell_server.threads import beside, give_back
 
 T = TypeVar("T")
@@ -31,7 +32,8 @@ class Codec:
     """Runs functions on threads, for one event loop. `memory` are the bytes that pictures may take together, `largest`
     those that one request's may."""
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, metrics: GatewayMetrics | None = None) -> None:
+        self._metrics = metrics or GatewayMetrics()
         processors = cgroup.processors()
         short, long = max(SHORT, processors), max(1, processors // 2)
         self.largest = memory * (1 - RESERVE)
@@ -62,7 +64,7 @@ class Codec:
                 raise
             finally:
                 for moment in call.moments[began:]:
-                    metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
+                    self._metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
 
 
 def _large(function: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.errors import LightwellError, NotFound, Refused, Unavailable, nearest
+from lightwell_server.metrics import GatewayMetrics
 from lightwell_server.watched import Watched
 
 ALIASES = "aliases.toml"
@@ -63,10 +64,10 @@ class Entry:
 class Library:
     """Every version of every model. `aliases` are other names for versions, by model."""
 
-    def __init__(self, repository: Path) -> None:
+    def __init__(self, repository: Path, metrics: GatewayMetrics | None = None) -> None:
         self._models: dict[str, dict[str, Entry]] = {}  # by name, each one's versions by `natural`
         path = repository / ALIASES
-        self._aliases = Watched("aliases", [path], lambda: _aliases(path))
+        self._aliases = Watched("aliases", [path], lambda: _aliases(path), metrics)
         self.aliases = self._aliases.last
 
     def look(self) -> None:

@@ -14,11 +14,12 @@ from google.protobuf.message import Message
 
 from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
-from lightwell_server import metrics, pictures
+from lightwell_server import pictures
 from lightwell_server.case import GUESS, Case, Price
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.engine.experience import Least
 from lightwell_server.front.library import Entry
+from lightwell_server.metrics import GatewayMetrics
 
 KEPT = 15
 """Figures of a kind of request that are remembered."""
@@ -67,7 +68,13 @@ class Figures:
 class Prices:
     """What requests cost, by experience. More than `max_steps` have no price: they are refused for their number."""
 
-    def __init__(self, max_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        max_steps: int,
+        clock: Callable[[], float] = time.monotonic,
+        metrics: GatewayMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or GatewayMetrics()
         self._max_steps, self._clock = max_steps, clock
         self._kinds: OrderedDict[int, Figures] = OrderedDict()
 
@@ -105,10 +112,10 @@ class Prices:
         while len(self._kinds) > KINDS:
             self._kinds.popitem(last=False)
         if case.price.seconds is not None:
-            metrics.predicted_seconds.labels(case.call.method).inc(case.price.seconds)
+            self._metrics.predicted_seconds.labels(case.call.method).inc(case.price.seconds)
             if done == planned and seconds > 0:
                 error = abs(case.price.seconds - seconds) / seconds
-                metrics.prediction_error.labels(case.call.method).observe(error)
+                self._metrics.prediction_error.labels(case.call.method).observe(error)
 
 
 def kind(request: Request, entry: Entry) -> tuple[int, int, int]:

@@ -25,13 +25,24 @@ def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     return _step(graph, parts)
 
 
+def deterministic_answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
+    """The same with torch's deterministic algorithms, if the Asks are of a `reproducible` request. The switch is the
+    whole process's: for processes that are the server's own."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(parts[0].reproducible or before)
+    try:
+        return answer(graph, parts)
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def _step(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     ask = parts[0].ask
     where = Where.of(ask)
     cut = graph.cut(where)
     if ask.want & (ACT | GRAD) and not cut.influential:
         raise InvalidArgument(f"{ask.wrt!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE")
-    with _memory(), torch.inference_mode(False), _deterministic(parts[0].reproducible):
+    with _memory(), torch.inference_mode(False):
         return _run(graph, cut, parts)
 
 
@@ -177,13 +188,3 @@ def _memory() -> Iterator[None]:
         if "can't allocate memory" in str(error) or "not enough memory" in str(error):
             raise OutOfMemory("there is not enough memory for this request; send a smaller image") from error
         raise
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

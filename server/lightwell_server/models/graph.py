@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from lightwell_server import metrics
 from lightwell_server.ask import EMBEDDING, INPUT, OUTPUT, Activation, Grid, Layer
 from lightwell_server.errors import InvalidArgument, Refused, last_line, nearest
 from lightwell_server.models import cost, head, rules
@@ -51,7 +50,8 @@ class Graph:
     inputs, and of their nodes; `weights` is the type of the file's numbers and `dtype` of those computed with; `fixed`
     is the number of rows that the file takes if it takes no other, each row then being run by itself, together with
     others if `vectorised`; `activation` is the one that the file ends in; `notes` tell what was found while it was
-    read; `tokens` is the card's grid of tokens."""
+    read; `tokens` is the card's grid of tokens; `on_cut` is told of each `cut` whether it
+    was cached."""
 
     graph: fx.Graph
     root: torch.nn.Module
@@ -71,6 +71,7 @@ class Graph:
     notes: list[str] = field(default_factory=list)
     aliases: Mapping[str, str] = field(default_factory=dict)
     tokens: Grid | None = None
+    on_cut: Callable[[bool], object] = lambda cached: None
     _sizes: OrderedDict[tuple[int, ...], dict[fx.Node, Sight]] = field(default_factory=OrderedDict)
     _cuts: OrderedDict[Where, Cut] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -375,7 +376,7 @@ class Graph:
     def cut(self, where: Where) -> Cut:
         """The part of the graph that answers a kind of Ask; made once; safe from any thread."""
         with self._lock:
-            metrics.cuts.labels("hit" if where in self._cuts else "miss").inc()
+            self.on_cut(where in self._cuts)
             if where not in self._cuts:
                 self._cuts[where] = Cut(self.graph, self.root, where, self.node, self.fixed, self.turned)
                 if len(self._cuts) > CUTS:

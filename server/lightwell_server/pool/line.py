@@ -11,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lightwell_server import metrics
 from lightwell_server.call import Moment
 from lightwell_server.case import Case
 from lightwell_server.engine.scheduler import AGEING
 from lightwell_server.errors import Unavailable
+from lightwell_server.metrics import GatewayMetrics
 from lightwell_server.pool.place import Key, Place
 
 GONE = 30.0
@@ -36,12 +36,13 @@ class _Waiting:
 class Line:
     """One line for all workers: of `places`, each of which has `most` requests at work."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, metrics: GatewayMetrics) -> None:
         self.places: Sequence[Place] = ()
         self._most = most
         self._line: list[_Waiting] = []
         self._changed = asyncio.Event()
         self._answering = time.monotonic()
+        self._metrics = metrics
         metrics.waiting_jobs.set_function(lambda: len(self._line))
 
     @property
@@ -91,7 +92,7 @@ class Line:
         finally:
             now = time.monotonic()
             case.waited += now - began
-            metrics.waiting_seconds.labels(case.call.method).observe(now - began)
+            self._metrics.waiting_seconds.labels(case.call.method).observe(now - began)
             case.call.moments.append(Moment("wait", began, now))
 
     def seat(self) -> None:

@@ -21,12 +21,12 @@ from typing import Any
 
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import models_pb2 as models
-from lightwell_server import metrics
 from lightwell_server.case import Case
 from lightwell_server.cgroup import memory_kills
 from lightwell_server.descriptors import Reserve, room
 from lightwell_server.device.loading import Loading, Overdue
 from lightwell_server.errors import LightwellError, Refused
+from lightwell_server.metrics import GatewayMetrics
 from lightwell_server.pool.link import Link, Lost
 from lightwell_server.pool.record import Record
 
@@ -94,7 +94,9 @@ class Place:
         strikes: dict[Key, int],
         changed: Callable[[], object],
         reserve: Reserve,
+        metrics: GatewayMetrics,
     ) -> None:
+        self._metrics = metrics
         self.number, self.device = number, device
         self._told, self._folder, self._changed = told, folder, changed
         self._desired, self._strikes, self._reserve = desired, strikes, reserve
@@ -179,7 +181,7 @@ class Place:
                 end = self._ended(*ended)
             log.error("worker %d has ended: %s; it had %d requests", self.number, end.why, len(end.held))
             self.restarts, self.last_end = self.restarts + 1, end.why
-            metrics.restarts.labels(str(self.number), "crashed" if end.crashed else "killed").inc()
+            self._metrics.restarts.labels(str(self.number), "crashed" if end.crashed else "killed").inc()
             well = self._answered or time.monotonic() - self._began > LONGEST_PAUSE
             pause = FIRST_PAUSE if well else min(LONGEST_PAUSE, 2 * pause)
             await asyncio.sleep(pause)

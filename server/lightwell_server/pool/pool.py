@@ -9,10 +9,13 @@ import functools
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from lightwell.retrying import Way
 from lightwell.v1 import admin_pb2 as admin
@@ -20,7 +23,6 @@ from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
-from lightwell_server import metrics
 from lightwell_server.case import Case
 from lightwell_server.catalog import Request
 from lightwell_server.cgroup import processors
@@ -28,6 +30,7 @@ from lightwell_server.config import Settings
 from lightwell_server.core import Told
 from lightwell_server.descriptors import Reserve
 from lightwell_server.errors import Aborted, Internal, Unavailable
+from lightwell_server.metrics import GatewayMetrics
 from lightwell_server.pool.line import GONE, Line
 from lightwell_server.pool.link import Link, Lost
 from lightwell_server.pool.place import FORKING, End, Key, Place
@@ -48,7 +51,8 @@ CRASHES = 2
 class Pool:
     """One worker process for each device of the settings."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: GatewayMetrics | None = None) -> None:
+        self._metrics = metrics or GatewayMetrics()
         self._folder = Path(tempfile.mkdtemp(prefix="lightwell-"))
         if len(bytes(self._folder)) > LONGEST_FOLDER:
             raise ValueError(f"TMPDIR: {self._folder} is too long a path for sockets; take a shorter one")
@@ -56,7 +60,7 @@ class Pool:
         self._desired: dict[Key, None] = {}
         FORKING.submit(int).result()  # has its thread start
         self._reserve = Reserve()
-        self._line = Line(2 * settings.max_rows)  # a full step at work, and the next one at hand
+        self._line = Line(2 * settings.max_rows, self._metrics)  # a full step at work, and the next one at hand
         self._loop = asyncio.get_running_loop()
         patience = settings.worker_health_seconds, settings.max_seconds, settings.max_load_seconds
         self._strikes: dict[Key, int] = {}
@@ -71,12 +75,13 @@ class Pool:
                 self._strikes,
                 self._line.seat,
                 self._reserve,
+                self._metrics,
             )
             for number, device in enumerate(settings.owned)
         ]
         self._line.places = self._places
         for state in ("starting", "ready", "ended"):
-            metrics.workers.labels(state).set_function(functools.partial(self._count, state))
+            self._metrics.workers.labels(state).set_function(functools.partial(self._count, state))
 
     def _count(self, state: str) -> int:
         value = admin.WorkerState.Value(f"WORKER_STATE_{state.upper()}")
@@ -136,7 +141,7 @@ class Pool:
             finally:
                 place.leave(case, answered)
                 self._line.seat()
-            metrics.repeated.labels(case.call.method).inc()
+            self._metrics.repeated.labels(case.call.method).inc()
             log.warning("begun again", extra={"fields": {"request_id": case.call.id, "suspect": case.suspect}})
             way.again()
 
@@ -196,9 +201,13 @@ class Pool:
         """How each worker is."""
         return [place.status() for place in self._places]
 
-    def scraped(self) -> Mapping[str, str]:
-        """The metrics of the workers that answer, by number; asked from another thread than the loop's."""
-        return asyncio.run_coroutine_threadsafe(self._scraped(), self._loop).result(2 * PATIENCE)
+    def scraped(self) -> Iterator[Metric]:
+        """The metrics of the workers that answer; asked from another thread than the loop's."""
+        texts = asyncio.run_coroutine_threadsafe(self._scraped(), self._loop).result(2 * PATIENCE)
+        for worker, text in texts.items():
+            for family in text_string_to_metric_families(text):
+                family.samples = [s._replace(labels={"worker": worker, **s.labels}) for s in family.samples]
+                yield family
 
     async def _scraped(self) -> Mapping[str, str]:
         links = {str(place.number): place.link for place in self._places if place.link is not None}

@@ -129,7 +129,7 @@ class Admin(explainer_pb2_grpc.AdminServiceServicer):
 
     async def GetMetrics(self, request: admin.GetMetricsRequest, context: Context) -> admin.GetMetricsResponse:
         """The metrics of this process."""
-        return admin.GetMetricsResponse(text=generate_latest(metrics.DEVICE).decode())
+        return admin.GetMetricsResponse(text=generate_latest(self._device.metrics.registry).decode())
 
 
 class _statuses:
@@ -170,7 +170,7 @@ async def serve(told: dict[str, Any]) -> None:
         record.write(job.number for job in jobs)
 
     device = Device(told["settings"], told["device"], watch, failed=lambda: os._exit(FAULT))
-    ProcessCollector(registry=metrics.DEVICE)
+    ProcessCollector(registry=device.metrics.registry)
     server = grpc.aio.server(options=OPTIONS)
     explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(Explainer(device), server)
     weights, own = Models(device), Admin(device)  # type: ignore[abstract] # the gateway asks for nothing else
@@ -194,5 +194,6 @@ def main(told: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # one that is meant for this process ends it, and is no crash
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the gateway's own words alone go to its output
     logs.start(told["settings"].log_level, worker=told["number"])
+    metrics.without_created()
     threading.Thread(target=_end_with_gateway, name="gateway", daemon=True).start()
     uvloop.run(serve(told))

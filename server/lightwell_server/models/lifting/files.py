@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,13 +28,11 @@ from lightwell_server.models.lifting import (
     libraries,
     torchscript,
 )
+from lightwell_server.models.lifting.quiet import quiet
 from lightwell_server.models.lifting.recorder import ROUNDS, Recorder
 from lightwell_server.models.lifting.sampled import sampled
 from lightwell_server.models.lifting.views import Box
 
-# TorchScript is what files are made of, whatever its future; and what a model warns of is not for our callers.
-warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
-warnings.filterwarnings("ignore", module=r"code/__torch__")
 _LOGS = [
     logging.getLogger(name)
     for name in ("torch.export", "torch.export.pt2_archive._package", "torch._export.serde.serialize")
@@ -111,7 +108,7 @@ def opened(path: Path) -> ModelFile:
     archive.known(path)
     hushed = _Hushed()
     try:
-        with hushed:
+        with hushed, quiet():
             return Script(path) if form == "script" else Program(path)
     except Refused:
         raise

@@ -19,6 +19,7 @@ from lightwell_server.models.lifting.endings import are_shares, squashed
 from lightwell_server.models.lifting.files import ModelFile, opened
 from lightwell_server.models.lifting.pixels import shaped
 from lightwell_server.models.lifting.proof import Alone, Differs, Fails, Proof
+from lightwell_server.models.lifting.quiet import quiet
 from lightwell_server.models.lifting.recorder import Endless, Misfit
 from lightwell_server.models.lifting.sample import InputSpec, Sample
 
@@ -35,7 +36,7 @@ def lift(path: Path, sample: Sample, dtype: torch.dtype = torch.float32) -> Grap
     is then as precise as the rest. Raises `Refused` with one
     sentence that names the node and its source line if the file cannot be read, recorded or proved."""
     try:
-        with torch.no_grad(), torch.jit._fuser.optimized_execution(False):
+        with quiet(), torch.no_grad(), torch.jit._fuser.optimized_execution(False):
             graph = _widened(path, sample) if dtype is torch.float64 else None
             return graph or _read(path, sample, None)
     except InvalidArgument as error:  # a guard of the graph, which speaks to callers

@@ -1,0 +1,33 @@
+"""Keeps torch's warnings about the formats of files from the user while a file is lifted."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+_LOCK = threading.Lock()
+_filters = ExitStack()
+_blocks = 0
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppresses, within the block, the deprecation of TorchScript (it is what files are made of, whatever its future)
+    and what the code inside a file warns of. Outside of such blocks the process has the filters that it had before.
+    Python's filters belong to the process, so the first of several threads sets them and the last one removes them."""
+    global _blocks
+    with _LOCK:
+        if not _blocks:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
+            warnings.filterwarnings("ignore", module=r"code/__torch__")
+        _blocks += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _blocks -= 1
+            if not _blocks:
+                _filters.close()
