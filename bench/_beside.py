@@ -18,10 +18,10 @@ import numpy as np
 from bench._engine import job, pictures, received
 from bench._serving import asker
 from lightwell.serving import served
-from lightwell_server.ask import GRAD, OUTPUT, Answer, Part
-from lightwell_server.engine.job import Event, Failed, Job
+from lightwell_server.contract.ask import GRAD, OUTPUT, Answer, Part
+from lightwell_server.engine.engine import Worker
+from lightwell_server.engine.run import Event, Failed, Job
 from lightwell_server.engine.scheduler import Charged, Scheduler, Ticket
-from lightwell_server.engine.worker import Worker
 from lightwell_server.methods.style_transfer import Style
 from lightwell_server.models.answer import answer
 from lightwell_server.models.graph import Graph

@@ -12,8 +12,8 @@ from torch import nn
 
 from bench._figures import resident, risen
 from bench._quiet import quiet
-from lightwell_server.bring.given import Given
-from lightwell_server.bring.inspection import inspect
+from lightwell_server.importing.given import Given
+from lightwell_server.importing.inspection import inspect
 
 
 @dataclass(frozen=True)

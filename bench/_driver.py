@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench._engine import job, pictures, received
-from lightwell_server.engine.job import Event
-from lightwell_server.engine.worker import Worker
+from lightwell_server.engine.engine import Worker
+from lightwell_server.engine.run import Event
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model, load_version
 from lightwell_server.threads import beside

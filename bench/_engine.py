@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightwell_server.ask import Explanation, Heatmap, Part, Result, Step, Work
 from lightwell_server.catalog import catalog
-from lightwell_server.engine.job import Done, Event, Failed, Job
-from lightwell_server.engine.worker import Worker
+from lightwell_server.contract.ask import Explanation, Heatmap, Part, Result, Step, Work
+from lightwell_server.contract.target import ClassTarget
+from lightwell_server.engine.engine import Worker
+from lightwell_server.engine.run import Done, Event, Failed, Job
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model
-from lightwell_server.target import ClassTarget
 
 T = TypeVar("T")
 Method = Generator[Step, Any, Result]

@@ -11,7 +11,7 @@ from bench._hostile import LOUD, MIB, Part, Target, target
 from bench._table import Goal
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import types_pb2 as types
-from lightwell_server.budget import PATIENCE
+from lightwell_server.requests.budget import PATIENCE
 
 EXPLAIN = "/lightwell.v1.ExplainerService/Explain"
 GATEWAY = 512 * MIB

@@ -10,9 +10,9 @@ from bench._hostile import LOUD, MIB, Part, p95, target
 from bench._large import FORMS, largest, slow
 from bench._swarm import swarming
 from bench._table import Goal
+from lightwell_server.codec.pictures import headed
 from lightwell_server.config import Settings
-from lightwell_server.front.codec import Codec
-from lightwell_server.pictures import headed
+from lightwell_server.gateway.codec_pool import Codec
 
 CALLERS = 16
 GATEWAY = 256 * MIB

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image as Pil
 
-from lightwell_server.pictures import MAX_SCANS
+from lightwell_server.codec.pictures import MAX_SCANS
 
 SIDE = 7_000
 """Of a square just below the limit of 50 million pixels."""

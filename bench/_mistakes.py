@@ -11,7 +11,7 @@ import torch
 
 from bench import _miswritten as files
 from bench._miswritten import SCRIPT, TRACE, Network, Writer, scripted, traced
-from lightwell_server.bring.given import table
+from lightwell_server.importing.given import table
 
 Card = Callable[[Network], str | None]
 """The text of a network's card; None if there is none."""

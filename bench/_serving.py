@@ -19,7 +19,7 @@ from bench._nets import Normalised
 from bench._scrape import metered
 from bench._table import medians
 from lightwell.serving import served
-from lightwell_server import pictures
+from lightwell_server.codec import pictures
 from lightwell_server.models.store import Model
 
 

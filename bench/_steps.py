@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightwell_server.pool.record import Record
+from lightwell_server.pool.journal import Record
 
 EVERY = 0.002
 """Seconds between two looks."""

@@ -34,9 +34,9 @@ from torchvision.io import ImageReadMode, decode_image
 from bench._table import Goal, medians, print_goals, report, table
 from lightwell import render
 from lightwell.v1 import types_pb2 as types
-from lightwell_server import pictures
-from lightwell_server.pictures import Fit
-from lightwell_server.wire import Decoded
+from lightwell_server.codec import pictures
+from lightwell_server.codec.images import Decoded
+from lightwell_server.codec.pictures import Fit
 
 Bytes = NDArray[np.uint8]
 Decode = Callable[[bytes], Pil.Image]

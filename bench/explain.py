@@ -33,9 +33,9 @@ from bench._engine import TOP, Lone, pictures, together
 from bench._nets import SAMPLE, deployed
 from bench._peers import PEERS, Peer, fastest, settings
 from bench._table import Goal, Row, medians, ms, print_goals, report, table
-from lightwell_server.ask import OUT, Ask, Explanation, Part
+from lightwell_server.contract.ask import OUT, Ask, Explanation, Part
+from lightwell_server.contract.target import ClassTarget
 from lightwell_server.models.answer import answer
-from lightwell_server.target import ClassTarget
 from lightwell_server.threads import beside
 
 FASTER = {"integrated_gradients": 1.1, "smooth_grad": 1.1, "score_cam": 1.1, "ablation_cam": 2.0}

@@ -35,11 +35,11 @@ from bench._engine import pictures
 from bench._nets import SAMPLE, Normalised, deployed
 from bench._serving import throughputs
 from bench._table import Goal, Row, medians, ms, print_goals, report, table
-from lightwell_server.ask import ACT, GRAD, Answer, Ask, Part
+from lightwell_server.contract.ask import ACT, GRAD, Answer, Ask, Part
+from lightwell_server.contract.target import ClassTarget
 from lightwell_server.models.answer import answer
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.store import Model, load_version
-from lightwell_server.target import ClassTarget
 
 TARGET = 3
 FASTER = {1: 1.1, 8: 1.25}

@@ -40,7 +40,7 @@ from bench._line import Line
 from bench._nets import deployed
 from bench._serving import latency, throughputs
 from bench._table import Goal, Row, medians, ms, print_goals, report, table
-from lightwell_server.engine.worker import Worker
+from lightwell_server.engine.engine import Worker
 from lightwell_server.models.store import Model
 
 IN_FLIGHT = 32

@@ -2,18 +2,18 @@
 
 import asyncio
 
-from lightwell_server import watched
+from lightwell_server import reload
 from lightwell_server.config import Settings
-from lightwell_server.device.device import Device
-from lightwell_server.front import curator as curators
-from lightwell_server.front.curator import Curator
-from lightwell_server.front.library import Library
+from lightwell_server.gateway import reconciler as curators
+from lightwell_server.gateway.reconciler import Curator
+from lightwell_server.gateway.registry import Library
+from lightwell_server.runtime.device import Device
 
 
 def hurry(monkeypatch):
     """Has curators of this process look at models and files all the time."""
     monkeypatch.setattr(curators, "EVERY", 0.05)
-    monkeypatch.setattr(watched, "EVERY", 0.0)
+    monkeypatch.setattr(reload, "EVERY", 0.0)
 
 
 def curated(repository, decided=None, **settings):

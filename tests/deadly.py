@@ -4,8 +4,8 @@ tests.deadly`, with the options of a server."""
 import os
 
 from lightwell_server.__main__ import main as serve
-from lightwell_server.device import device
-from lightwell_server.pool import place, worker
+from lightwell_server.pool import slot, worker
+from lightwell_server.runtime import device
 
 SEED = 666
 understand = device.understand
@@ -24,5 +24,5 @@ def main(told):
 
 
 if __name__ == "__main__":
-    place.MODULE = "tests.deadly"
+    slot.MODULE = "tests.deadly"
     serve()

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from lightwell.v1 import explainer_pb2_grpc, models_pb2
-from lightwell_server.boundary import access
+from lightwell_server.transport import access
 from tests.serving import bundled, served
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

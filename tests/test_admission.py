@@ -10,13 +10,13 @@ from lightwell import Activations, GradCam, Neuron, Occlusion, Pgd, Saliency, St
 from lightwell.images import to_message
 from lightwell.requests import explain_request, synthesize_request
 from lightwell.v1.models_pb2 import Card, Layer
-from lightwell_server.call import Call
-from lightwell_server.case import GUESS, Case, Price
 from lightwell_server.engine.experience import ENOUGH, HALVED
 from lightwell_server.errors import DeadlineExceeded, Overloaded
-from lightwell_server.front.admission import Admission, Backlog
-from lightwell_server.front.library import Entry
-from lightwell_server.front.prices import ANSWER, KEPT, RISE, Prices, kind
+from lightwell_server.gateway.admission import Admission, Backlog
+from lightwell_server.gateway.prices import ANSWER, KEPT, RISE, Prices, kind
+from lightwell_server.gateway.registry import Entry
+from lightwell_server.requests.admitted import GUESS, Case, Price
+from lightwell_server.requests.call import Call
 
 ENTRY = Entry("net", "1")
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)

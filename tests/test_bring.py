@@ -16,16 +16,16 @@ from PIL import Image as Pil
 from torch import nn
 from torchvision import transforms
 
-from lightwell_server import pictures
-from lightwell_server.bring import add as bring
-from lightwell_server.bring import published
-from lightwell_server.bring.add import Given
-from lightwell_server.bring.expected import Picture
-from lightwell_server.bring.inspection import inspect
+from lightwell_server.codec import pictures
+from lightwell_server.codec.pictures import Fit
 from lightwell_server.errors import Refused
+from lightwell_server.importing import add as bring
+from lightwell_server.importing import published
+from lightwell_server.importing.add import Given
+from lightwell_server.importing.expected import Picture
+from lightwell_server.importing.inspection import inspect
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import load_version
-from lightwell_server.pictures import Fit
 from tests.nets import Captioned, Residual, export, seeded
 
 SMALL = Given(size=(32, 32))

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from lightwell_server.budget import Budget
 from lightwell_server.errors import Overloaded
+from lightwell_server.requests.budget import Budget
 
 
 async def turns(count=5):

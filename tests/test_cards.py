@@ -23,17 +23,17 @@ from lightwell import (
     StyleTransfer,
 )
 from lightwell.images import to_message
-from lightwell_server.ask import GRAD, OUT, Ask, Part
-from lightwell_server.bring import add as bring
-from lightwell_server.bring.given import Given
-from lightwell_server.bring.inspection import inspect
-from lightwell_server.device.describe import described
+from lightwell_server.contract.ask import GRAD, OUT, Ask, Part
 from lightwell_server.errors import Refused
+from lightwell_server.importing import add as bring
+from lightwell_server.importing.given import Given
+from lightwell_server.importing.inspection import inspect
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card, read
 from lightwell_server.models.lifting.lift import lift
 from lightwell_server.models.lifting.pixels import example
+from lightwell_server.runtime.describe import described
 from tests.nets import FORMS, seeded
 from tests.test_laws import METHODS, PICTURES, ask, numbers
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lightwell_server.cgroup import free_memory, memory_kills, memory_limit, processors
+from lightwell_server.resources import free_memory, memory_kills, memory_limit, processors
 
 GIGA = 2**30
 MEMINFO = "MemTotal: 16777216 kB\nMemFree: 1048576 kB\nMemAvailable: 8388608 kB\nHugePages_Total: 0\n"

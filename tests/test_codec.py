@@ -11,11 +11,11 @@ from PIL import Image as Pil
 
 from lightwell import decoding
 from lightwell.v1 import explain_pb2, models_pb2
-from lightwell_server import pictures, wire
-from lightwell_server.call import Call, current
+from lightwell_server.codec import images, pictures
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.front.codec import LONG, Codec
-from lightwell_server.front.sight import headers
+from lightwell_server.gateway.codec_pool import LONG, Codec
+from lightwell_server.gateway.images import headers
+from lightwell_server.requests.call import Call, current
 
 TURNED = Pil.Exif()
 TURNED[ExifTags.Base.Orientation] = 6
@@ -142,7 +142,7 @@ def test_a_picture_is_not_decoded_on_when_nobody_wants_it():
     with pytest.raises(InvalidArgument, match="nobody waits for it any more"):
         file.decoded()
     with pytest.raises(InterruptedError):
-        wire.png(noise, stop)
+        images.png(noise, stop)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 import lightwell
 from lightwell.v1 import explain_pb2, synthesize_pb2
-from lightwell_server import fields
 from lightwell_server.catalog import catalog
+from lightwell_server.codec.parameters import fill_parameters, read_parameters, words
 
 REQUESTS = (explain_pb2.ExplainRequest, synthesize_pb2.SynthesizeRequest)
 FIELDS = {field.name: field for request in REQUESTS for field in request.DESCRIPTOR.oneofs_by_name["method"].fields}
@@ -40,7 +40,7 @@ def test_method_names_are_the_messages_names(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_unset_is_absent(name):
     message = FIELDS[name].message_type
-    assert fields.parameters(message._concrete_class(), name, lambda image, path: image) == {}
+    assert read_parameters(message._concrete_class(), name, lambda image, path: image) == {}
     for field in message.fields:
         assert field.is_repeated or field.has_presence, f"{name}.{field.name} cannot tell unset from zero"
 
@@ -50,7 +50,7 @@ def test_enums_have_the_words_of_the_signature(name):
     checked = catalog()[name].checked.model_fields
     for field in FIELDS[name].message_type.fields:
         if field.enum_type is not None:
-            assert set(fields.words(field.enum_type)) == literal_words(checked[field.name].annotation), field.name
+            assert set(words(field.enum_type)) == literal_words(checked[field.name].annotation), field.name
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -85,9 +85,9 @@ def test_parameters_survive_the_way_there_and_back(name):
         ) or field.name == "fill":
             value = {"bool": True, "enum": 1, "float": 0.5, "string": "x"}.get(_kind(field), 3)
             setattr(message, field.name, value)
-    read = fields.parameters(message, name, lambda image, path: image)
+    read = read_parameters(message, name, lambda image, path: image)
     again = type(message)()
-    fields.fill(again, read)
+    fill_parameters(again, read)
     assert again == message
 
 

@@ -12,7 +12,7 @@ from lightwell import cli
 from lightwell_server import errors
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
-from lightwell_server.metrics import DeviceMetrics, GatewayMetrics
+from lightwell_server.observability.metrics import DeviceMetrics, GatewayMetrics
 
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / "server" / "lightwell_server"

@@ -7,9 +7,9 @@ import pytest
 
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import explainer_pb2_grpc, models_pb2
-from lightwell_server.boundary import door as doors
-from lightwell_server.boundary.door import KNOWN, LONGEST, REFUSALS, Door
 from lightwell_server.errors import Overloaded
+from lightwell_server.transport import door as doors
+from lightwell_server.transport.door import KNOWN, LONGEST, REFUSALS, Door
 from tests.serving import bundled, served
 
 

@@ -8,9 +8,23 @@ import time
 import pytest
 import torch
 
-from lightwell_server.ask import ACT, GRAD, INPUT, OUT, OUTPUT, SCORE, Answer, Ask, Edit, Frame, Part, Rows, Work
-from lightwell_server.engine.job import Done, Failed, Job
-from lightwell_server.engine.worker import Worker
+from lightwell_server.contract.ask import (
+    ACT,
+    GRAD,
+    INPUT,
+    OUT,
+    OUTPUT,
+    SCORE,
+    Answer,
+    Ask,
+    Edit,
+    Frame,
+    Part,
+    Rows,
+    Work,
+)
+from lightwell_server.engine.engine import Worker
+from lightwell_server.engine.run import Done, Failed, Job
 from lightwell_server.errors import DeadlineExceeded, Internal, OutOfMemory, Overloaded, Unavailable
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lifting.lift import InputSpec

@@ -17,13 +17,13 @@ from bench._frames import Stranger, deaf, message
 from lightwell import Client, InvalidArgumentError, Saliency, UnavailableError
 from lightwell.errors import from_rpc
 from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
-from lightwell_server.boundary.access import Access
-from lightwell_server.boundary.door import Door
-from lightwell_server.boundary.exchange import Exchange
-from lightwell_server.boundary.health import WATCHES_PER_PEER, Health
-from lightwell_server.boundary.interceptors import Boundary
-from lightwell_server.budget import Budget
-from lightwell_server.call import WRITTEN
+from lightwell_server.requests.budget import Budget
+from lightwell_server.requests.call import WRITTEN
+from lightwell_server.transport.access import Access
+from lightwell_server.transport.door import Door
+from lightwell_server.transport.exchange import Exchange
+from lightwell_server.transport.health import WATCHES_PER_PEER, Health
+from lightwell_server.transport.interceptors import Boundary
 from tests.serving import bundled, served, served_as_is
 from tests.test_service import STAR
 

@@ -20,10 +20,10 @@ from lightwell_server import descriptors
 from lightwell_server.config import Settings
 from lightwell_server.descriptors import HELD, KEPT, room
 from lightwell_server.models.store import files
-from lightwell_server.pool import place as places
 from lightwell_server.pool import pool as pools
+from lightwell_server.pool import slot as places
+from lightwell_server.pool.journal import Record
 from lightwell_server.pool.pool import Pool
-from lightwell_server.pool.record import Record
 from tests.serving import bundled, served
 
 ROOT = Path(__file__).parents[1]

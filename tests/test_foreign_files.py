@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightwell_server.bring.add import Given, add
 from lightwell_server.errors import Refused
+from lightwell_server.importing.add import Given, add
 from lightwell_server.models.lifting import archive
 from lightwell_server.models.lifting.lift import Sample, lift
 from lightwell_server.models.store import files, load

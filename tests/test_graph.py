@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lightwell_server.ask import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Edit, Part
+from lightwell_server.contract.ask import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Edit, Part
 from lightwell_server.errors import InvalidArgument, OutOfMemory
 from lightwell_server.models.answer import answer
-from lightwell_server.models.cut import Where
 from lightwell_server.models.folding import scaled
+from lightwell_server.models.subgraph import Where
 from tests.nets import Residual, lifted, seeded
 
 

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightwell import Channel, GradCam, InvalidArgumentError
-from lightwell_server.ask import OUT, Ask, Grid, Part
 from lightwell_server.catalog import catalog
-from lightwell_server.device.describe import described
+from lightwell_server.contract.ask import OUT, Ask, Grid, Part
 from lightwell_server.errors import InvalidArgument, Refused
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import load_file
+from lightwell_server.runtime.describe import described
 from tests.methods.asking import PLAIN, ask
 from tests.nets import export, seeded
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from lightwell_server.config import Settings
-from lightwell_server.device.device import Device
 from lightwell_server.errors import NotFound, Refused, Unavailable
-from lightwell_server.front import curator as curators
-from lightwell_server.front.curator import Curator
-from lightwell_server.front.library import Library, State
+from lightwell_server.gateway import reconciler as curators
+from lightwell_server.gateway.reconciler import Curator
+from lightwell_server.gateway.registry import Library, State
 from lightwell_server.models import store
+from lightwell_server.runtime.device import Device
 from tests.curating import curated, hurry
 from tests.nets import Residual, export, seeded
 

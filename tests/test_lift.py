@@ -8,12 +8,12 @@ import torch
 import torchvision
 from torch import nn
 
-from lightwell_server.ask import GRAD, OUT, OUTPUT, Ask, Part
+from lightwell_server.contract.ask import GRAD, OUT, OUTPUT, Ask, Part
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.answer import answer
-from lightwell_server.models.cut import Where
 from lightwell_server.models.lifting.lift import InputSpec, Sample, lift
 from lightwell_server.models.lifting.proof import Proof
+from lightwell_server.models.subgraph import Where
 from tests.nets import FORMS, PLAIN, Captioned, Residual, export, lifted, seeded
 
 SIDE = 64

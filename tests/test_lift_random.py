@@ -16,9 +16,9 @@ import torch
 from hypothesis import HealthCheck, given, note, reject, seed, settings
 from torch.autograd import forward_ad
 
-from lightwell_server.ask import OUTPUT
-from lightwell_server.models.cut import Where
+from lightwell_server.contract.ask import OUTPUT
 from lightwell_server.models.lifting.lift import Sample, lift
+from lightwell_server.models.subgraph import Where
 from tests.nets import PLAIN, export, seeded
 
 EXAMPLES = {"scripted": 50, "traced": 30, "pt2": 3}

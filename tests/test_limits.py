@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from lightwell import Client, DeadlineError, InvalidArgumentError, Occlusion, OverloadedError, Pgd, Saliency
 from lightwell.requests import explain_request, synthesize_request
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc
-from lightwell_server.ask import ACT, GRAD, SCORE, Ask, Part
-from lightwell_server.device.limits import Limits, free_bytes
+from lightwell_server.contract.ask import ACT, GRAD, SCORE, Ask, Part
 from lightwell_server.errors import OutOfMemory
 from lightwell_server.models.answer import answer
 from lightwell_server.models.footprint import row_bytes
+from lightwell_server.runtime.limits import Limits, free_bytes
 from tests.nets import Residual, lifted, seeded
 from tests.serving import bundled, served
 from tests.test_service import PAINTING, STAR, StyleTransfer, free_port
@@ -233,12 +233,12 @@ def test_free_memory_is_known():
 def test_a_slow_reader_gets_the_newest(tmp_path):
     import asyncio
 
-    from lightwell_server.ask import Frame
-    from lightwell_server.device import inbox
-    from lightwell_server.engine.job import Done
+    from lightwell_server.contract.ask import Frame
+    from lightwell_server.engine.run import Done
+    from lightwell_server.runtime import event_queue
 
     async def read():
-        box = inbox.Inbox(asyncio.get_running_loop())
+        box = event_queue.Inbox(asyncio.get_running_loop())
         for step in range(5000):
             picture = torch.zeros(1, 3, 2, 2) if step % 10 == 0 else None
             box.put(Frame(step, 5000, image=picture))
@@ -250,10 +250,10 @@ def test_a_slow_reader_gets_the_newest(tmp_path):
         return events
 
     *frames, done = asyncio.run(read())
-    assert done.result == "result" and len(frames) <= inbox.MESSAGES
+    assert done.result == "result" and len(frames) <= event_queue.MESSAGES
     steps = [frame.step for frame in frames]
     assert steps == sorted(steps) and steps[-1] == 4999
-    assert sum(frame.image is not None for frame in frames) == inbox.PICTURES
+    assert sum(frame.image is not None for frame in frames) == event_queue.PICTURES
 
 
 def test_pixels_are_counted_from_the_header(server):

@@ -6,14 +6,14 @@ import contextlib
 import pytest
 
 from lightwell.v1 import admin_pb2 as admin
-from lightwell_server.call import Call
-from lightwell_server.case import Case, Price
 from lightwell_server.config import Settings
 from lightwell_server.errors import Aborted, Unavailable
-from lightwell_server.pool import line as lines
+from lightwell_server.pool import dispatcher as lines
 from lightwell_server.pool import pool as pools
-from lightwell_server.pool.place import End
 from lightwell_server.pool.pool import Pool
+from lightwell_server.pool.slot import End
+from lightwell_server.requests.admitted import Case, Price
+from lightwell_server.requests.call import Call
 
 KEY = ("net", "1")
 SHORT, LONG = 0.05, 60.0

@@ -15,13 +15,13 @@ from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.config import Settings
-from lightwell_server.device import loading
-from lightwell_server.device.device import Device
 from lightwell_server.errors import NotFound, Refused, Unavailable
-from lightwell_server.front import curator as curators
-from lightwell_server.front.curator import Curator
-from lightwell_server.front.library import Library, State
+from lightwell_server.gateway import reconciler as curators
+from lightwell_server.gateway.reconciler import Curator
+from lightwell_server.gateway.registry import Library, State
 from lightwell_server.models import store
+from lightwell_server.runtime import loading
+from lightwell_server.runtime.device import Device
 from tests.curating import hurry
 from tests.serving import bundled, served
 from tests.test_library import add, until

@@ -25,10 +25,10 @@ from lightwell import (
 )
 from lightwell.images import to_message
 from lightwell.requests import explain_request
-from lightwell_server.device.describe import described
-from lightwell_server.front.sight import look
+from lightwell_server.gateway.images import look
 from lightwell_server.local import Local
 from lightwell_server.models.card import Card, TensorCard
+from lightwell_server.runtime.describe import described
 from tests.curating import curated
 from tests.nets import Captioned, Residual, export, seeded
 

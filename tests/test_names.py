@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lightwell_server.errors import Refused
-from lightwell_server.front.library import ALIASES, Library, State, natural
+from lightwell_server.gateway.registry import ALIASES, Library, State, natural
 from lightwell_server.models import card as cards
 from lightwell_server.models.disk import plain, shown
 from lightwell_server.models.lifting import archive

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightwell import Client, GradCam, InvalidArgumentError, Occlusion, Saliency
 from lightwell.v1 import types_pb2
-from lightwell_server.ask import GRAD, OUT, Ask, Part
+from lightwell_server.contract.ask import GRAD, OUT, Ask, Part
 from lightwell_server.errors import Refused
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer

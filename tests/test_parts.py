@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from lightwell import StyleTransfer
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
-from lightwell_server.boundary import parts
 from lightwell_server.errors import InvalidArgument
+from lightwell_server.transport import parts
 
 
 def counted(message):

@@ -20,9 +20,9 @@ from lightwell import Client, InvalidArgumentError, Saliency
 from lightwell.images import to_message, to_picture
 from lightwell.v1 import types_pb2 as types
 from lightwell.v1.synthesize_pb2 import Style, StyleTransfer
-from lightwell_server import pictures, wire
+from lightwell_server.codec import images, pictures
+from lightwell_server.codec.pictures import Fit
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.pictures import Fit
 from tests.serving import bundled, served
 
 ORIENTATION = 274
@@ -31,7 +31,7 @@ ORIENTATION = 274
 
 def decoded(data, max_pixels=pictures.MAX_PIXELS):
     """What the service makes of a file: integers [height, width, 3]."""
-    rows = wire.sent(types.Image(encoded=data), "style.image", max_pixels).decoded().whole()
+    rows = images.sent(types.Image(encoded=data), "style.image", max_pixels).decoded().whole()
     pixels = (rows[0] * 255).round().permute(1, 2, 0).numpy().astype(int)
     assert np.array_equal(pixels, to_picture(types.Image(encoded=data))), "what maps are drawn on is another picture"
     return pixels
@@ -310,7 +310,7 @@ def test_a_progressive_jpeg_is_the_same_picture():
 def test_jpegs_are_fitted_to_the_bit_as_torchvision_does(subsampling):
     data = file(of(waves(301, 399)), "JPEG", quality=90, subsampling=subsampling)
     theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
-    part, _ = wire.sent(types.Image(encoded=data), "image").decoded().fitted(Fit((224, 224), 256))
+    part, _ = images.sent(types.Image(encoded=data), "image").decoded().fitted(Fit((224, 224), 256))
     assert torch.equal(part.whole()[0], theirs(Pil.open(io.BytesIO(data))))
 
 
@@ -416,7 +416,7 @@ HUGE = {
 }
 MEASURE = """
 import json, pathlib, re, sys, time
-from lightwell_server import pictures
+from lightwell_server.codec import pictures
 from lightwell_server.errors import InvalidArgument
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
 for path in sys.argv[1:]:

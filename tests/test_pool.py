@@ -23,7 +23,7 @@ from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.config import Settings
-from lightwell_server.pool import place as places
+from lightwell_server.pool import slot as places
 from lightwell_server.pool.pool import Pool
 from tests.deadly import SEED
 from tests.serving import bundled, served

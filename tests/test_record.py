@@ -4,11 +4,11 @@ import subprocess
 import sys
 import time
 
-from lightwell_server.pool.record import NUMBERS, Record
+from lightwell_server.pool.journal import NUMBERS, Record
 
 WRITES = """
 import pathlib, sys
-from lightwell_server.pool.record import Record
+from lightwell_server.pool.journal import Record
 record = Record(pathlib.Path(sys.argv[1]))
 print("at work", flush=True)
 while True:

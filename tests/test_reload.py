@@ -14,9 +14,9 @@ import pytest
 
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import explainer_pb2_grpc
-from lightwell_server import watched
-from lightwell_server.front.library import ALIASES, Library
-from lightwell_server.watched import Watched
+from lightwell_server import reload
+from lightwell_server.gateway.registry import ALIASES, Library
+from lightwell_server.reload import Watched
 from tests.serving import bundled
 
 OLD, NEW = "the-first-of-two-tokens", "the-other-of-two-tokens"
@@ -113,7 +113,7 @@ def test_everything_watched_is_read_anew(tmp_path):
     library = Library(tmp_path)
     rewritten(tmp_path / ALIASES, '[net]\nstable = "2"\n')
     assert library.named("net") == {"1"}
-    watched.reload()
+    reload.reload()
     assert library.named("net") == {"1", "2"}
 
 

@@ -21,10 +21,10 @@ from lightwell import Client, Occlusion, Saliency
 from lightwell.images import to_message
 from lightwell.requests import explain_request
 from lightwell.v1 import admin_pb2, explainer_pb2_grpc
-from lightwell_server.boundary import tracing
-from lightwell_server.call import Call, named
 from lightwell_server.config import Settings
-from lightwell_server.metrics import GatewayMetrics
+from lightwell_server.observability import tracing
+from lightwell_server.observability.metrics import GatewayMetrics
+from lightwell_server.requests.call import Call, named
 from lightwell_server.serving import Serving
 from tests.serving import bundled, served
 from tests.test_service import STAR, free_port

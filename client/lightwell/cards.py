@@ -12,7 +12,7 @@ import typer
 from lightwell.parameters import Usage
 
 if TYPE_CHECKING:  # the SDK runs without the server
-    from lightwell_server.bring.given import Given
+    from lightwell_server.importing.given import Given
 
 Kind = StrEnum("Kind", ["classifier", "stylizer", "generator"])
 Order = StrEnum("Order", ["rgb", "bgr"])
@@ -70,7 +70,7 @@ class CardOptions:
     def given(self) -> Given:
         """The same for the server's code. Raises `Usage` for an option that cannot be read, ValueError or OSError for
         a file that cannot."""
-        from lightwell_server.bring.given import Given
+        from lightwell_server.importing.given import Given
 
         return Given(
             kind=self.kind and self.kind.value,

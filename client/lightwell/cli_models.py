@@ -19,7 +19,7 @@ from lightwell.terminal import Json, say, sentences, table
 from lightwell.v1 import models_pb2
 
 if TYPE_CHECKING:  # the SDK runs without the server
-    from lightwell_server.bring.inspection import Inspection
+    from lightwell_server.importing.inspection import Inspection
 
 app = typer.Typer(help="Lists, shows, adds, checks, loads and unloads models.", no_args_is_help=True)
 
@@ -72,7 +72,7 @@ def add(
     """Brings a model into a repository, and proves that it can be explained."""
     with sentences():
         _needs_server()
-        from lightwell_server.bring.add import add as bring
+        from lightwell_server.importing.add import add as bring
 
         added = bring(source, repository, name, version, card.given(), random_weights, picture)
         model = added.model
@@ -98,7 +98,7 @@ def check(
     """Whether a file can be explained, and by which methods; no server is asked."""
     with sentences():
         _needs_server()
-        from lightwell_server.bring import inspection
+        from lightwell_server.importing import inspection
 
         try:
             found = inspection.inspect(file, card.given())

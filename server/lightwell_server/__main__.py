@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 import uvloop
 from pydantic import ValidationError
 
-from lightwell_server import metrics, watched
-from lightwell_server.boundary import logs
+from lightwell_server import reload
 from lightwell_server.config import Settings, settings
 from lightwell_server.descriptors import raise_limit
+from lightwell_server.observability import logs, metrics
 from lightwell_server.serving import Serving
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _chosen() -> Settings:
 def _reload() -> None:
     """Reads anew what may change while the server runs: certificates, tokens, aliases, and from which level on there
     are log lines. What is wrong changes nothing."""
-    watched.reload()
+    reload.reload()
     try:
         level = _chosen().log_level
     except (OSError, ValueError) as error:

@@ -17,9 +17,9 @@ from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from lightwell.v1 import explain_pb2, synthesize_pb2
-from lightwell_server.ask import Facts, Result, Step
+from lightwell_server.contract.ask import Facts, Result, Step
+from lightwell_server.contract.target import Target
 from lightwell_server.errors import InvalidArgument, NotApplicable
-from lightwell_server.target import Target
 
 Kind = Literal["explain", "synthesize"]
 Request = explain_pb2.ExplainRequest | synthesize_pb2.SynthesizeRequest

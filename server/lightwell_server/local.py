@@ -35,22 +35,22 @@ from lightwell.sheets.sheet import Sheet
 from lightwell.v1.estimate_pb2 import EstimateResponse
 from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainResponse, ExplainStreamResponse
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
-from lightwell_server.ask import Frame
-from lightwell_server.bring.trace import trace
 from lightwell_server.catalog import Request
-from lightwell_server.device import describe, reply
-from lightwell_server.device.estimate import estimate
-from lightwell_server.device.filters import filters
-from lightwell_server.device.limits import Limits
-from lightwell_server.device.question import Question, understand
-from lightwell_server.engine.job import Done, Event, Failed, Job, Passed
-from lightwell_server.engine.worker import Worker
+from lightwell_server.contract.ask import Frame
+from lightwell_server.engine.engine import Worker
+from lightwell_server.engine.run import Done, Event, Failed, Job, Passed
 from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable
-from lightwell_server.front.sight import Sight, look, with_picture
+from lightwell_server.gateway.images import Sight, look, with_picture
+from lightwell_server.importing.trace import trace
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
 from lightwell_server.models.lifting.pixels import example
 from lightwell_server.models.store import Model, load_file
+from lightwell_server.runtime import describe, responses
+from lightwell_server.runtime.estimate import estimate
+from lightwell_server.runtime.filters import filters
+from lightwell_server.runtime.limits import Limits
+from lightwell_server.runtime.prepare import Question, understand
 
 NOT_DETERMINISTIC = (
     "torch's deterministic algorithms are off in this program; call torch.use_deterministic_algorithms(True) before"
@@ -154,7 +154,7 @@ class Local:
             return Estimate.of(EstimateResponse(applies=False, reason=error.message))
         except LightwellError as error:
             raise _told(error) from None
-        response = reply.estimation(question, cost, self._limits.bytes)
+        response = responses.estimation(question, cost, self._limits.bytes)
         sight.understood(getattr(response, response.WhichOneof("resolved") or "explain"))
         return Estimate.of(response)
 
@@ -203,9 +203,11 @@ class Local:
         try:
             for event in running:
                 if isinstance(event, Frame):
-                    yield SynthesizeResponse(progress=running.sight.progress(reply.progress(event, running.question)))
+                    yield SynthesizeResponse(
+                        progress=running.sight.progress(responses.progress(event, running.question))
+                    )
                 elif isinstance(event, Done):
-                    result = reply.synthesis(running.question, event.result, running.job)
+                    result = responses.synthesis(running.question, event.result, running.job)
                     yield SynthesizeResponse(result=running.sight.synthesis(result))
         finally:
             self._worker.cancel(running.job)
@@ -228,7 +230,7 @@ class _Running:
             yield event
 
     def explanation(self, done: Done) -> ExplainResponse:
-        return self.sight.explanation(reply.explanation(self.question, done.result, self.job))
+        return self.sight.explanation(responses.explanation(self.question, done.result, self.job))
 
 
 def _finished(running: _Running) -> Explanation:

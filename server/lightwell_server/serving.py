@@ -13,30 +13,30 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
-from lightwell_server import cgroup, descriptors
-from lightwell_server.boundary import exposition, logs
-from lightwell_server.boundary.access import Access
-from lightwell_server.boundary.door import Door
-from lightwell_server.boundary.exchange import Exchange
-from lightwell_server.boundary.health import Health
-from lightwell_server.boundary.interceptors import Boundary, Observer
-from lightwell_server.boundary.tls import credentials
-from lightwell_server.budget import Budget
+from lightwell_server import descriptors, resources
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
-from lightwell_server.core import Core
-from lightwell_server.device.device import Device
-from lightwell_server.front.admin import AdminService
-from lightwell_server.front.admission import Admission
-from lightwell_server.front.codec import Codec
-from lightwell_server.front.curator import Curator
-from lightwell_server.front.library import Library
-from lightwell_server.front.service import ExplainerService, ModelService
-from lightwell_server.metrics import GatewayMetrics
+from lightwell_server.gateway.admin import AdminService
+from lightwell_server.gateway.admission import Admission
+from lightwell_server.gateway.codec_pool import Codec
+from lightwell_server.gateway.reconciler import Curator
+from lightwell_server.gateway.registry import Library
+from lightwell_server.gateway.services import ExplainerService, ModelService
+from lightwell_server.observability import exposition, logs
+from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.pool.pool import Pool
+from lightwell_server.requests.backend import Core
+from lightwell_server.requests.budget import Budget
+from lightwell_server.runtime.device import Device
+from lightwell_server.transport.access import Access
+from lightwell_server.transport.door import Door
+from lightwell_server.transport.exchange import Exchange
+from lightwell_server.transport.health import Health
+from lightwell_server.transport.interceptors import Boundary, Observer
+from lightwell_server.transport.tls import credentials
 
 if TYPE_CHECKING:
-    from lightwell_server.boundary.tracing import Tracing
+    from lightwell_server.observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -231,14 +231,14 @@ def _tracing(settings: Settings) -> Tracing | None:
     """Traces, if they are wanted: their libraries are loaded for nobody else."""
     if settings.otlp_endpoint is None:
         return None
-    from lightwell_server.boundary.tracing import Tracing
+    from lightwell_server.observability.tracing import Tracing
 
     return Tracing(settings.otlp_endpoint)
 
 
 def _memory(settings: Settings) -> int:
     """Bytes that requests, pictures and answers may take together."""
-    limit, free = cgroup.memory_limit(), cgroup.free_memory()
+    limit, free = resources.memory_limit(), resources.free_memory()
     share = FALLBACK if free is None else free // 5
     return settings.max_gateway_bytes or (share if limit is None else limit // 4)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from lightwell_server.catalog import catalog
+from lightwell_server.contract.target import ClassTarget
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import Model, load_file
-from lightwell_server.target import ClassTarget
 from tests.drive import drive
 from tests.nets import export
 

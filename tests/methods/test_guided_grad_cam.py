@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightwell.heatmap import bilinear
-from lightwell_server.target import ClassTarget
+from lightwell_server.contract.target import ClassTarget
 from tests.methods.asking import ask, close, model, picture
 from tests.nets import FORMS, Residual, seeded
 

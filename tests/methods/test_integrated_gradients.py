@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lightwell_server.contract.target import ClassTarget
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods.integrated_gradients import _rule
-from lightwell_server.target import ClassTarget
 from tests.methods.asking import ask, close, model, picture
 from tests.nets import Residual, seeded
 

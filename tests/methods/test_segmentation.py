@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightwell_server.ask import Work
+from lightwell_server.contract.ask import Work
+from lightwell_server.contract.target import ClassTarget
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.target import ClassTarget
 from tests.methods.asking import ask, model, picture
 
 SIDE = 48

@@ -11,8 +11,8 @@ from torchvision.transforms.functional import gaussian_blur
 
 from lightwell.heatmap import enlarged
 from lightwell.v1 import types_pb2 as types
+from lightwell_server.contract.target import ClassTarget
 from lightwell_server.methods._math import blurred
-from lightwell_server.target import ClassTarget
 from tests.peers.files import MIXED, SIDE, SMALL, SMALL_FILES
 from tests.peers.twins import agree
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from captum.attr import Saliency
 
-from lightwell_server.target import ChannelTarget, ClassTarget, ContrastTarget
+from lightwell_server.contract.target import ChannelTarget, ClassTarget, ContrastTarget
 from tests.peers.captums import attributed
 from tests.peers.files import LAYERS, MIXED, SMALL_FILES
 from tests.peers.twins import agree

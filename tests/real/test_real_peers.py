@@ -10,7 +10,7 @@ import torch
 import torchvision
 from PIL import Image as Pil
 
-from lightwell_server import pictures
+from lightwell_server.codec import pictures
 from lightwell_server.models.store import load
 from tests.peers.cams import ONE_PASS, TRYING, agree_as_pictures, agree_cut_off, cam, tried
 from tests.peers.captums import attributed, grad_cam, guided_grad_cam, smoothed, well_integrated

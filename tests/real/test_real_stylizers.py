@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image as Pil
 
-from lightwell_server import pictures
-from lightwell_server.ask import GRAD, OUT, Ask, Part
+from lightwell_server.codec import pictures
+from lightwell_server.codec.pictures import Fit
+from lightwell_server.contract.ask import GRAD, OUT, Ask, Part
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import load_version
-from lightwell_server.pictures import Fit
 
 NAMES = ("style_udnie", "style_wave", "style_rain_princess")
 FIT = Fit((256, 384), 256)

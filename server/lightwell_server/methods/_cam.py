@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightwell_server.ask import ACT, GRAD, Ask, Asking, Explanation, Facts, Heatmap, Layer
-from lightwell_server.target import Target
+from lightwell_server.contract.ask import ACT, GRAD, Ask, Asking, Explanation, Facts, Heatmap, Layer
+from lightwell_server.contract.target import Target
 
 
 def no_grid_layer(facts: Facts) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightwell_server.ask import GRAD, Ask, Asking, Explaining, Facts, Rule
+from lightwell_server.contract.ask import GRAD, Ask, Asking, Explaining, Facts, Rule
+from lightwell_server.contract.target import Target
 from lightwell_server.methods._math import Reduction, by_pixel
-from lightwell_server.target import Target
 
 
 def no_relu(facts: Facts) -> str | None:

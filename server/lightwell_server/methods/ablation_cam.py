@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Generator, Tensor
 
-from lightwell_server.ask import ACT, Ask, Edit, Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.ask import ACT, Ask, Edit, Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.target import Target, settle
 from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed, strongest
-from lightwell_server.target import Target, settle
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 

@@ -8,9 +8,9 @@ import torch
 from annotated_types import Ge
 from torch import Generator
 
-from lightwell_server.ask import OUT, Ask, Explaining, Explanation, Facts, Fitted, GridLayer
+from lightwell_server.contract.ask import OUT, Ask, Explaining, Explanation, Facts, Fitted, GridLayer
+from lightwell_server.contract.target import Unaimed
 from lightwell_server.methods._cam import cam_layer, cam_reason, no_grid_layer, placed, strongest
-from lightwell_server.target import Unaimed
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 

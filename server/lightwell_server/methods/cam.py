@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.ask import OUTPUT, Explaining, Explanation, Facts, Fitted, Heatmap
+from lightwell_server.contract.ask import OUTPUT, Explaining, Explanation, Facts, Fitted, Heatmap
+from lightwell_server.contract.target import Target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._cam import seen
-from lightwell_server.target import Target
 
 
 def applies(facts: Facts) -> str | None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from lightwell_server.ask import OUT, Ask, Explaining, Facts, Fitted, GridLayer, Work
+from lightwell_server.contract.ask import OUT, Ask, Explaining, Facts, Fitted, GridLayer, Work
+from lightwell_server.contract.target import Unaimed
 from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed
-from lightwell_server.target import Unaimed
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 

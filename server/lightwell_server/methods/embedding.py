@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.ask import EMBEDDING, OUT, Ask, Explaining, Explanation, Facts, Fitted, LayerName
+from lightwell_server.contract.ask import EMBEDDING, OUT, Ask, Explaining, Explanation, Facts, Fitted, LayerName
+from lightwell_server.contract.target import Unaimed
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.target import Unaimed
 
 
 def embedding(

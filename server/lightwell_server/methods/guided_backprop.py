@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.ask import Explaining, Facts, Fitted
+from lightwell_server.contract.ask import Explaining, Facts, Fitted
+from lightwell_server.contract.target import Target
 from lightwell_server.methods._math import Reduction
 from lightwell_server.methods._rule import by_rule, no_relu
-from lightwell_server.target import Target
 
 applies = no_relu
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.target import Target
 from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, no_grid_layer
 from lightwell_server.methods._math import Reduction, by_pixel
 from lightwell_server.methods._rule import exchanged, no_relu
 from lightwell_server.methods.grad_cam import grad_cam
-from lightwell_server.target import Target
 
 defaults, reason = cam_layer, cam_reason
 

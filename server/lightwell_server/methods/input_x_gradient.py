@@ -6,9 +6,9 @@ from typing import Literal
 
 from torch import Generator
 
-from lightwell_server.ask import GRAD, Ask, Explaining, Facts, Fitted
+from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, Fitted
+from lightwell_server.contract.target import Target
 from lightwell_server.methods._math import Reduction, by_pixel, mean_color
-from lightwell_server.target import Target
 
 
 def input_x_gradient(

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Generator, Tensor
 
-from lightwell_server.ask import GRAD, Ask, Explaining, Facts, Fitted, Picture, Rows
+from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, Fitted, Picture, Rows
+from lightwell_server.contract.target import Target, settle
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import PART, Reduction, blurred, by_pixel, mean_color, parts
-from lightwell_server.target import Target, settle
 
 Quadrature = Literal["gauss_legendre", "midpoint", "trapezoid", "left", "right"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.target import Target
 from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, seen
-from lightwell_server.target import Target
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 

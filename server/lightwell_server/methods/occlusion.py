@@ -10,10 +10,22 @@ import torch
 from annotated_types import Ge
 from torch import Generator, Tensor
 
-from lightwell_server.ask import OUT, OUTPUT, SCORE, Ask, Color, Explaining, Explanation, Facts, Fitted, Heatmap, Rows
+from lightwell_server.contract.ask import (
+    OUT,
+    OUTPUT,
+    SCORE,
+    Ask,
+    Color,
+    Explaining,
+    Explanation,
+    Facts,
+    Fitted,
+    Heatmap,
+    Rows,
+)
+from lightwell_server.contract.target import Target, settle
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import blurred, mean_color
-from lightwell_server.target import Target, settle
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:

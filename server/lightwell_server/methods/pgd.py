@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval
 from torch import Generator, Tensor
 
-from lightwell_server.ask import GRAD, OUT, Ask, Asking, Facts, Fitted, Frame, Synthesis, Synthesizing
+from lightwell_server.contract.ask import GRAD, OUT, Ask, Asking, Facts, Fitted, Frame, Synthesis, Synthesizing
+from lightwell_server.contract.target import ClassTarget, Target, settle
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._ball import Ball, Norm
-from lightwell_server.target import ClassTarget, Target, settle
 
 
 def applies(facts: Facts) -> str | None:

@@ -7,8 +7,8 @@ from typing import Annotated
 from annotated_types import Interval
 from torch import Generator
 
-from lightwell_server.ask import Ask, Explaining, Explanation, Facts, Fitted
-from lightwell_server.target import Target
+from lightwell_server.contract.ask import Ask, Explaining, Explanation, Facts, Fitted
+from lightwell_server.contract.target import Target
 
 
 def applies(facts: Facts) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.ask import GRAD, Ask, Explaining, Facts, Fitted
+from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, Fitted
+from lightwell_server.contract.target import Target
 from lightwell_server.methods._math import Reduction, by_pixel
-from lightwell_server.target import Target
 
 
 def saliency(

@@ -8,10 +8,10 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import Generator, Tensor
 
-from lightwell_server.ask import ACT, Ask, Explaining, Facts, Fitted, GridLayer, Rows
+from lightwell_server.contract.ask import ACT, Ask, Explaining, Facts, Fitted, GridLayer, Rows
+from lightwell_server.contract.target import Target, settle
 from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, heat, no_grid_layer, placed, strongest
 from lightwell_server.methods._math import mean_color
-from lightwell_server.target import Target, settle
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 

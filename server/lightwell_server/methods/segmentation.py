@@ -13,10 +13,10 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from lightwell_server.ask import Explaining, Facts, Fitted, Share, Work
+from lightwell_server.contract.ask import Explaining, Facts, Fitted, Share, Work
+from lightwell_server.contract.target import Target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods.saliency import saliency
-from lightwell_server.target import Target
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[Any]

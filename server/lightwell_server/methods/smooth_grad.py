@@ -8,10 +8,10 @@ import torch
 from annotated_types import Interval
 from torch import Generator, Tensor
 
-from lightwell_server.ask import GRAD, Ask, Explaining, Facts, Fitted, Rows, Share
+from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, Fitted, Rows, Share
+from lightwell_server.contract.target import Target, settle
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import Reduction, by_pixel, normal, parts
-from lightwell_server.target import Target, settle
 
 
 def smooth_grad(

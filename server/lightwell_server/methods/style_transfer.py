@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Gt, Interval, Len
 from torch import Generator, Tensor
 
-from lightwell_server.ask import (
+from lightwell_server.contract.ask import (
     GRAD,
     OUT,
     SCORE,
@@ -30,6 +30,7 @@ from lightwell_server.ask import (
     Synthesizing,
     Work,
 )
+from lightwell_server.contract.target import Target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import (
     drawn,
@@ -42,7 +43,6 @@ from lightwell_server.methods._math import (
     total_variation,
 )
 from lightwell_server.methods._optimizer import optimizer as make_optimizer
-from lightwell_server.target import Target
 
 Weight = Annotated[float, Gt(0)]
 

@@ -11,10 +11,10 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from lightwell_server.ask import ACT, GRAD, OUT, SCORE, Answer, Ask, Edit, Part, Rows
+from lightwell_server.contract.ask import ACT, GRAD, OUT, SCORE, Answer, Ask, Edit, Part, Rows
 from lightwell_server.errors import InvalidArgument, OutOfMemory, ruinous
-from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.graph import Graph
+from lightwell_server.models.subgraph import Cut, Where
 
 
 def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:

@@ -10,12 +10,12 @@ import torch
 from annotated_types import Gt, Interval, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lightwell_server.ask import Activation, Grid
+from lightwell_server.codec.pictures import Fit
+from lightwell_server.contract.ask import Activation, Grid
 from lightwell_server.errors import Refused
 from lightwell_server.models.disk import regular, there
 from lightwell_server.models.lifting.outputs import Kind
 from lightwell_server.models.lifting.sample import Argument, InputSpec, Sample
-from lightwell_server.pictures import Fit
 
 Positive = Annotated[int, Gt(0)]
 Side = Annotated[int, Gt(0), Le(8192)]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from lightwell_server import pictures
-from lightwell_server.ask import OUTPUT
+from lightwell_server.codec import pictures
+from lightwell_server.contract.ask import OUTPUT
 from lightwell_server.errors import LightwellError, Refused
 from lightwell_server.models import card as cards
 from lightwell_server.models.card import Card
-from lightwell_server.models.cut import Where
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.proof import TOLERANCES
+from lightwell_server.models.subgraph import Where
 
 
 def verify(graph: Graph, card: Card, directory: Path, repository: Path) -> None:

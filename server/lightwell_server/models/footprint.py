@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary
 from torch import fx
 from torch._ops import OpOverload
 
-from lightwell_server.ask import GRAD, INPUT, Ask
-from lightwell_server.models.cut import Cut, Where
+from lightwell_server.contract.ask import GRAD, INPUT, Ask
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.nodes import BATCH
+from lightwell_server.models.subgraph import Cut, Where
 
 Sizes = tuple[float, float, float]
 """Elements of a row: all that a backward pass keeps, the largest value on its way, the largest value before."""

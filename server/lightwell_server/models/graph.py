@@ -13,14 +13,14 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from lightwell_server.ask import EMBEDDING, INPUT, OUTPUT, Activation, Grid, Layer
+from lightwell_server.contract.ask import EMBEDDING, INPUT, OUTPUT, Activation, Grid, Layer
 from lightwell_server.errors import InvalidArgument, Refused, last_line, nearest
 from lightwell_server.models import cost, head, rules
-from lightwell_server.models.cut import Cut, Where
 from lightwell_server.models.folding import FOLDED
 from lightwell_server.models.grids import Sight, sights
 from lightwell_server.models.layout import channels_last
 from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, kept_rows, of_size, size_of
+from lightwell_server.models.subgraph import Cut, Where
 
 aten = torch.ops.aten
 

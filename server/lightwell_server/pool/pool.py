@@ -23,17 +23,17 @@ from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
-from lightwell_server.case import Case
 from lightwell_server.catalog import Request
-from lightwell_server.cgroup import processors
 from lightwell_server.config import Settings
-from lightwell_server.core import Told
 from lightwell_server.descriptors import Reserve
 from lightwell_server.errors import Aborted, Internal, Unavailable
-from lightwell_server.metrics import GatewayMetrics
-from lightwell_server.pool.line import GONE, Line
-from lightwell_server.pool.link import Link, Lost
-from lightwell_server.pool.place import FORKING, End, Key, Place
+from lightwell_server.observability.metrics import GatewayMetrics
+from lightwell_server.pool.client import Link, Lost
+from lightwell_server.pool.dispatcher import GONE, Line
+from lightwell_server.pool.slot import FORKING, End, Key, Place
+from lightwell_server.requests.admitted import Case
+from lightwell_server.requests.backend import Told
+from lightwell_server.resources import processors
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

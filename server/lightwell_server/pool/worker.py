@@ -30,16 +30,15 @@ from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
-from lightwell_server import metrics
-from lightwell_server.boundary import logs
-from lightwell_server.boundary.statuses import status
-from lightwell_server.call import Call
-from lightwell_server.case import Case
-from lightwell_server.device.device import Device
-from lightwell_server.engine.job import Job
+from lightwell_server.codec.statuses import status
+from lightwell_server.engine.run import Job
 from lightwell_server.errors import Internal, LightwellError
-from lightwell_server.pool.link import CALLER, MOMENTS, NUMBER, OPTIONS, packed
-from lightwell_server.pool.record import Record
+from lightwell_server.observability import logs, metrics
+from lightwell_server.pool.client import CALLER, MOMENTS, NUMBER, OPTIONS, packed
+from lightwell_server.pool.journal import Record
+from lightwell_server.requests.admitted import Case
+from lightwell_server.requests.call import Call
+from lightwell_server.runtime.device import Device
 
 # Its first call imports a compiler, which takes seconds: once where workers are forked from, not at each one's first
 # step.

@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch._export.serde.schema import SCHEMA_VERSION
 
-from lightwell_server.cgroup import free_memory
 from lightwell_server.errors import Refused
 from lightwell_server.models.disk import regular
 from lightwell_server.models.lifting import foreign
 from lightwell_server.models.lifting.foreign import EXPORT
+from lightwell_server.resources import free_memory
 
 COPIES = 3
 """How many times its weights a model needs while it is lifted: the archive's pages, the module, the folded graph."""

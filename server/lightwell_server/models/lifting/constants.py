@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightwell_server.models.lifting import asleep
+from lightwell_server.models.lifting import eval_mode
 
 
 def on_cpu(graph: Any) -> None:  # noqa: ANN401
@@ -31,7 +31,7 @@ def typed(graph: Any, old: torch.dtype, new: torch.dtype) -> None:  # noqa: ANN4
 
 def _change(graph: Any, change: Callable[[Any], Any]) -> None:  # noqa: ANN401
     for each in _graphs(graph):
-        for node in list(asleep.nodes(each)):
+        for node in list(eval_mode.nodes(each)):
             if node.kind() != "prim::Constant" or not node.hasAttributes() or node.hasAttribute("name"):
                 continue
             value = node.output().toIValue()
@@ -45,6 +45,6 @@ def _change(graph: Any, change: Callable[[Any], Any]) -> None:  # noqa: ANN401
 def _graphs(graph: Any) -> Iterator[Any]:  # noqa: ANN401
     """A graph, and those of what it forks."""
     yield graph
-    for node in asleep.nodes(graph):
+    for node in eval_mode.nodes(graph):
         if node.hasAttribute("Subgraph"):
             yield from _graphs(node.g("Subgraph"))

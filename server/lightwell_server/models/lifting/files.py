@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 from lightwell_server.errors import Refused
 from lightwell_server.models.lifting import (
     archive,
-    asleep,
     constants,
     devices,
+    eval_mode,
     exported,
     interpolation,
     libraries,
@@ -166,7 +166,7 @@ class Script:
     @property
     def unbounded(self) -> bool:
         """Whether its code has a `while`, or another loop of many rounds."""
-        loops = [node for node in asleep.nodes(self._original.graph) if node.kind() == "prim::Loop"]
+        loops = [node for node in eval_mode.nodes(self._original.graph) if node.kind() == "prim::Loop"]
         return any((loop.inputsAt(0).toIValue() or 0) > ROUNDS for loop in loops)
 
     @property
@@ -174,7 +174,7 @@ class Script:
         """One, and that of its sample or those that its code names."""
         if len(self.sampled) == 4:
             return sorted({1, self.sampled[0]})
-        constants = [node for node in asleep.nodes(self._original.graph) if node.kind() == "prim::Constant"]
+        constants = [node for node in eval_mode.nodes(self._original.graph) if node.kind() == "prim::Constant"]
         values = {node.output().toIValue() for node in constants if str(node.output().type()) == "int"}
         return [count for count in FIXED if count == 1 or count in values]
 
@@ -212,7 +212,7 @@ class Script:
 
     @cached_property
     def _original(self) -> Any:  # noqa: ANN401
-        module = asleep.script(torch.jit.load(self.path, map_location="cpu").eval())
+        module = eval_mode.script(torch.jit.load(self.path, map_location="cpu").eval())
         constants.on_cpu(module.graph)
         interpolation.settled(module.graph)
         return module
@@ -220,7 +220,7 @@ class Script:
     def weights(self) -> Iterator[Tensor]:
         """Those of its state, then those that stand in its code."""
         yield from (tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor))
-        for node in asleep.nodes(self.module.graph):
+        for node in eval_mode.nodes(self.module.graph):
             if node.kind() == "prim::Constant" and node.hasAttributes():
                 yield from (leaf for leaf in tree_leaves(node.output().toIValue()) if isinstance(leaf, Tensor))
 
@@ -250,7 +250,7 @@ class Program:
         with _READING:
             self.program = torch.export.load(file)
         self.module: Any = self.program.module()
-        self._original: Any = asleep.program(self.program).module()
+        self._original: Any = eval_mode.program(self.program).module()
         self.dtype = self.stored = _commonest(self.weights())
         self.given: Mapping[str, Any] = {}
         specs = self.program.graph_signature.input_specs

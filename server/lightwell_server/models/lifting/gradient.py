@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lightwell_server.ask import INPUT, OUTPUT
+from lightwell_server.contract.ask import INPUT, OUTPUT
 from lightwell_server.errors import Refused, last_line
-from lightwell_server.models.cut import Where
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.sample import Sample
+from lightwell_server.models.subgraph import Where
 
 
 def differentiate(graph: Graph, sample: Sample) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lightwell_server.models.lifting import asleep
+from lightwell_server.models.lifting import eval_mode
 from lightwell_server.models.lifting.recorder import Recorder, aten
 from lightwell_server.models.lifting.views import Box
 
@@ -17,7 +17,7 @@ _RECOMPUTED = 5
 
 def settled(graph: Any) -> None:  # noqa: ANN401 - a TorchScript graph
     """Says in a file's own graph what holds anyway."""
-    for node in list(asleep.nodes(graph)):
+    for node in list(eval_mode.nodes(graph)):
         if node.kind() == f"aten::{NAME}" and node.inputsAt(_RECOMPUTED).type().kind() == "NoneType":
             yes = graph.insertConstant(True)
             yes.node().moveBefore(node)

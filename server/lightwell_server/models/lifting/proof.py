@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lightwell_server.ask import OUTPUT
+from lightwell_server.contract.ask import OUTPUT
 from lightwell_server.errors import Refused, last_line
-from lightwell_server.models.cut import Where
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.files import ModelFile
 from lightwell_server.models.lifting.gradient import differentiate
 from lightwell_server.models.lifting.outputs import leaves
 from lightwell_server.models.lifting.sample import Sample
+from lightwell_server.models.subgraph import Where
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far graph and file may differ in each type of numbers, as a share of the output's largest magnitude."""

@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from lightwell_server.errors import Refused
-from lightwell_server.models.lifting import asleep, twins, views
+from lightwell_server.models.lifting import eval_mode, functionalize, views
 from lightwell_server.models.lifting.operations import (
     canonical,
     is_factory,
@@ -114,13 +114,13 @@ class Recorder:
         target, args = canonical(target, args)
         if target.namespace.startswith("quantized"):
             raise self.refuse(QUANTISED)
-        if target in twins.DECOMPOSED:
-            return twins.DECOMPOSED[target](self, *args, **kwargs)
+        if target in functionalize.DECOMPOSED:
+            return functionalize.DECOMPOSED[target](self, *args, **kwargs)
         if target._schema.is_mutable:
             return self._in_place(target, args, kwargs)
         if kwargs.get("dtype") is None and is_factory(target):
             kwargs = {**kwargs, "dtype": self._made(target, args, kwargs)}
-        args, trained = asleep.evaluated(target, args)
+        args, trained = eval_mode.evaluated(target, args)
         if trained:
             self.woken.append(self.path or "the model")
         if torch.Tag.nondeterministic_seeded in target.tags and not switched_off(target, args, kwargs):
@@ -297,7 +297,7 @@ class Recorder:
 
     def _in_place(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         box = args[0] if args else None
-        twin = twins.of(target)
+        twin = functionalize.of(target)
         if twin is None or not isinstance(box, Box) or box.memory is None:
             raise self.refuse(f"{target} changes a tensor in place and has no functional twin; use one that has")
         if not self.graded and tree_any(of_image, (args, kwargs)):

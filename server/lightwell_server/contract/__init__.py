@@ -1,0 +1,1 @@
+"""The vocabulary of methods: what they ask, are answered, and return."""

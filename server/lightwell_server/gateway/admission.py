@@ -1,0 +1,169 @@
+"""Who is let in: whether a request can be done in its time beside all that is in, by what it will cost.
+
+Callers share a device equally: until a request is done, another caller has no more of it than its own one. Those of one
+caller go by the least attained service: whoever has used less goes first. A request that costs c therefore waits, of
+each other one of its caller, for what that has still to use before it has used c itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from lightwell_server.errors import DeadlineExceeded, Overloaded
+from lightwell_server.gateway.prices import Prices
+from lightwell_server.observability.metrics import GatewayMetrics
+from lightwell_server.requests.admitted import Case, Price
+from lightwell_server.requests.call import Call
+
+PACE = 0.8
+"""Device seconds that are taken to be done in a second of waiting: what lies between steps takes time, too, and what is
+predicted may cost more."""
+
+
+class Admission:
+    """The requests that are in, and the door. `workers()` is how many devices answer now; `most` requests may be in,
+    `each` of one caller, and none that `queue` device seconds would be before; `max_steps` may be asked for."""
+
+    def __init__(
+        self,
+        workers: Callable[[], int],
+        most: int,
+        each: int,
+        queue: float,
+        max_steps: int,
+        metrics: GatewayMetrics | None = None,
+    ) -> None:
+        metrics = metrics or GatewayMetrics()
+        self._workers, self._most, self._each, self._queue = workers, most, each, queue
+        self._cases: dict[int, Case] = {}
+        self._numbers = itertools.count(1)
+        self._backlog = Backlog(most)
+        self.prices = Prices(max_steps, metrics=metrics)
+        metrics.jobs.set_function(lambda: len(self._cases))
+        metrics.predicted_queue.set_function(lambda: self.seconds)
+
+    @property
+    def cases(self) -> list[Case]:
+        """The requests that are in, in their order."""
+        return list(self._cases.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that those devices that answer will need for all that is in, as predicted."""
+        return sum(case.left for case in self.cases) / max(1, self._workers())
+
+    @contextmanager
+    def admitted(self, call: Call, version: str, deadline: float, price: Price) -> Iterator[Case]:
+        """Lets a request in for as long as it takes. Raises `DeadlineExceeded` and `Overloaded`, before anything was
+        done for it."""
+        self._check(call.caller, price, deadline - time.monotonic())
+        case = Case(call, next(self._numbers), version, deadline, price=price)
+        self._cases[case.number] = case
+        self._backlog.note(case, waits=False)
+        try:
+            yield case
+        finally:
+            del self._cases[case.number]
+            self._backlog.leave(case)
+
+    def attained(self, seconds: Mapping[int, float]) -> None:
+        """Takes note of the device seconds that requests have used so far, by number, and of what they are taken to
+        need by now."""
+        for case in self.cases:
+            case.attained = seconds.get(case.number, case.attained)
+            case.cost = self.prices.cost(case.price)
+            self._backlog.note(case, waits=case.worker is None)
+
+    def check(self, caller: str) -> None:
+        """Raises `Overloaded` if the caller's next request would be one too many of its own."""
+        if self._backlog.count(caller) >= self._each:
+            raise Overloaded(
+                f"{caller} has {self._each} requests in progress already; wait for one to end", reason="TOO_MANY_JOBS"
+            )
+
+    def _check(self, caller: str, price: Price, left: float) -> None:
+        if len(self._cases) >= self._most:
+            raise Overloaded(f"{self._most} requests are in progress already; try again later")
+        self.check(caller)
+        if price.least > left > 0:
+            raise DeadlineExceeded(
+                f"such a request has taken {price.least:.2g} seconds of the device at least and this one has"
+                f" {left:.2g}; give it more time or ask for less",
+                reason="DEADLINE_TOO_SHORT",
+            )
+        before = self._backlog.before(price, caller) / max(1, self._workers()) / PACE
+        own = price.seconds or 0.0
+        late = before + (own if own < left else price.least) - left  # one that may stop early may need the least
+        if before and late > 0:
+            raise Overloaded(
+                f"about {before:.2g} seconds of work are before this request, which has {left:.2g};"
+                " try again later, or give it more time",
+                retry_seconds=late,
+            )
+        if before > self._queue:
+            raise Overloaded(
+                f"about {before:.0f} seconds of work are before this request; try again later",
+                retry_seconds=before - self._queue,
+            )
+
+
+class Backlog:
+    """What requests in progress have still to use, as numbers side by side: it is asked for each request that comes,
+    and answers fastest when there is most to do."""
+
+    def __init__(self, most: int) -> None:
+        self._free = list(range(most))
+        self._places: dict[int, int] = {}
+        self._cost, self._left, self._attained = np.zeros(most), np.zeros(most), np.zeros(most)
+        self._waits = np.zeros(most, bool)
+        self._owner = np.zeros(most, np.intp)
+        self._callers: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+        self._names = list(range(most))
+
+    def count(self, caller: str) -> int:
+        """A caller's requests."""
+        return self._counts[caller]
+
+    def note(self, case: Case, waits: bool) -> None:
+        """Notes a request, or what has become of it, and whether it `waits` for a worker: who has just come may find
+        one at once."""
+        place = self._places.get(case.number)
+        if place is None:
+            place = self._places[case.number] = self._free.pop()
+            self._owner[place] = self._entered(case.call.caller)
+        self._cost[place], self._left[place], self._attained[place] = case.cost, case.left, case.attained
+        self._waits[place] = waits
+
+    def leave(self, case: Case) -> None:
+        """Forgets a request."""
+        place, caller = self._places.pop(case.number), case.call.caller
+        self._left[place] = 0
+        self._free.append(place)
+        self._counts[caller] -= 1
+        if not self._counts[caller]:
+            del self._counts[caller]
+            self._names.append(self._callers.pop(caller))
+
+    def before(self, price: Price, caller: str) -> float:
+        """Device seconds that others will use before a caller's request of that price has used what it needs. Of its
+        own ones, those that wait for a worker and cost more will wait behind it; another caller has no more than it
+        has for these and the new one."""
+        own = self._owner == self._callers.get(caller, -1)
+        ahead = np.minimum(self._left, np.maximum(price.cost - self._attained, 0))
+        mine = float(ahead[own & (~self._waits | (self._cost <= price.cost))].sum())
+        others = np.bincount(self._owner, np.where(own, 0.0, self._left))
+        return mine + float(np.minimum(others, mine + price.cost).sum())
+
+    def _entered(self, caller: str) -> int:
+        """A caller's number, which it has while it has requests."""
+        self._counts[caller] += 1
+        if caller not in self._callers:
+            self._callers[caller] = self._names.pop()
+        return self._callers[caller]

@@ -1,0 +1,286 @@
+"""The pictures of a request, on both of its ways: files are decoded and fitted before a device sees them, and drawn and
+encoded behind it. Takes time: run it beside the event loop."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightwell import drawing, tiles
+from lightwell.images import to_array
+from lightwell.v1 import explain_pb2 as explain
+from lightwell.v1 import synthesize_pb2 as synthesize
+from lightwell.v1 import types_pb2 as types
+from lightwell.v1.models_pb2 import GetFiltersResponse, GetModelResponse, Interpolation
+from lightwell_server.catalog import Method, Request, method_of
+from lightwell_server.codec import images
+from lightwell_server.codec.parameters import read_parameters
+from lightwell_server.codec.pictures import MAX_PIXELS, Fit
+from lightwell_server.errors import InvalidArgument, NotApplicable
+
+CROPPED = 0.45
+"""The share of the image that the crop may throw away without a warning."""
+_FLOAT = 4
+"""Bytes of a pixel's channel."""
+_SENT_ON, _DRAWN = 16, 16
+"""Bytes of a pixel while a picture of 8 bits becomes a message, and while one is drawn and encoded."""
+_DRAWING = 4e-7
+"""Seconds of a pixel while it is drawn and encoded, as measured on one core of 2.5 GHz."""
+
+
+@dataclass
+class Sight:
+    """One request's pictures. `asked` is the request as it was sent, `request` the same for a device: its images are
+    pixels, the one it is about of the model's size. `size` (height, width) is what the method looks at, `held` the
+    bytes that it takes for as long as it is in progress, `original` the image as it was sent, if it is drawn on, by its
+    `bands` if it is no picture."""
+
+    asked: Request
+    request: Any
+    size: tuple[int, int]
+    placement: types.Placement
+    bands: tuple[int, ...] = ()
+    original: images.Decoded | None = None
+    held: int = 0
+    digests: list[types.ImageDigest] = field(default_factory=list)
+
+    @property
+    def drawing_seconds(self) -> float:
+        """Of one processor that drawing takes, about."""
+        asked = self.asked
+        count = len(set(asked.output.pictures)) if isinstance(asked, explain.ExplainRequest) else 1
+        return _DRAWING * count * math.prod(self.original.size if self.original else self.size)
+
+    def explanation(
+        self, response: explain.ExplainResponse, stop: threading.Event | None = None
+    ) -> explain.ExplainResponse:
+        """A device's answer with all that its pictures add; drawing ends early when `stop` is set."""
+        self._complete(response)
+        response.bands.extend(self.bands)
+        self._draw(response, stop)
+        return response
+
+    def synthesis(
+        self, result: synthesize.SynthesizeResult, stop: threading.Event | None = None
+    ) -> synthesize.SynthesizeResult:
+        """A device's result with all that its pictures add, in the form asked for; ends early when `stop` is set."""
+        self._complete(result)
+        if not self._pixels:
+            result.png = _png(result.pixels, stop)
+            result.ClearField("pixels")
+            for picture in result.pictures:
+                picture.png = _png(picture.pixels, stop)
+                picture.ClearField("pixels")
+        return result
+
+    def progress(self, progress: synthesize.Progress, stop: threading.Event | None = None) -> synthesize.Progress:
+        """A step's message, its picture in the form asked for; ends early when `stop` is set."""
+        if progress.HasField("preview_pixels") and not self._pixels:
+            progress.preview = _png(progress.preview_pixels, stop)
+            progress.ClearField("preview_pixels")
+        return progress
+
+    @property
+    def _pixels(self) -> bool:
+        return isinstance(self.asked, synthesize.SynthesizeRequest) and self.asked.output.pixels
+
+    def understood(self, resolved: Any) -> None:  # noqa: ANN401 - of the request's own type
+        """Puts back into a resolved request what was taken out of it for a device."""
+        resolved.image.fit = self.asked.image.fit
+        resolved.output.CopyFrom(self.asked.output)
+        if not self.asked.HasField("output"):
+            resolved.ClearField("output")
+
+    def _complete(self, response: Any) -> None:  # noqa: ANN401 - of either kind
+        self.understood(response.resolved)
+        response.provenance.images.extend(self.digests)
+        response.placement.CopyFrom(self.placement)
+        height, width = self.size
+        place = self.placement
+        lost = 1 - height * place.scale_y * width * place.scale_x / (place.height * place.width)
+        if lost > CROPPED:
+            response.warnings.add(
+                code=types.WARNING_CODE_CROPPED,
+                message=f"The model saw {1 - lost:.0%} of the image; the rest was cut off by the crop to a square.",
+            )
+
+    def _draw(self, response: explain.ExplainResponse, stop: threading.Event | None) -> None:
+        """Draws the pictures that were asked for; of those that the method has none of a warning tells."""
+        if self.original is None or not isinstance(self.asked, explain.ExplainRequest):
+            return
+        original, known = self.original.picture(), drawing.kinds(response)
+        for number in dict.fromkeys(self.asked.output.pictures):
+            kind = explain.PictureKind.Name(number).removeprefix("PICTURE_KIND_").lower()
+            if kind in known:
+                response.pictures.add(name=kind, png=images.png(drawing.draw(kind, response, original), stop))
+                continue
+            has = f"its pictures are {', '.join(known)}" if known else "it has no picture"
+            response.warnings.add(
+                code=types.WARNING_CODE_NO_PICTURE,
+                message=f"No {kind} was drawn: {method_of(self.asked).name} has none; {has}.",
+            )
+
+
+def _png(pixels: types.Tensor, stop: threading.Event | None) -> bytes:
+    return images.png(images.to_pixels(pixels), stop)
+
+
+def with_picture(response: GetFiltersResponse) -> GetFiltersResponse:
+    """The weights of a layer with their picture."""
+    picture, response.filters, response.channels = tiles.filters(to_array(response.weights))
+    response.png = images.png(picture)
+    return response
+
+
+@dataclass(frozen=True)
+class Headers:
+    """A request whose images' headers have been read, and nothing else of them. `inner` is the request for a device,
+    its images still to be decoded."""
+
+    asked: Request
+    inner: Any
+    method: Method
+    model: GetModelResponse
+    channels: images.Channels | None
+    images: list[images.Sent]
+
+    @property
+    def bytes(self) -> int:
+        """Of memory that the pictures take at most, until the answer is drawn. What is looked at as a whole is sent on
+        as a whole."""
+        whole = _SENT_ON * self.images[0].pixels if self.method.whole else 0
+        return max(sum(image.bytes for image in self.images) + whole, self._drawing)
+
+    @property
+    def _drawing(self) -> int:
+        """Bytes that drawing on the original takes at most, one picture after the other."""
+        return _DRAWN * self.images[0].pixels if self._drawn else 0
+
+    @property
+    def _drawn(self) -> bool:
+        return isinstance(self.asked, explain.ExplainRequest) and bool(self.asked.output.pictures)
+
+    @property
+    def seconds(self) -> float:
+        """Of one processor that decoding takes, about."""
+        return sum(image.seconds for image in self.images)
+
+    def seen(self) -> Sight:
+        """Decodes the images, once, and fits the one that the request is about to the model. Raises InvalidArgument
+        saying what to change."""
+        request, inner, model = self.asked, self.inner, self.model
+        digests = [types.ImageDigest(field=image.path, sha256=images.digest(image.message)) for image in self.images]
+        held = self._drawing
+        original, *others = [image.decoded() for image in self.images]
+        for image, pixels in zip(self.images[1:], others, strict=True):
+            image.message.CopyFrom(pixels.message())
+        self.images.clear()  # files hold all that was decoded of them, and their decoders
+        seen, placement = original, images.placed(original.size)
+        if not self.method.whole:
+            seen, placement = _fitted(original, request.image.fit, model)
+        inner.image.CopyFrom(seen.message())
+        if self.method.whole:
+            inner.image.fit = request.image.fit
+        count = self.channels.count if self.channels else 3
+        return Sight(
+            asked=request,
+            request=inner,
+            size=seen.size,
+            placement=placement,
+            original=original if self._drawn else None,
+            bands=self.channels.bands if self.channels else (),
+            held=held + _FLOAT * count * sum(math.prod(pixels.size) for pixels in (seen, *others)),
+            digests=digests,
+        )
+
+
+def headers(
+    request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS, stop: threading.Event | None = None
+) -> Headers:
+    """Checks a request, and reads its images' headers; decoding them ends early when `stop` is set. Raises
+    InvalidArgument saying what to change."""
+    method = method_of(request)
+    _check_output(request)
+    inner: Any = type(request)()
+    inner.CopyFrom(request)
+    inner.model, inner.version = model.summary.name, model.summary.version
+    if isinstance(inner, synthesize.SynthesizeRequest):
+        inner.output.pixels = True
+    else:
+        inner.output.ClearField("pictures")
+    _check_support(method.name, model)
+    channels, found = _channels(model), list[images.Sent]()
+    for path, image in _images(inner, method):
+        found.append(images.sent(image, path, max_pixels, channels, stop))
+        max_pixels -= found[-1].pixels
+    return Headers(request, inner, method, model, channels, found)
+
+
+def look(request: Request, model: GetModelResponse) -> Sight:
+    """Decodes the images of a request and fits the one it is about to a model. Raises InvalidArgument saying what to
+    change."""
+    return headers(request, model).seen()
+
+
+def _check_support(method: str, model: GetModelResponse) -> None:
+    """Raises NotApplicable if a method cannot be asked of a model."""
+    for support in model.methods:
+        if support.method == method and not support.applies:
+            name = f"{model.summary.name}@{model.summary.version}"
+            raise NotApplicable(f"{method} does not apply to {name}: {support.reason}", subject=f"{name}/{method}")
+
+
+def _images(request: Any, method: Method) -> list[tuple[str, types.Image]]:  # noqa: ANN401 - of either kind
+    """The image that a request is about and those among its parameters, with where they stand. Raises InvalidArgument
+    for what is wrong with the other parameters: decoding is what costs."""
+    found = [("image", request.image)]
+
+    def note(image: types.Image, path: str) -> Tensor:
+        found.append((path, image))
+        return torch.empty(0)
+
+    method.check(read_parameters(getattr(request, method.name), method.name, note))
+    return found
+
+
+def _channels(model: GetModelResponse) -> images.Channels | None:
+    """Of a model whose images are no colour pictures."""
+    return images.Channels(model.card.channels, tuple(model.card.bands)) if model.card.bands else None
+
+
+def _check_output(request: Request) -> None:
+    """Raises InvalidArgument where the form of the answer is none."""
+    output = request.output
+    if not 0 <= output.predictions <= 1000:
+        raise InvalidArgument.at("output.predictions", f"{output.predictions} is not within 0 to 1000")
+    if output.dtype not in (types.DATA_TYPE_UNSPECIFIED, types.DATA_TYPE_FLOAT32, types.DATA_TYPE_FLOAT16):
+        raise InvalidArgument.at("output.dtype", "results come as FLOAT32 or FLOAT16")
+    if isinstance(output, synthesize.SynthesizeOutput):
+        if not 0 <= output.previews <= 1000:
+            raise InvalidArgument.at("output.previews", f"{output.previews} is not within 0 to 1000")
+        return
+    for i, kind in enumerate(output.pictures):
+        if kind not in explain.PictureKind.values() or kind == explain.PICTURE_KIND_UNSPECIFIED:
+            raise InvalidArgument.at(f"output.pictures[{i}]", f"{kind} is no PictureKind")
+
+
+def _fitted(
+    original: images.Decoded, fit: types.Fit.ValueType, model: GetModelResponse
+) -> tuple[images.Decoded, types.Placement]:
+    card = model.card
+    if fit != types.FIT_EXACT:
+        return original.fitted(fit_of(model))
+    original.check_size((card.height, card.width), model.any_size)
+    return original, images.placed(original.size)
+
+
+def fit_of(model: GetModelResponse) -> Fit:
+    """How a model's card fits images."""
+    card = model.card
+    names = {number: name.removeprefix("INTERPOLATION_").lower() for name, number in Interpolation.items()}
+    return Fit((card.height, card.width), card.resize, names[card.interpolation], card.antialias)  # type: ignore[arg-type]

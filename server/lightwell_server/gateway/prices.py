@@ -1,0 +1,184 @@
+"""What requests will cost, as such requests have cost before: device seconds, and bytes of the answer."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import Message
+
+from lightwell.v1 import explain_pb2
+from lightwell.v1 import types_pb2 as types
+from lightwell_server.catalog import Request, method_of
+from lightwell_server.codec import pictures
+from lightwell_server.engine.experience import Least
+from lightwell_server.gateway.registry import Entry
+from lightwell_server.observability.metrics import GatewayMetrics
+from lightwell_server.requests.admitted import GUESS, Case, Price
+
+KEPT = 15
+"""Figures of a kind of request that are remembered."""
+KINDS = 4096
+"""Kinds of requests that are remembered."""
+ANSWER = 2**20
+"""Bytes that an answer is taken to have at least where nothing like it was asked before."""
+FLOAT = 4
+"""Bytes of each number of an answer."""
+PARTS = 64
+"""Entries of a list by which requests are told apart: they are looked at before anything is checked."""
+RISE = 0.05
+"""By how much of itself the least of a kind rises with a request at most."""
+
+
+@dataclass
+class Figures:
+    """What requests of one kind have cost, for each step asked for, in device seconds: had they done all their steps
+    (`whole`), and at `least`; and the bytes of the largest `answer`."""
+
+    whole: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    least: Least = field(default_factory=lambda: Least(RISE))
+    answer: int = 0
+    count: int = 0
+
+    @property
+    def median(self) -> float:
+        """What such requests have cost lately, for each step."""
+        return statistics.median(self.whole)
+
+    def learn(self, share: float, done: float, now: float) -> None:
+        """Takes a figure in, of a request that has `done` so much of its steps. The first is forgotten with the second:
+        it paid for all that is done but once. Evidence for the least are those that did all steps; one that stopped
+        early may bring it down."""
+        self.count += 1
+        if self.count == 2:
+            self.whole.clear()
+            self.least = Least(RISE)
+        self.whole.append(share / done)
+        if done < 1:
+            self.least.lower(share)
+        else:
+            self.least.learn(share, now)
+
+
+class Prices:
+    """What requests cost, by experience. More than `max_steps` have no price: they are refused for their number."""
+
+    def __init__(
+        self,
+        max_steps: int,
+        clock: Callable[[], float] = time.monotonic,
+        metrics: GatewayMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or GatewayMetrics()
+        self._max_steps, self._clock = max_steps, clock
+        self._kinds: OrderedDict[int, Figures] = OrderedDict()
+
+    def price(self, request: Request, entry: Entry) -> Price:
+        """What a request is expected to cost; takes no look at its pixels."""
+        family, alike, steps = kind(request, entry)
+        times = max(1, steps)
+        if steps > self._max_steps:
+            return Price(alike, family, steps)
+        known, near = self._kinds.get(alike), self._kinds.get(family)
+        guess = GUESS if near is None else near.median * times
+        answer = (known.answer if known is not None else 0) or _largest(request, entry)
+        if known is None:
+            return Price(alike, family, steps, guess=guess, answer=answer)
+        least = known.least.told(self._clock()) * times
+        return Price(alike, family, steps, known.median * times, least, guess, answer)
+
+    def cost(self, price: Price) -> float:
+        """What a request of that price is taken to need, as is known by now."""
+        known = self._kinds.get(price.kind) if price.steps <= self._max_steps else None
+        return price.cost if known is None else known.median * max(1, price.steps)
+
+    def answered(self, price: Price, size: int) -> None:
+        """Takes in how many bytes an answer had, once it is learned what it cost."""
+        if (known := self._kinds.get(price.kind)) is not None:
+            known.answer = max(known.answer, size)
+
+    def learn(self, case: Case, seconds: float) -> None:
+        """Takes in what a request has cost. One that stopped early would have cost more, as its steps say."""
+        planned, done = case.steps or 1, case.step or 1
+        share = seconds / max(1, case.price.steps)
+        for alike in (case.price.kind, case.price.family):
+            self._kinds.setdefault(alike, Figures()).learn(share, done / planned, self._clock())
+            self._kinds.move_to_end(alike)
+        while len(self._kinds) > KINDS:
+            self._kinds.popitem(last=False)
+        if case.price.seconds is not None:
+            self._metrics.predicted_seconds.labels(case.call.method).inc(case.price.seconds)
+            if done == planned and seconds > 0:
+                error = abs(case.price.seconds - seconds) / seconds
+                self._metrics.prediction_error.labels(case.call.method).observe(error)
+
+
+def kind(request: Request, entry: Entry) -> tuple[int, int, int]:
+    """A number for all requests of a model and method, one for those of them that cost the same but for their steps,
+    and how many steps this one asks for (0: it does not say). The latter have in common the version, all other
+    parameters, what the target reads, and the picture's size where the model's card does not choose it."""
+    method = method_of(request)
+    parameters = getattr(request, method.name)
+    steps = parameters.steps if "steps" in parameters.DESCRIPTOR.fields_by_name else 0
+    own_size = method.whole or request.image.fit == types.FIT_EXACT
+    family = entry.name, method.name, steps > 0
+    alike = (
+        family,
+        entry.version,
+        _plain(parameters),
+        _place(request.target),
+        request.output.HasField("predictions"),
+        request.reproducible,
+        _size(request.image) if own_size else None,
+    )
+    return hash(family), hash(alike), max(0, steps)
+
+
+def _plain(message: Message) -> Hashable:
+    """The fields of a message, without its images and steps, and of a list how long it is and how it begins."""
+    found = []
+    for field_, value in message.ListFields():
+        if field_.name == "steps" or isinstance(value, types.Image):
+            continue
+        count, parts = (len(value), value[:PARTS]) if field_.is_repeated else (1, (value,))
+        plain = tuple(_plain(part) if isinstance(part, Message) else part for part in parts)
+        found.append((field_.name, count, plain))
+    return tuple(found)
+
+
+def _place(target: types.Target) -> Hashable:
+    """Where a target is read: which class or channel it is changes nothing."""
+    which = target.WhichOneof("target")
+    return which, getattr(getattr(target, which), "layer", None) if which else None
+
+
+def _largest(request: Request, entry: Entry) -> int:
+    """Bytes that an answer may have where nothing like it was asked before: those of an image's numbers, or of the
+    layers that the method reads, if these are more."""
+    method, told = method_of(request), entry.described
+    if not isinstance(request, explain_pb2.ExplainRequest):
+        return ANSWER
+    named = getattr(getattr(request, method.name), "layer", "")
+    own = next((each.default_layers for each in told.methods if each.method == method.name), ())
+    wanted = {named} if named else set(own)
+    read = (layer for layer in told.layers if wanted.intersection((layer.name, *layer.aliases)))
+    usual = max(1, told.card.height * told.card.width)
+    numbers = max(told.card.channels * usual, *(math.prod(layer.shape) for layer in read), 0)
+    sides = _sides(request.image) if method.whole or request.image.fit == types.FIT_EXACT else None
+    return max(ANSWER, FLOAT * numbers * (usual if sides is None else math.prod(sides)) // usual)
+
+
+def _sides(image: types.Image) -> Any:  # noqa: ANN401 - whatever holds two numbers
+    """A picture's height and width by its header; None if it does not tell. A tensor may name any number of sides."""
+    return image.tensor.shape[1:3] if image.HasField("tensor") else pictures.header_size(image.encoded)
+
+
+def _size(image: types.Image) -> Hashable:
+    """A picture's size by its header, coarsely: sides that differ by less than a fifth are taken for equal."""
+    sides = _sides(image)
+    return tuple(round(4 * math.log2(max(1, side))) for side in sides) if sides else None

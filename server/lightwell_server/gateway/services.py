@@ -1,0 +1,236 @@
+"""The gRPC services for callers. Each call is: admit, decode, run, encode."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, models_pb2, synthesize_pb2
+from lightwell_server.catalog import Request, method_of
+from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, NotApplicable
+from lightwell_server.gateway.admission import Admission
+from lightwell_server.gateway.codec_pool import Codec
+from lightwell_server.gateway.images import Sight, headers, with_picture
+from lightwell_server.gateway.registry import Entry, Library
+from lightwell_server.requests.admitted import Case, Price
+from lightwell_server.requests.backend import Core, Told
+from lightwell_server.requests.budget import Budget
+from lightwell_server.requests.call import WRITTEN, Call, current
+
+T = TypeVar("T")
+FILTERS = 1e-7
+"""Seconds that drawing a layer's weights takes for each of their bytes, about."""
+LIGHT = 16
+"""Calls that tell of models, at a time."""
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
+    """Explains and synthesises. Images are decoded and drawn by the `codec`; `answers` are the bytes that answers may
+    take together. A request has `max_seconds`, its images `max_pixels`."""
+
+    def __init__(
+        self,
+        library: Library,
+        core: Core,
+        admission: Admission,
+        codec: Codec,
+        answers: Budget,
+        max_seconds: float,
+        max_pixels: int,
+    ) -> None:
+        self._library, self._core, self._admission = library, core, admission
+        self._codec, self._answers = codec, answers
+        self._max_seconds, self._max_pixels = max_seconds, max_pixels
+
+    async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
+        """One request, one answer."""
+        async with aclosing(self._answered(request, context)) as answers:
+            async for told in answers:
+                if isinstance(told, explain_pb2.ExplainResponse):
+                    return told
+        raise _late()
+
+    async def ExplainStream(
+        self, request: explain_pb2.ExplainStreamRequest, context: Context
+    ) -> AsyncIterator[explain_pb2.ExplainStreamResponse]:
+        """Progress, then one result."""
+        async with aclosing(self._answered(request.request, context, watched=True)) as answers:
+            async for told in answers:
+                if isinstance(told, explain_pb2.ExplainProgress):
+                    yield explain_pb2.ExplainStreamResponse(progress=told)
+                elif isinstance(told, explain_pb2.ExplainResponse):
+                    yield explain_pb2.ExplainStreamResponse(result=told)
+
+    async def Synthesize(
+        self, request: synthesize_pb2.SynthesizeRequest, context: Context
+    ) -> AsyncIterator[synthesize_pb2.SynthesizeResponse]:
+        """Progress, then one result."""
+        async with aclosing(self._answered(request, context, watched=True)) as answers:
+            async for told in answers:
+                if isinstance(told, synthesize_pb2.Progress):
+                    yield synthesize_pb2.SynthesizeResponse(progress=told)
+                elif isinstance(told, synthesize_pb2.SynthesizeResult):
+                    yield synthesize_pb2.SynthesizeResponse(result=told)
+
+    async def Estimate(self, request: estimate_pb2.EstimateRequest, context: Context) -> estimate_pb2.EstimateResponse:
+        """What a request would cost; a method that does not apply is an answer, not a failure."""
+        kind = request.WhichOneof("request")
+        if kind is None:
+            raise InvalidArgument.at("request", "set one of explain, synthesize")
+        asked: Request = getattr(request, kind)
+        call, entry, deadline = current.get(), self._named(asked), self._deadline(context)
+        with entry.used(), self._admission.admitted(call, entry.version, deadline, Price(seconds=0.0)) as case:
+            try:
+                return await _timely(case, lambda: self._estimated(kind, asked, entry))
+            except NotApplicable as error:
+                return estimate_pb2.EstimateResponse(applies=False, reason=error.message)
+
+    async def _estimated(self, kind: str, asked: Request, entry: Entry) -> estimate_pb2.EstimateResponse:
+        async with self._seen(asked, entry) as sight:
+            response = await self._core.estimate(estimate_pb2.EstimateRequest(**{kind: sight.request}))
+            resolved = response.WhichOneof("resolved")
+            if resolved is not None:
+                sight.understood(getattr(response, resolved))
+            return response
+
+    def _deadline(self, context: Context) -> float:
+        """A moment of the monotonic clock."""
+        left = context.time_remaining()
+        return time.monotonic() + min(self._max_seconds if left is None else left, self._max_seconds)
+
+    def _named(self, request: Request) -> Entry:
+        """The version that a request is for; the call is told what it is about."""
+        call = current.get()
+        call.method = method_of(request).name
+        entry = self._library.get(request.model, request.version)
+        call.model = entry.name
+        return entry
+
+    async def _answered(self, request: Request, context: Context, watched: bool = False) -> AsyncGenerator[Told, None]:
+        """A request's progress and result, as its caller gets them."""
+        call, entry, deadline = current.get(), self._named(request), self._deadline(context)
+        price = self._admission.prices.price(request, entry)
+        with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as case:
+            case.watched = watched
+            room, answers = WRITTEN * price.answer, self._run(request, entry, case)
+            # It is sent when this has ended, and takes its room until then.
+            call.answer = await call.kept.enter_async_context(self._answers.holding(call.caller, room))
+            async with aclosing(answers):
+                while (told := await _timely(case, lambda: anext(answers, None))) is not None:
+                    yield told
+
+    async def _run(self, request: Request, entry: Entry, case: Case) -> AsyncGenerator[Told, None]:
+        async with self._seen(request, entry) as sight, aclosing(self._core.run(sight.request, case)) as answers:
+            async for told in answers:
+                yield await self._completed(told, sight, case)
+
+    @asynccontextmanager
+    async def _seen(self, request: Request, entry: Entry) -> AsyncIterator[Sight]:
+        """The decoded pictures of a request, whose bytes are held for as long as they are needed."""
+        stop = threading.Event()
+        read = functools.partial(headers, request, entry.described, self._max_pixels, stop)
+        found = await self._codec.run("header", 0.0, read, stop)
+        if found.bytes > self._codec.largest:
+            raise InvalidArgument(
+                f"the request's pictures take about {found.bytes / 2**20:.0f} MiB while they are decoded and drawn, and"
+                f" this server has {self._codec.largest / 2**20:.0f}; send smaller ones, or ask for no pictures",
+                reason="PICTURE_TOO_LARGE",
+            )
+        async with self._codec.room(current.get().caller, found.bytes) as hold:
+            sight = await self._codec.run("decode", found.seconds, found.seen, stop)
+            hold.resize(sight.held)
+            yield sight
+
+    async def _completed(self, told: Told, sight: Sight, case: Case) -> Told:
+        """Puts the pictures into an answer, and takes note of it."""
+        if isinstance(told, synthesize_pb2.Progress):
+            case.step, case.steps = told.step, told.steps
+            return await self._encoded(sight, sight.progress, told) if told.HasField("preview_pixels") else told
+        if isinstance(told, explain_pb2.ExplainProgress):
+            return told
+        provenance = told.provenance
+        self._admission.prices.learn(case, provenance.device_seconds)
+        provenance.attempts, provenance.worker = case.attempts, case.worker or 0
+        if case.price.seconds is not None:
+            provenance.predicted_seconds = case.price.seconds
+        provenance.queue_seconds += case.waited
+        complete: Callable[[Any, threading.Event], Told] = (
+            sight.explanation if isinstance(told, explain_pb2.ExplainResponse) else sight.synthesis
+        )
+        answer = await self._encoded(sight, complete, told)
+        self._admission.prices.answered(case.price, answer.ByteSize())
+        return answer
+
+    async def _encoded(self, sight: Sight, complete: Callable[[Any, threading.Event], T], told: Any) -> T:  # noqa: ANN401
+        stop = threading.Event()
+        if not sight.drawing_seconds:
+            return current.get().timed("encode", lambda: complete(told, stop))
+        return await self._codec.run("encode", sight.drawing_seconds, functools.partial(complete, told, stop), stop)
+
+
+async def _timely(case: Case, begin: Callable[[], Awaitable[T]]) -> T:
+    """What is begun and awaited within a request's time. Raises `DeadlineExceeded`, and `Aborted` if an operator stops
+    the request."""
+    try:
+        if not case.stopped:
+            async with asyncio.timeout_at(_moment(case.deadline)) as case.patience:
+                return await begin()
+    except TimeoutError:
+        if not case.stopped:
+            raise _late() from None
+    finally:
+        case.patience = None
+    raise Aborted("an operator stopped this request")
+
+
+def _moment(deadline: float) -> float:
+    """A moment of the monotonic clock on the event loop's."""
+    return asyncio.get_running_loop().time() + deadline - time.monotonic()
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before the request was finished")
+
+
+class ModelService(explainer_pb2_grpc.ModelServiceServicer):
+    """Tells what can be asked."""
+
+    def __init__(self, library: Library, core: Core, codec: Codec) -> None:
+        self._library, self._core, self._codec = library, core, codec
+        self._light = Budget(LIGHT, "the calls that tell of models")
+
+    async def ListModels(
+        self, request: models_pb2.ListModelsRequest, context: Context
+    ) -> models_pb2.ListModelsResponse:
+        """Every version of every model."""
+        return self._library.listed()
+
+    async def GetModel(self, request: models_pb2.GetModelRequest, context: Context) -> models_pb2.GetModelResponse:
+        """One version."""
+        entry = self._library.get(request.model, request.version)
+        call: Call = current.get()
+        call.model = entry.name
+        return entry.described
+
+    async def GetFilters(
+        self, request: models_pb2.GetFiltersRequest, context: Context
+    ) -> models_pb2.GetFiltersResponse:
+        """A layer's weights, and if asked for their picture."""
+        entry = self._library.get(request.model, request.version)
+        current.get().model = entry.name
+        inner = models_pb2.GetFiltersRequest(model=entry.name, version=entry.version, layer=request.layer)
+        async with self._light.holding(current.get().caller, 1):
+            with entry.used():
+                response = await self._core.filters(inner)
+            if not request.picture:
+                return response
+            seconds = FILTERS * len(response.weights.data)
+            return await self._codec.run("encode", seconds, functools.partial(with_picture, response))

@@ -1,0 +1,119 @@
+"""What a model file says of its own input: a trace keeps the shapes of its sample, an exported program those of its
+inputs, Ultralytics a description. All of it is read without running anything of the file."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightwell_server.importing.given import Given
+from lightwell_server.models.card import Card
+from lightwell_server.models.lifting.sampled import Sampled, sampled_in
+
+CHANNELS = (1, 3)
+"""Numbers of channels of pictures, by which height, width and channels are told apart, if one of both ends has one."""
+MOST = 64
+"""Channels of a tensor that is no picture, at most."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What there is to say of a model, and of what its file tells of it where that stands, by the card's fields."""
+
+    given: Given = field(default_factory=Given)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+def completed(given: Given, path: Path, card: Card) -> Declared:
+    """What is given, and as the file declares it what neither that nor the card says."""
+    found = declared(path, given.kind or card.kind)
+    used = found.given.beyond(card)
+    sources = {name: source for name, source in found.sources.items() if getattr(used, name) is not None}
+    return Declared(given.over(used), {name: sources[name] for name in sources if getattr(given, name) is None})
+
+
+def declared(path: Path, kind: str) -> Declared:
+    """What the file says of a model of a kind; nothing of what cannot be read."""
+    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        members = {name.partition("/")[2] or name: name for name in archive.namelist()}
+        found = Declared()
+        for read, source in ((sampled_in, "the trace's sample"), (_exported, "the program's input")):
+            tensor = read(archive, members)
+            if tensor is not None:
+                found = _from(_form(tensor, kind), source)
+        described = _from(_described(archive, members, found.given.channels or 3), "the file's description")
+        return Declared(described.given.over(found.given), {**found.sources, **described.sources})
+    return Declared()
+
+
+def _from(given: Given, source: str) -> Declared:
+    return Declared(given, {name: source for name, value in vars(given).items() if value is not None})
+
+
+def _form(tensor: Sampled, kind: str) -> Given:
+    """The card's fields that an image of such sizes tells; of a generator the length of its codes."""
+    sizes = tensor.sizes
+    if kind == "generator":
+        return Given(code=sizes[1]) if len(sizes) == 2 else Given()
+    if len(sizes) not in (3, 4):
+        return Given()
+    first, second, last = sizes[-3:]
+    fewest = last is not None and last <= MOST and None not in (first, second) and last < min(first or 0, second or 0)
+    behind = first not in CHANNELS and (last in CHANNELS or fewest)
+    channels, height, width = (last, first, second) if behind else (first, second, last)
+    return Given(
+        size=(height, width) if height and width else None,
+        channels=channels if channels and channels <= MOST and channels != 3 else None,
+        layout="nhwc" if behind else None,
+        input_dtype="uint8" if tensor.integers else None,
+        batch=False if len(sizes) == 3 else None,
+    )
+
+
+_BYTE = 1
+"""An exported program's number for integers of 8 bits."""
+
+
+def _exported(archive: zipfile.ZipFile, members: Mapping[str, str]) -> Sampled | None:
+    """The first input of an exported program."""
+    names = {"serialized_exported_program.json", *(name for name in members if name.startswith("models/"))}
+    texts = [archive.read(members[name]) for name in names & members.keys() if name.endswith(".json")]
+    with suppress(ValueError, KeyError, TypeError, IndexError, StopIteration):
+        module = json.loads(texts[0])["graph_module"]
+        specs = (spec.get("user_input") for spec in module["signature"]["input_specs"])
+        name = next(spec["arg"]["as_tensor"]["name"] for spec in specs if spec)
+        tensor = module["graph"]["tensor_values"][name]
+        return Sampled(tuple(size.get("as_int") for size in tensor["sizes"]), tensor["dtype"] == _BYTE)
+    return None
+
+
+def _described(archive: zipfile.ZipFile, members: Mapping[str, str], channels: int) -> Given:
+    """What Ultralytics writes beside the code: the size of images and the classes' names. Since its models have an
+    author there, they take pixels as they are."""
+    if "extra/config.txt" not in members:
+        return Given()
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        told = json.loads(archive.read(members["extra/config.txt"]))
+        plain = told.get("author") == "Ultralytics"
+        return Given(
+            size=_size(told.get("imgsz") or told.get("shape", [])[-2:]),
+            labels=_names(told.get("names") or []),
+            mean=(0.0,) * channels if plain else None,
+            std=(1.0,) * channels if plain else None,
+        )
+    return Given()
+
+
+def _size(told: int | list[int]) -> tuple[int, int] | None:
+    height, width = (told, told) if isinstance(told, int) else told or (0, 0)
+    return (int(height), int(width)) if height and width else None
+
+
+def _names(told: list[str] | dict[str, str]) -> tuple[str, ...] | None:
+    """The names in the order of their numbers."""
+    ordered = [told[key] for key in sorted(told, key=int)] if isinstance(told, dict) else told
+    return tuple(map(str, ordered)) or None

@@ -1,0 +1,153 @@
+"""Calls to a worker process: the public protos over a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from lightwell.v1 import admin_pb2 as admin
+from lightwell.v1 import estimate_pb2 as estimates
+from lightwell.v1 import explain_pb2 as explain
+from lightwell.v1 import explainer_pb2_grpc
+from lightwell.v1 import models_pb2 as models
+from lightwell_server.catalog import Request
+from lightwell_server.codec.statuses import error_of
+from lightwell_server.errors import DeadlineExceeded, Unavailable
+from lightwell_server.requests.admitted import Case
+from lightwell_server.requests.backend import Told
+from lightwell_server.requests.call import Moment
+
+NUMBER = "x-lightwell-number"
+"""The header with a case's number."""
+CALLER = "x-lightwell-caller-bin"
+"""The header with who has made it, in UTF-8: names of tokens and certificates may have any characters."""
+MOMENTS = "x-lightwell-moments"
+"""The trailer with the moments of a case in its worker; all processes of a machine share the clock."""
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),  # pixels take more than the files that callers may send
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_retries", 0),
+]
+
+
+class Lost(Exception):
+    """The worker cannot be reached, or gave up: it ends, or has ended."""
+
+
+class Link:
+    """The calls to the worker that listens on a socket. All raise `Lost`, and what the worker itself tells as
+    LightwellError."""
+
+    def __init__(self, socket: Path) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", OPTIONS)
+        self._explainer = explainer_pb2_grpc.ExplainerServiceStub(self._channel)
+        self._models = explainer_pb2_grpc.ModelServiceStub(self._channel)
+        self._admin = explainer_pb2_grpc.AdminServiceStub(self._channel)
+
+    async def connected(self) -> None:
+        """Waits until the worker listens."""
+        await self._channel.channel_ready()
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._channel.close()
+
+    async def run(self, request: Request, case: Case) -> AsyncGenerator[Told, None]:
+        """Answers a request."""
+        arguments: dict[str, Any] = {
+            "timeout": max(0.0, case.deadline - time.monotonic()),
+            "metadata": (
+                ("x-request-id", case.call.id),
+                (NUMBER, str(case.number)),
+                (CALLER, case.call.caller.encode()),
+            ),
+        }
+        with _translated():
+            if isinstance(request, explain.ExplainRequest) and not case.watched:
+                single = self._explainer.Explain(request, **arguments)
+                response = await single
+                case.call.moments += _unpacked(await single.trailing_metadata())
+                yield response
+                return
+            call = self._stream(request, arguments)
+            try:
+                async for event in call:
+                    which = event.WhichOneof("event")
+                    if which == "result":  # the last one: what follows is where the time went
+                        case.call.moments += _unpacked(await call.trailing_metadata())
+                    yield getattr(event, which)
+            finally:
+                call.cancel()
+
+    def _stream(self, request: Request, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - a call of either kind
+        if isinstance(request, explain.ExplainRequest):
+            return self._explainer.ExplainStream(explain.ExplainStreamRequest(request=request), **arguments)
+        return self._explainer.Synthesize(request, **arguments)
+
+    async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
+        """What a request would cost."""
+        with _translated():
+            return await self._explainer.Estimate(request)
+
+    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
+        """The weights of a layer."""
+        with _translated():
+            return await self._models.GetFilters(request)
+
+    async def load(self, name: str, version: str) -> models.GetModelResponse:
+        """Loads a version."""
+        with _translated():
+            return (await self._admin.LoadModel(admin.LoadModelRequest(model=name, version=version))).model
+
+    async def unload(self, name: str, version: str) -> None:
+        """Lets go of a version."""
+        with _translated():
+            await self._admin.UnloadModel(admin.UnloadModelRequest(model=name, version=version))
+
+    async def attained(self, patience: float) -> Mapping[int, float]:
+        """Device seconds that each job has used, by number. Raises DeadlineExceeded after `patience` seconds."""
+        with _translated():
+            told = await self._admin.ListJobs(admin.ListJobsRequest(), timeout=patience)
+        return {job.number: job.device_seconds for job in told.jobs}
+
+    async def metrics(self, patience: float) -> str:
+        """The worker's metrics as text."""
+        with _translated():
+            return (await self._admin.GetMetrics(admin.GetMetricsRequest(), timeout=patience)).text
+
+
+def packed(moments: Sequence[Moment]) -> str:
+    """Moments as a header's text."""
+    return json.dumps([[m.name, m.began, m.ended, dict(m.attributes)] for m in moments], separators=(",", ":"))
+
+
+def _unpacked(trailer: Any) -> list[Moment]:  # noqa: ANN401 - grpc's metadata
+    return [Moment(*moment) for moment in json.loads(dict(trailer or ()).get(MOMENTS, "[]"))]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    task = asyncio.current_task()
+    try:
+        yield
+    except asyncio.CancelledError:
+        if task is not None and task.cancelling():
+            raise
+        # Nobody has cancelled this task: the connection was closed under the call.
+        raise Lost("the connection was closed") from None
+    except grpc.aio.AioRpcError as error:
+        status = rpc_status.from_call(error)
+        told = None if status is None else error_of(status)
+        if told is not None and not isinstance(told, Unavailable):
+            raise told from None
+        if told is None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise DeadlineExceeded("the deadline passed before the request was finished") from None
+        raise Lost(error.details() or error.code().name) from None

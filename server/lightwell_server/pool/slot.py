@@ -1,0 +1,370 @@
+"""The place of one worker: starts its process, minds it, and starts the next one when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib
+import itertools
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from lightwell.v1 import admin_pb2 as admin
+from lightwell.v1 import models_pb2 as models
+from lightwell_server.descriptors import Reserve, room
+from lightwell_server.errors import LightwellError, Refused
+from lightwell_server.observability.metrics import GatewayMetrics
+from lightwell_server.pool.client import Link, Lost
+from lightwell_server.pool.journal import Record
+from lightwell_server.requests.admitted import Case
+from lightwell_server.resources import memory_kills
+from lightwell_server.runtime.loading import Loading, Overdue
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
+"""Seconds before a worker is started anew, and at most; doubled each time that one has neither answered anything nor
+lived longer than the longest pause."""
+START = 120.0
+"""Seconds in which a worker must listen, and answer while it lifts a model, which may hold its interpreter."""
+LOOKED = 0.5
+"""Seconds between two looks at a worker."""
+STRIKES = 2
+"""Workers that may end over the loading of one model alone."""
+MODULE = "lightwell_server.pool.worker"
+"""What a worker process runs: `main` of this module."""
+FORKS = multiprocessing.get_context("forkserver")
+"""Workers are forked from a process that has imported all that they need: they start in a fraction of the time, and
+share the memory of that."""
+FORKS.set_forkserver_preload([MODULE])
+FORKING = ThreadPoolExecutor(
+    1, "forking", initializer=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+)
+"""The thread that starts and joins processes, one by one: each of both looks at all that there are, and must not find
+another at it. It is there before it is needed, for a thread that cannot be started may not end anything. Its processes
+hear as little of SIGHUP as it does: that is for the gateway, and a terminal that is closed sends it to all."""
+OPENED = 16
+"""Files that the start of a process opens at most. One that fails half way would leave some of them open."""
+UNTOLD = 255
+"""The exit status of a process whose forker has ended."""
+Key = tuple[str, str]
+
+
+def run(module: str, told: dict[str, Any]) -> None:
+    """A worker process, from its start to its end."""
+    importlib.import_module(module).main(told)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a worker ended: `why` in words; whether it `crashed`, or was ended from outside; which cases it had `held`,
+    and which of them were `at_work`."""
+
+    why: str
+    crashed: bool
+    held: frozenset[int]
+    at_work: frozenset[int]
+
+
+class Place:
+    """`told` is what a process is told of itself, `desired` what it shall have loaded, `strikes` counts the workers
+    that ended over the loading of a model, `patience` is for how long a worker may not answer, be at one step, and load
+    one model, `changed()` is called when there may be more room, and `reserve` is given back while a worker is started.
+    While there is a worker, `link` leads to it and `models` is what it has loaded; `cases` are those that it has at
+    work, `loads` counts the versions that it is to load."""
+
+    def __init__(
+        self,
+        number: int,
+        device: str,
+        told: dict[str, Any],
+        folder: Path,
+        patience: tuple[float, float, float],
+        desired: Collection[Key],
+        strikes: dict[Key, int],
+        changed: Callable[[], object],
+        reserve: Reserve,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self._metrics = metrics
+        self.number, self.device = number, device
+        self._told, self._folder, self._changed = told, folder, changed
+        self._desired, self._strikes, self._reserve = desired, strikes, reserve
+        self._health, self._longest_step, self._longest_load = patience
+        self._written = folder / f"{number}.record"
+        self._record = Record(self._written)
+        self.link: Link | None = None
+        self.models: set[Key] = set()
+        self.cases: dict[int, Case] = {}
+        self.attained: dict[int, float] = {}
+        self.state = admin.WORKER_STATE_ENDED
+        self.restarts, self.last_end, self.pid, self._began = 0, "", 0, 0.0
+        self.end: asyncio.Future[End] = asyncio.Future()
+        self._answered = False
+        self.loads = 0
+        self._loading: set[Key] = set()
+        self._turns, self._overdue = Loading(self._longest_load), ""
+        self._one_by_one = asyncio.Lock()
+        self._generations = itertools.count()
+
+    @property
+    def ready(self) -> bool:
+        """Whether its worker answers with every model that can load."""
+        return self.state == admin.WORKER_STATE_READY
+
+    @property
+    def long(self) -> int:
+        """Cases of it that may be long."""
+        return sum(case.price.long for case in self.cases.values())
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs a suspect."""
+        return any(case.suspect for case in self.cases.values())
+
+    @property
+    def backlog(self) -> float:
+        """Device seconds that its cases still need, as predicted."""
+        return sum(case.left for case in self.cases.values())
+
+    def status(self) -> admin.WorkerStatus:
+        """How it is."""
+        since, at_work = self._record.read()
+        return admin.WorkerStatus(
+            number=self.number,
+            state=self.state,
+            pid=self.pid,
+            device=self.device,
+            up_seconds=time.monotonic() - self._began if self.pid else 0.0,
+            restarts=self.restarts,
+            last_end=self.last_end,
+            jobs=len(self.cases),
+            predicted_seconds=self.backlog,
+            step_seconds=time.monotonic() - since if at_work else 0.0,
+            alone=self.alone,
+        )
+
+    def enter(self, case: Case) -> None:
+        """Gives it a case."""
+        self.cases[case.number] = case
+        case.worker = self.number
+        case.attempts += 1
+
+    def leave(self, case: Case, answered: bool) -> None:
+        """Takes a case from it."""
+        del self.cases[case.number]
+        case.worker = None
+        self._answered = self._answered or answered
+
+    async def live(self) -> None:
+        """Has a worker, and a next one whenever it ends, or cannot be started, until it is cancelled."""
+        pause = FIRST_PAUSE
+        for generation in self._generations:
+            self.end, self._answered, self._began = asyncio.Future(), False, time.monotonic()
+            async with contextlib.AsyncExitStack() as left:
+                try:
+                    ended = await self._life(self._folder / f"{self.number}-{generation}.sock", left)
+                except Exception as error:  # whatever there may be too little of: it is tried again
+                    what = "looked after" if self.pid else "started"
+                    log.exception("worker %d could not be %s", self.number, what)
+                    ended = 0, f"it could not be {what}: {str(error) or type(error).__name__}", False
+                end = self._ended(*ended)
+            log.error("worker %d has ended: %s; it had %d requests", self.number, end.why, len(end.held))
+            self.restarts, self.last_end = self.restarts + 1, end.why
+            self._metrics.restarts.labels(str(self.number), "crashed" if end.crashed else "killed").inc()
+            well = self._answered or time.monotonic() - self._began > LONGEST_PAUSE
+            pause = FIRST_PAUSE if well else min(LONGEST_PAUSE, 2 * pause)
+            await asyncio.sleep(pause)
+
+    async def load(self, key: Key) -> models.GetModelResponse:
+        """Has its worker load a version, in its turn. Raises `Lost` and `Refused`. A load that takes too long ends its
+        worker, and is for no other one: nothing else would stop it."""
+        self.loads += 1
+        guilty = any(strikes < STRIKES for strikes in self._strikes.values())  # one of those that did no more alone
+        try:
+            async with self._one_by_one if guilty else contextlib.nullcontext():
+                described = await self._loaded(key)
+        finally:
+            self.loads -= 1
+        self._strikes.pop(key, None)
+        self.models.add(key)
+        self._changed()
+        return described
+
+    async def _loaded(self, key: Key) -> models.GetModelResponse:
+        end = self.end
+        try:
+            async with self._turns.of("@".join(key)):
+                link, end = self.link, self.end  # who waited for another load may find another worker, or none
+                if link is None:
+                    raise Lost("there is no worker now")
+                if self._strikes.get(key, 0) >= STRIKES:
+                    raise Refused("it has ended the worker that loaded it, or was loading for too long")
+                self._loading.add(key)
+                return await link.load(*key)
+        except Lost:
+            if key in self._loading:
+                await asyncio.shield(end)  # it looks at what was being loaded
+            raise
+        except Overdue:
+            self._strikes[key] = STRIKES
+            if not end.done():
+                self._overdue = f"it was loading {'@'.join(key)} for more than {self._longest_load:g} seconds"
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+            raise
+        finally:
+            self._loading.discard(key)
+
+    async def unload(self, key: Key) -> None:
+        """Has its worker let go of a version."""
+        self.models.discard(key)
+        if self.link is not None:
+            with contextlib.suppress(Lost):  # who has ended has nothing any more
+                await self.link.unload(*key)
+
+    async def _life(self, socket: Path, left: contextlib.AsyncExitStack) -> tuple[int, str, bool]:
+        """One worker, from its start to its end. Returns its exit status, why it was ended if it was, and whether the
+        system has killed something for want of memory meanwhile. What it leaves goes when its end is told. Raises
+        whatever keeps it from being started, or looked after."""
+        with contextlib.ExitStack() as starting:
+            starting.enter_context(self._reserve.given_back())
+            killed = memory_kills()
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies temporary files up may have taken it away
+            self._record = Record(self._written)
+            self._record.clear()
+            process = await self._started(socket)
+            exited = asyncio.create_task(_exited(process))
+            minding = asyncio.create_task(self._mind(socket, left, starting.close))
+            try:
+                await asyncio.wait([exited, minding], return_when=asyncio.FIRST_COMPLETED)
+                why = "" if exited.done() else minding.result()
+            finally:  # also when this place is given up
+                minding.cancel()
+                process.kill()
+                self.link = None
+                code = await exited
+                left.callback(process.close)
+        with self._reserve.given_back():
+            now = memory_kills()
+        with contextlib.suppress(OSError):  # its folder may have gone
+            socket.unlink()
+        return code, why, killed is not None and now is not None and now > killed
+
+    async def _started(self, socket: Path) -> BaseProcess:
+        """A process that has been told what it is."""
+        told = {"number": self.number, "device": self.device, "socket": str(socket), "record": str(self._written)}
+        process = FORKS.Process(target=run, args=(MODULE, self._told | told), name=f"worker-{self.number}", daemon=True)
+        await _forking(functools.partial(_start, process))
+        self.pid, self.state = process.pid or 0, admin.WORKER_STATE_STARTING
+        return process
+
+    def _ended(self, code: int, why: str, memory: bool) -> End:
+        """Takes note of how a worker ended, and tells those who wait for it. `memory`: the system has killed something
+        for want of memory meanwhile."""
+        _, at_work = self._record.read()
+        overdue, self._overdue = self._overdue, ""
+        outside = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) and not (why or memory)
+        if overdue:  # the gateway has ended it: no request of it, and no other model, had a part in that
+            why, outside, at_work = overdue, True, frozenset()
+        if not why:
+            want = " for want of memory" if memory and -code == signal.SIGKILL else ""
+            why = f"signal {_name(-code)}{want}" if code < 0 else f"exit status {code}"
+        end = End(why, not outside, frozenset(self.cases), at_work & frozenset(self.cases))
+        if not outside and self._loading:
+            for key in self._loading:
+                self._strikes[key] = self._strikes.get(key, 0) + (len(self._loading) == 1)
+                log.error("worker %d has ended while it loaded %s@%s", self.number, *key)
+        self.models, self.pid, self.state, self.attained = set(), 0, admin.WORKER_STATE_ENDED, {}
+        self._record.clear()
+        self.end.set_result(end)
+        self._changed()
+        return end
+
+    async def _mind(self, socket: Path, left: contextlib.AsyncExitStack, listening: Callable[[], object]) -> str:
+        """Brings a worker up and looks after it; returns why it must be replaced. `listening()` is called when it
+        listens."""
+        link = Link(socket)
+        left.push_async_callback(link.close)  # who waits for it is told of the worker's end before
+        try:
+            async with asyncio.timeout(START):
+                await link.connected()
+        except TimeoutError:
+            return f"it did not listen within {START:.0f} seconds"
+        listening()
+        self.link = link
+        filling = asyncio.create_task(self._fill())
+        try:
+            return await self._look_after(link)
+        finally:
+            filling.cancel()
+
+    async def _fill(self) -> None:
+        """Loads what a new worker shall have. What it refuses is missing here; what ends it, others will load."""
+        for key in list(self._desired):
+            try:
+                await self.load(key)
+            except Refused:
+                continue
+            except Lost:
+                return
+            if key not in self._desired:
+                await self.unload(key)  # the others have let go of it meanwhile
+        self.state = admin.WORKER_STATE_READY
+        self._changed()
+
+    async def _look_after(self, link: Link) -> str:
+        well = time.monotonic()
+        while True:
+            patience = START if self._loading else self._health
+            try:
+                self.attained = dict(await link.attained(patience))
+                well = time.monotonic()
+            except (Lost, LightwellError):
+                if time.monotonic() - well >= patience:
+                    return f"it did not answer for {patience:.0f} seconds"
+            since, at_work = self._record.read()
+            if at_work and time.monotonic() - since > self._longest_step:
+                return f"its device was at one step for {self._longest_step:.0f} seconds"
+            await asyncio.sleep(LOOKED)
+
+
+async def _exited(process: BaseProcess) -> int:
+    """Waits for a process's end; returns its exit status, below zero the signal that ended it. One whose forker has
+    ended is ended, too: nobody would tell of its end any more."""
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(process.sentinel, over.set)
+    try:
+        await over.wait()
+    finally:
+        loop.remove_reader(process.sentinel)
+    await _forking(process.join)
+    if process.exitcode != UNTOLD:
+        return process.exitcode or 0
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid or 0, signal.SIGKILL)
+    return -signal.SIGKILL
+
+
+async def _forking(call: Callable[[], object]) -> None:
+    """Starts or joins a process."""
+    await asyncio.get_running_loop().run_in_executor(FORKING, call)
+
+
+def _start(process: BaseProcess) -> None:
+    room(OPENED)
+    process.start()
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name if number in {*signal.Signals} else str(number)

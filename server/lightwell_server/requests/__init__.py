@@ -1,0 +1,1 @@
+"""A request on its way: who asks, what is admitted, and what answers it."""

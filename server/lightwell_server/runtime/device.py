@@ -1,0 +1,268 @@
+"""One device with its models and its engine: takes requests whose images are pixels, answers in messages."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import torch
+from prometheus_client.metrics_core import Metric
+
+from lightwell.v1 import admin_pb2 as admin
+from lightwell.v1 import estimate_pb2 as estimates
+from lightwell.v1 import explain_pb2 as explain
+from lightwell.v1 import models_pb2 as models
+from lightwell.v1 import synthesize_pb2 as synthesize
+from lightwell_server.catalog import Request
+from lightwell_server.config import Settings
+from lightwell_server.contract.ask import Ask, Asking, Frame
+from lightwell_server.engine.engine import Worker
+from lightwell_server.engine.run import Done, Event, Failed, Job, Passed
+from lightwell_server.errors import LightwellError, NotFound, Refused, ruinous
+from lightwell_server.models import store
+from lightwell_server.models.answer import deterministic_answer
+from lightwell_server.models.store import Model
+from lightwell_server.observability.metrics import DeviceMetrics
+from lightwell_server.requests.admitted import Case
+from lightwell_server.requests.backend import Told
+from lightwell_server.requests.call import Moment
+from lightwell_server.resources import processors
+from lightwell_server.runtime import describe, responses
+from lightwell_server.runtime.estimate import estimate
+from lightwell_server.runtime.event_queue import Inbox
+from lightwell_server.runtime.filters import filters
+from lightwell_server.runtime.limits import Limits, used_bytes
+from lightwell_server.runtime.loading import LOADERS, Loading, Overdue
+from lightwell_server.runtime.prepare import Question, understand
+from lightwell_server.threads import alone, aside, beside
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+LOOKED = 0.5
+"""Seconds between two looks at the engine."""
+
+
+class Device:
+    """A device of this process. `watch` and `failed` are the engine's."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: str,
+        watch: Callable[[Collection[Job]], object] = lambda jobs: None,
+        failed: Callable[[], object] = lambda: None,
+    ) -> None:
+        threads = settings.threads or processors()
+        if settings.threads or threads < torch.get_num_threads():  # the library knows of no control group's quota
+            torch.set_num_threads(threads)
+        self.metrics = DeviceMetrics()
+        self._settings, self._device, self._limits = settings, device, _limits(settings, device)
+        self._failed = failed
+        self._models: dict[tuple[str, str], Model] = {}
+        self._began = time.monotonic()
+        self._loading = Loading(settings.max_load_seconds)
+        self._threads = beside(4, "codec")
+        self._worker = Worker(
+            deterministic_answer,
+            settings.max_jobs + LOADERS,  # models that are warmed want a place, too
+            settings.max_rows,
+            settings.step_seconds,
+            fitting=self._limits.fitting,
+            watch=watch,
+            failed=failed,
+            processors=torch.device(device).type == "cpu",
+            metrics=self.metrics,
+        )
+        self.metrics.device_memory.labels(device).set_function(lambda: used_bytes(torch.device(device)))
+
+    @property
+    def workers(self) -> int:
+        """One device, while its engine runs."""
+        return int(self._worker.alive)
+
+    @property
+    def warm(self) -> bool:
+        """Whether its engine runs: what is loaded is warm."""
+        return self._worker.alive
+
+    def answers(self, name: str, version: str) -> bool:
+        """Whether it is loaded, and the engine runs."""
+        return self._worker.alive and (name, version) in self._models
+
+    async def supervise(self) -> None:
+        """Returns when the engine has failed."""
+        while self._worker.alive:
+            await asyncio.sleep(LOOKED)
+
+    def scraped(self) -> Iterable[Metric]:
+        """Its metrics."""
+        return self.metrics.registry.collect()
+
+    def attained(self) -> Mapping[int, float]:
+        """Device seconds that each job has used."""
+        return {job.number: job.attained for job in self._worker.jobs}
+
+    def statuses(self) -> list[admin.WorkerStatus]:
+        """How it is: this process."""
+        return [
+            admin.WorkerStatus(
+                state=admin.WORKER_STATE_READY if self._worker.alive else admin.WORKER_STATE_ENDED,
+                pid=os.getpid(),
+                device=self._device,
+                up_seconds=time.monotonic() - self._began,
+                jobs=len(self._worker.jobs),
+            )
+        ]
+
+    async def load(self, name: str, version: str) -> models.GetModelResponse:
+        """Loads a version of the repository in its turn, and has it answer once. Raises `Refused`, also for one that
+        takes too long."""
+        try:
+            async with self._loading.of(f"{name}@{version}"):
+                return await self.load_untimed(name, version)
+        except Overdue:
+            self.metrics.model_loads.labels("refused").inc()
+            raise
+
+    async def load_untimed(self, name: str, version: str) -> models.GetModelResponse:
+        """Loads a version at once, and for as long as that takes. Raises `Refused`."""
+        try:
+            model = await self._lifted(name, version)
+            await self._warm(model)
+        except LightwellError as error:
+            if error.__cause__ is not None and ruinous(error.__cause__):
+                self._failed()  # the accelerator is at fault, and not the model
+            self.metrics.model_loads.labels("refused").inc()
+            raise Refused(error.message) from error
+        model.graph.on_cut = self._cut
+        self._models[name, version] = model
+        self.metrics.model_loads.labels("ready").inc()
+        return await self._beside(describe.described, model)
+
+    async def unload(self, name: str, version: str) -> None:
+        """Lets go of a version; requests at work keep it until they are over."""
+        self._models.pop((name, version), None)
+
+    async def run(self, request: Request, case: Case) -> AsyncGenerator[Told, None]:
+        """Answers a request. Raises LightwellError."""
+        question = await self._beside(understand, request, self._model(request))
+        if isinstance(request, synthesize.SynthesizeRequest):  # what would not fit is refused before its first step
+            await self._beside(estimate, question, self._limits, self._worker.seconds)
+        case.attempts, case.worker = 1, 0
+        async with aclosing(self._events(question, case)) as events:
+            async for event, job in events:
+                if isinstance(event, Passed):
+                    yield explain.ExplainProgress(row=event.row, rows=event.rows)
+                elif isinstance(event, Frame):
+                    drawn = event.image is not None
+                    told = functools.partial(responses.progress, event, question)
+                    yield await self._beside(told) if drawn else told()
+                elif isinstance(event, Done):
+                    answered = (
+                        responses.explanation if isinstance(request, explain.ExplainRequest) else responses.synthesis
+                    )
+                    yield await self._beside(answered, question, event.result, job)
+
+    async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
+        """What a request would cost. Raises LightwellError."""
+        asked: Request = getattr(request, request.WhichOneof("request") or "explain")
+        question = await self._beside(understand, asked, self._model(asked))
+        cost = await self._beside(estimate, question, self._limits, self._worker.seconds)
+        return responses.estimation(question, cost, self._limits.bytes)
+
+    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
+        """The weights of a layer. Raises LightwellError."""
+        return await self._beside(filters, self._model(request), request.layer)
+
+    async def stop(self) -> None:
+        """Ends the engine."""
+        await asyncio.to_thread(self._worker.stop)
+
+    def _model(self, request: Request | models.GetFiltersRequest) -> Model:
+        model = self._models.get((request.model, request.version))
+        if model is None:
+            raise NotFound(f"model {request.model}@{request.version} is not loaded", reason="VERSION_NOT_FOUND")
+        return model
+
+    async def _events(self, question: Question, case: Case) -> AsyncGenerator[tuple[Event, Job], None]:
+        """Runs a question; yields its progress and its end. A caller that leaves stops the work at the next step."""
+        inbox = Inbox(asyncio.get_running_loop())
+        call = case.call
+        job = question.job(inbox.put, case.deadline, case.watched, call.id, case.number, call.caller)
+        self._worker.submit(job)
+        try:
+            event: Event | None = None
+            while not isinstance(event, Done):
+                event = await inbox.get()
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event, job
+        finally:
+            self._worker.cancel(job)
+            self.metrics.queue_seconds.labels(job.method).observe(job.queued)
+            call.moments += [Moment(m.name, m.began, m.ended, {"lightwell.rows": m.rows}) for m in job.moments]
+
+    async def _warm(self, model: Model) -> None:
+        """Has a model answer one row, in line with all that the device does. Raises LightwellError."""
+        inbox = Inbox(asyncio.get_running_loop())
+        job = Job("warm", _once(model), {None: model.graph}, inbox.put, _inputs(model), name=model.id)
+        self._worker.submit(job)
+        try:
+            event = await inbox.get()
+        except asyncio.CancelledError:
+            self._worker.cancel(job)
+            raise
+        if isinstance(event, Failed):
+            raise event.error
+
+    def _cut(self, cached: bool) -> None:
+        self.metrics.cuts.labels("hit" if cached else "miss").inc()
+
+    async def _lifted(self, name: str, version: str) -> Model:
+        """Lifts a file on a thread that ends with it: what an operation starts threads for meanwhile must not stay."""
+        settings = self._settings
+        dtype = getattr(torch, settings.dtype)
+
+        def lifted() -> Model:
+            alone()
+            return store.load(settings.repository, name, version, self._device, dtype)
+
+        try:
+            return await aside("lift", lifted)
+        except asyncio.CancelledError:
+            log.warning("the thread that was loading model %s@%s stays until it ends by itself", name, version)
+            raise
+
+    async def _beside(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
+        """Runs a function on a thread beside the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(function, *arguments))
+
+
+def _once(model: Model) -> Asking:
+    card, device = model.card, model.graph.device
+    shape = (card.input.code,) if card.kind == "generator" else (len(model.facts.mean), *model.facts.size)
+    yield Ask(torch.zeros(1, *shape, device=device), lambda out, index: out.flatten(1).sum(1))
+
+
+def _inputs(model: Model) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.zeros(spec.shape, dtype=spec.dtype, device=model.graph.device)
+        for name, spec in model.card.sample().inputs.items()
+    }
+
+
+def _limits(settings: Settings, device: str) -> Limits:
+    """The limits of a device step."""
+    return Limits(
+        steps=settings.max_request_steps,
+        rows=settings.max_request_rows,
+        memory=settings.max_memory_bytes,
+        device=device,
+    )

@@ -1,0 +1,191 @@
+"""A request, understood: its model, method, image, target and parameters, checked and with every default filled in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightwell.v1 import types_pb2 as types
+from lightwell.v1.synthesize_pb2 import SynthesizeRequest
+from lightwell_server.catalog import Method, Request, method_of
+from lightwell_server.codec import images, tensors
+from lightwell_server.codec.parameters import fill_parameters, read_parameters
+from lightwell_server.codec.targets import read_target
+from lightwell_server.contract.ask import Ask, Frame, Step
+from lightwell_server.contract.target import Target, observed
+from lightwell_server.engine.run import Event, Job
+from lightwell_server.errors import InvalidArgument, nearest
+from lightwell_server.models.graph import Graph
+from lightwell_server.models.store import Model
+
+
+@dataclass
+class Question:
+    """What a request asks. `image` [1, 3, H, W] in [0, 1] is what the method looks at, `fitted` what the model would
+    see of it."""
+
+    request: Request
+    model: Model
+    method: Method
+    target: Target
+    parameters: Mapping[str, Any]
+    image: Tensor | None = None
+    fitted: Tensor | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def steps(self) -> Generator[Step, Any, Any]:
+        """The method at work, observed for what it shows of the clean image on the way."""
+        steps = self.method.start(self.image, self.target, self.model.facts, self.request.seed, self.parameters)
+        wanted = self.request.output.HasField("predictions") and self.request.output.predictions > 0
+        return observed(steps, self.image, self.target, self.fitted, wanted)
+
+    def graph(self, ask: Ask) -> Graph:
+        """The model that an Ask is for."""
+        return self._models[ask.model]
+
+    @property
+    def _models(self) -> dict[str | None, Graph]:
+        return {None: self.model.graph}
+
+    def job(
+        self,
+        deliver: Callable[[Event], None],
+        deadline: float = math.inf,
+        watched: bool = False,
+        name: str = "",
+        number: int = 0,
+        caller: str = "",
+    ) -> Job:
+        """The request as work for an engine."""
+        return Job(
+            method=self.method.name,
+            steps=self.steps(),
+            models=self._models,
+            deliver=lambda event: deliver(self._lean(event)),
+            inputs=self.inputs,
+            deadline=deadline,
+            reproducible=self.request.reproducible,
+            caller=caller,
+            watched=watched,
+            name=name,
+            number=number,
+        )
+
+    def due(self, frame: Frame) -> bool:
+        """Whether a frame is one of the evenly spaced ones whose pictures were asked for."""
+        previews = self.request.output.previews if isinstance(self.request, SynthesizeRequest) else 0
+        return frame.step * previews // frame.steps > (frame.step - 1) * previews // frame.steps
+
+    def _lean(self, event: Event) -> Event:
+        """Frames that nobody will look at lose their picture at once: a slow reader must not pile them up."""
+        return replace(event, image=None) if isinstance(event, Frame) and not self.due(event) else event
+
+    def predictions(self, own: int | None = None) -> int:
+        """How many predictions shall come back, at most, if the request does not say, its method's `own` number."""
+        if self.request.output.HasField("predictions"):
+            return self.request.output.predictions
+        return 5 if own is None else own
+
+    def resolved(self) -> Any:  # noqa: ANN401 - of the request's own type
+        """The request with everything filled in and its images left out."""
+        message: Any = type(self.request)()
+        message.CopyFrom(self.request)
+        message.image.ClearField(message.image.WhichOneof("source") or "encoded")
+        message.model, message.version, message.seed = self.model.name, self.model.version, self.request.seed
+        if not self.method.aimed:
+            message.ClearField("target")
+        parameters = getattr(message, self.method.name)
+        parameters.Clear()
+        parameters.SetInParent()
+        fill_parameters(parameters, self.parameters)
+        return message
+
+
+def understand(request: Request, model: Model) -> Question:
+    """Checks everything. Raises InvalidArgument, NotApplicable. Takes time: run it beside the event loop."""
+    method = method_of(request)
+
+    def picture(image: types.Image, path: str) -> Tensor:
+        return _placed(_decoded(image, path, model).whole(), model)
+
+    given = read_parameters(getattr(request, method.name), method.name, picture)
+    question = Question(
+        request,
+        model,
+        method,
+        read_target(request.target, model.facts, model.labels, method.aimed),
+        method.parameters(model.facts, given, model.id),
+    )
+    question.inputs = _inputs(request, model)
+    _look(question)
+    if question.image is not None and question.image.shape[2:] != model.facts.size and _layered(question):
+        _resize(question, given)
+    return question
+
+
+def _look(question: Question) -> None:
+    """Brings the image to what the method looks at, and to what the model sees."""
+    model, request = question.model, question.request
+    image = _decoded(request.image, "image", model)
+    seen = image
+    if request.image.fit != types.FIT_EXACT or question.method.whole:
+        seen, _ = image.fitted(model.card.fit)
+    question.fitted = question.image = _placed(seen.whole(), model)
+    if question.method.whole:
+        question.image = _placed(image.whole(), model)
+    if question.target.placed and question.image.shape[2:] != model.facts.size:
+        kind = request.target.WhichOneof("target")
+        raise InvalidArgument.at(f"target.{kind}", "places are those at the card's size; fit the image by the card")
+
+
+def _decoded(image: types.Image, path: str, model: Model) -> images.Decoded:
+    card = model.card.input
+    channels = images.Channels(card.channels, card.drawn) if card.tensor else None
+    return images.sent(image, path, channels=channels).decoded()
+
+
+def _layered(question: Question) -> bool:
+    """Whether it concerns layers of the model as it sees the image."""
+    named = question.request.target.WhichOneof("target") in ("channel", "direction")
+    return not question.method.whole and (named or question.method.layered)
+
+
+def _resize(question: Question, given: Mapping[str, Any]) -> None:
+    """Layers are other ones at another size of the image: what names them is checked anew."""
+    assert question.image is not None  # it has a size
+    height, width = question.image.shape[2:]
+    model = question.model = question.model.at((height, width))
+    question.parameters = question.method.parameters(model.facts, given, model.id)
+    question.target = read_target(question.request.target, model.facts, model.labels, question.method.aimed)
+
+
+def _placed(rows: Tensor, model: Model) -> Tensor:
+    """On the model's device; methods compute in single precision at least, whatever the model does."""
+    return rows.to(model.graph.device, torch.promote_types(model.graph.dtype, torch.float32))
+
+
+def _inputs(request: Request, model: Model) -> dict[str, Tensor]:
+    specs = model.card.sample().inputs
+    for name in {*specs, *request.inputs} - ({*specs} & {*request.inputs}):
+        wrong = (
+            "the model needs this input"
+            if name in specs
+            else f"the model has no such input; {nearest(name, list(specs))}"
+        )
+        raise InvalidArgument.at(f"inputs[{name}]", wrong)
+    values = {}
+    for name, spec in specs.items():
+        value = tensors.to_tensor(request.inputs[name], f"inputs[{name}]")
+        if tuple(value.shape) != spec.shape:
+            raise InvalidArgument.at(
+                f"inputs[{name}]", f"has shape {list(value.shape)}; the model takes {list(spec.shape)}"
+            )
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InvalidArgument.at(f"inputs[{name}]", "has values that are not finite")
+        values[name] = value.to(model.graph.device, spec.dtype)
+    return values

@@ -1,0 +1,248 @@
+"""Around every call: who calls, and whether they may; errors become statuses with details; calls are counted and
+told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import Descriptor
+from grpc_health.v1 import health_pb2
+from grpc_status import rpc_status
+
+from lightwell.v1 import explainer_pb2
+from lightwell_server.codec.statuses import status
+from lightwell_server.errors import Code, DeadlineExceeded, Internal, LightwellError, Unavailable
+from lightwell_server.requests.budget import Budget
+from lightwell_server.requests.call import Call, current, named
+from lightwell_server.transport import parts
+from lightwell_server.transport.access import Access, Right, identity
+from lightwell_server.transport.door import Door
+from lightwell_server.transport.exchange import READ, STALLED, Exchange, Gone, Stalled, cut_off
+
+log = logging.getLogger(__name__)
+
+PROBES, PROBE_SECONDS = 4, 2.0
+"""Questions for health that are read at a time, and seconds that one may take to come."""
+DEVICE = "/lightwell.v1.ExplainerService/"
+"""The calls that a device answers."""
+Context = grpc.aio.ServicerContext[Any, Any]
+Observer = Callable[[Call], object]
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """The outermost layer of all services. `calls` is how many calls of Lightwell's own are open; `observers` are told
+    of each that is over. Every call is taken in here, whatever its kind: requests for the device come in by the `door`,
+    each is read when there is room for it, and an answer kept only for as long as it is being read."""
+
+    def __init__(
+        self, access: Access, observers: Sequence[Observer], exchange: Exchange, door: Door, max_seconds: float
+    ) -> None:
+        self.access, self.observers, self.exchange, self.door = access, observers, exchange, door
+        self.metrics = exchange.metrics
+        self.max_seconds = max_seconds
+        self.calls = 0
+        self._handlers: dict[str, Any] = {}
+        # Whoever asks for health is no caller: small room of its own, which no request takes.
+        self.probes = replace(
+            exchange, received=Budget(PROBES * exchange.max_request, "the probes"), receive_seconds=PROBE_SECONDS
+        )
+
+    def left(self, _: object) -> None:
+        """A call is over."""
+        self.calls -= 1
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401 - gRPC's handlers are typed for its other server
+        """Wraps a handler. Who asks for health has no token; reflection is for administrators."""
+        handler = await continuation(handler_call_details)
+        rpc = handler_call_details.method
+        if handler is None:
+            self.metrics.malformed.labels("unknown_rpc").inc()
+            return None
+        if rpc.startswith("/grpc.reflection."):
+            return _guarded(self, handler)
+        if rpc.startswith("/grpc.health."):
+            return grpc.stream_stream_rpc_method_handler(_probe(self, parts.described(rpc, health_pb2), handler))
+        if rpc not in self._handlers:
+            right: Right = "admin" if rpc.startswith("/lightwell.v1.AdminService/") else "explain"
+            self._handlers[rpc] = grpc.stream_stream_rpc_method_handler(
+                _call(self, rpc, right, parts.described(rpc, explainer_pb2), handler)
+            )
+        return self._handlers[rpc]
+
+
+class _Watch:
+    """Counts one call, and turns what it raises into a status."""
+
+    def __init__(self, boundary: Boundary, rpc: str, context: Context) -> None:
+        self.boundary, self.context = boundary, context
+        name, traceparent = named(context.invocation_metadata() or ())
+        self.call = Call(name, rpc, traceparent=traceparent)
+
+    def admitted(self, right: Right) -> str:
+        """The caller's name, if they have that right."""
+        metadata = self.context.invocation_metadata() or ()
+        self.call.caller = self.boundary.access.caller(metadata, right, identity(self.context))
+        return self.call.caller
+
+    async def __aenter__(self) -> _Watch:
+        self.boundary.calls += 1
+        # A call is over when its last message has left, not when its handler returns: with gRPC's task around it. What
+        # the context is told to call at its end would hold it, and a call that is cut off ends when nothing holds it.
+        if (task := asyncio.current_task()) is not None:
+            task.add_done_callback(self.boundary.left)
+        self.boundary.metrics.in_progress.inc()
+        current.set(self.call)
+        self.context.set_trailing_metadata(self._named)
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self.boundary.metrics.in_progress.dec()
+        told = self._told(error)
+        if told is not None:
+            self.call.code, self.call.reason = told.code.name, told.reason
+        elif error is not None:
+            left = self.context.time_remaining()
+            self.call.code = (Code.DEADLINE_EXCEEDED if left is not None and left <= 0 else Code.CANCELLED).name
+        self._tell()
+        if told is not None:
+            failed = rpc_status.to_status(status(told))
+            await self.context.abort(failed.code, failed.details, (*failed.trailing_metadata, *self._named))
+        if isinstance(error, Stalled):  # nothing can be sent behind what is not read: the call ends without a status
+            cut_off()
+            raise asyncio.CancelledError
+        return isinstance(error, Gone)
+
+    def _told(self, error: BaseException | None) -> LightwellError | None:
+        """What the caller is told; None if all went well, or if nobody listens."""
+        if error is None or isinstance(error, Gone | Stalled | GeneratorExit):
+            return None
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # by the caller, or by the end of the server
+                return None
+            log.error("a call was cancelled from within", extra={"fields": {"request_id": self.call.id}})
+            return Unavailable("the call broke off inside the server; try again", reason="INTERRUPTED")
+        return error if isinstance(error, LightwellError) else self._bug(error)
+
+    @property
+    def _named(self) -> tuple[tuple[str, str], ...]:
+        return (("x-request-id", self.call.id),)
+
+    def _bug(self, error: BaseException) -> Internal:
+        log.error("a call failed", exc_info=error, extra={"fields": {"request_id": self.call.id}})
+        return Internal("internal error; the server's log has the details")
+
+    def _tell(self) -> None:
+        call = self.call
+        call.ended = time.monotonic()
+        method = call.method or call.rpc.rpartition("/")[2]
+        self.boundary.metrics.requests.labels(method, call.model, call.code).inc()
+        self.boundary.metrics.request_seconds.labels(method, call.model).observe(call.seconds)
+        for observer in self.boundary.observers:
+            observer(call)
+
+
+Handler = Callable[[Any, Context], Awaitable[None]]
+
+
+def _call(boundary: Boundary, rpc: str, right: Right, message: Descriptor, handler: Any) -> Handler:  # noqa: ANN401
+    exchange = boundary.exchange
+
+    async def call(requests: Any, context: Context) -> None:  # noqa: ANN401
+        async with _Watch(boundary, rpc, context) as watch:
+            caller = watch.admitted(right)
+            with exchange.open(caller, handler.response_streaming):
+                if rpc.startswith(DEVICE):
+                    await boundary.door.enter(caller, context.time_remaining())
+                async with exchange.received.holding(caller, exchange.max_request) as room:
+                    request, size = await exchange.receive(context, message, handler.request_deserializer)
+                    room.resize(READ * size)
+                    async with _limited(boundary.max_seconds + STALLED), watch.call.kept:
+                        await _answered(
+                            handler,
+                            request,
+                            context,
+                            lambda answer: exchange.send(context, watch.call, answer, handler.response_serializer),
+                        )
+
+    return call
+
+
+async def _answered(
+    handler: Any,  # noqa: ANN401
+    request: Any,  # noqa: ANN401
+    context: Context,
+    send: Callable[[Any], Awaitable[None]],
+) -> None:
+    """Sends what a handler answers, whether that is one message or several."""
+    if not handler.response_streaming:
+        await send(await handler.unary_unary(request, context))
+        return
+    async with aclosing(handler.unary_stream(request, context)) as responses:
+        async for response in responses:
+            await send(response)
+
+
+@asynccontextmanager
+async def _limited(seconds: float) -> AsyncIterator[None]:
+    """Raises `DeadlineExceeded` inside after so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the call took longer than this server lets any") from None
+
+
+def _probe(boundary: Boundary, message: Descriptor, handler: Any) -> Handler:  # noqa: ANN401
+    probes = boundary.probes
+
+    async def call(requests: Any, context: Context) -> None:  # noqa: ANN401
+        async with _ended(context):
+            with probes.open(identity(context), stream=False):
+                async with probes.received.holding(identity(context), probes.max_request):
+                    request, _ = await probes.receive(context, message, handler.request_deserializer)
+                await _answered(
+                    handler, request, context, lambda answer: context.write(handler.response_serializer(answer))
+                )
+
+    return call
+
+
+@asynccontextmanager
+async def _ended(context: Context) -> AsyncIterator[None]:
+    """Turns what is raised inside into a status, without counting the call."""
+    try:
+        yield
+    except Gone:
+        return
+    except LightwellError as error:
+        await context.abort_with_status(rpc_status.to_status(status(error)))
+
+
+def _guarded(boundary: Boundary, handler: Any) -> Any:  # noqa: ANN401
+    """Reflection, for administrators."""
+
+    async def call(requests: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
+        async with _ended(context):
+            caller = boundary.access.caller(context.invocation_metadata() or (), "admin", identity(context))
+            with boundary.probes.open(caller, stream=True):
+                async with _limited(boundary.max_seconds), aclosing(handler.stream_stream(requests, context)) as told:
+                    async for response in told:
+                        yield response
+
+    return grpc.stream_stream_rpc_method_handler(
+        call,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
