@@ -19,8 +19,8 @@ from bench._engine import job, pictures, received
 from bench._serving import asker
 from lightwell.serving import served
 from lightwell_server.contract.ask import GRAD, OUTPUT, Answer, Part
-from lightwell_server.engine.engine import Worker
-from lightwell_server.engine.run import Event, Failed, Job
+from lightwell_server.engine.engine import Engine
+from lightwell_server.engine.run import Event, Failed, Run
 from lightwell_server.engine.scheduler import Charged, Scheduler, Ticket
 from lightwell_server.methods.style_transfer import Style
 from lightwell_server.models.answer import answer
@@ -71,7 +71,7 @@ class FirstCome(Scheduler):
         return self._arrived.setdefault(ticket.job, len(self._arrived))
 
 
-class FirstComeWorker(Worker):
+class FirstComeWorker(Engine):
     """An engine with that scheduler."""
 
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - those of its base
@@ -99,7 +99,7 @@ def latencies(model: Model, maps: int = 40, rounds: int = 3) -> Latency:
     """In process: asks saliency maps one after the other, `maps` alone and `maps` beside the transfers in each
     round."""
     found, timed = Latency(), Timed()
-    worker = Worker(timed)
+    worker = Engine(timed)
     try:
         _asked(worker, model, maps // 4)
         for _ in range(rounds):
@@ -124,7 +124,7 @@ class Paced:
     left: int
 
 
-def paced(kind: type[Worker], model: Model, maps: int = 40, pace: float = 0.5, steps: int = 50) -> Paced:
+def paced(kind: type[Engine], model: Model, maps: int = 40, pace: float = 0.5, steps: int = 50) -> Paced:
     """In process, with an engine of that kind: asks a saliency map every `pace` seconds, whether or not those before
     it have come, beside the transfers of so many steps and the occlusions."""
     timed = Timed()
@@ -152,7 +152,7 @@ def latencies_served(repository: Path, maps: int = 40, rounds: int = 2) -> Laten
     return found
 
 
-def _asked(worker: Worker, model: Model, maps: int) -> list[float]:
+def _asked(worker: Engine, model: Model, maps: int) -> list[float]:
     """Seconds of so many maps, from submitting a job to having its map."""
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     seconds = []
@@ -164,7 +164,7 @@ def _asked(worker: Worker, model: Model, maps: int) -> list[float]:
     return seconds
 
 
-def _arriving(worker: Worker, model: Model, maps: int, pace: float) -> list[float]:
+def _arriving(worker: Engine, model: Model, maps: int, pace: float) -> list[float]:
     """Seconds of so many maps, one asked every `pace` seconds."""
     finished: queue.SimpleQueue[tuple[float, Event]] = queue.SimpleQueue()
 
@@ -184,7 +184,7 @@ def _arriving(worker: Worker, model: Model, maps: int, pace: float) -> list[floa
 
 
 @contextmanager
-def _at_work(worker: Worker, model: Model, occlusions: int = 0, steps: int = 10_000) -> Iterator[list[Job]]:
+def _at_work(worker: Engine, model: Model, occlusions: int = 0, steps: int = 10_000) -> Iterator[list[Run]]:
     """Style transfers of so many steps, and occlusions, at work in an engine."""
     style, *contents = pictures(TRANSFERS + occlusions + 1)
     given = {"styles": (Style(style[None].float() / 255),), "size": SIZE, "steps": steps}

@@ -14,14 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench._engine import job, pictures, received
-from lightwell_server.engine.engine import Worker
+from lightwell_server.engine.engine import Engine
 from lightwell_server.engine.run import Event
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model, load_version
-from lightwell_server.threads import beside
+from lightwell_server.threads import single_threaded_pool
 
 
-def drive(worker: Worker, model: Model, count: int, in_flight: int) -> float:
+def drive(worker: Engine, model: Model, count: int, in_flight: int) -> float:
     """Seconds of `count` saliency maps, `in_flight` at a time; each is received as an array."""
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     rows = pictures(8)
@@ -39,7 +39,7 @@ def main() -> None:
     directory, in_flight = Path(sys.argv[1]), int(sys.argv[2])
     with ThreadPoolExecutor(1) as loader:
         model = loader.submit(load_version, directory, directory.parents[1]).result()
-    worker, thread = Worker(answer), beside(1, "driver")
+    worker, thread = Engine(answer), single_threaded_pool(1, "driver")
     for line in sys.stdin:
         print(thread.submit(drive, worker, model, int(line), in_flight).result(), flush=True)
     worker.stop()

@@ -12,8 +12,8 @@ from torch import Tensor
 from lightwell_server.catalog import catalog
 from lightwell_server.contract.ask import Explanation, Heatmap, Part, Result, Step, Work
 from lightwell_server.contract.target import ClassTarget
-from lightwell_server.engine.engine import Worker
-from lightwell_server.engine.run import Done, Event, Failed, Job
+from lightwell_server.engine.engine import Engine
+from lightwell_server.engine.run import Done, Event, Failed, Run
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import Model
 
@@ -30,10 +30,10 @@ def started(model: Model, name: str, pixels: Tensor, target: ClassTarget = TOP, 
     return method.start(pixels[None].float() / 255, target, model.facts, 0, parameters)
 
 
-def job(model: Model, name: str, pixels: Tensor, deliver: Callable[[Event], None], **given: Any) -> Job:  # noqa: ANN401
+def job(model: Model, name: str, pixels: Tensor, deliver: Callable[[Event], None], **given: Any) -> Run:  # noqa: ANN401
     """A method on a picture [3, H, W] of 8 bits, its target left unset if none is `given`."""
     steps = started(model, name, pixels, **given)
-    return Job(method=name, steps=steps, models={None: model.graph}, deliver=deliver)
+    return Run(method=name, steps=steps, models={None: model.graph}, deliver=deliver)
 
 
 class Lone:
@@ -41,7 +41,7 @@ class Lone:
     each of several threads, all of them would wait for each other in a slower way."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self._worker = model, Worker(answer)
+        self.model, self._worker = model, Engine(answer)
 
     def explained(self, name: str, pixels: Tensor, **given: Any) -> Explanation:  # noqa: ANN401
         """A method's answer for a picture [3, H, W] of 8 bits."""
@@ -49,13 +49,13 @@ class Lone:
 
     def run(self, call: Callable[[], T]) -> T:
         """What a function returns that asks the engine nothing."""
-        return self._done(lambda deliver: Job("run", _calling(call), {}, deliver))
+        return self._done(lambda deliver: Run("run", _calling(call), {}, deliver))
 
     def stop(self) -> None:
         """Ends the engine."""
         self._worker.stop()
 
-    def _done(self, make: Callable[[Callable[[Event], None]], Job]) -> Any:  # noqa: ANN401
+    def _done(self, make: Callable[[Callable[[Event], None]], Run]) -> Any:  # noqa: ANN401
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._worker.submit(make(events.put))
         event = events.get()

@@ -12,7 +12,7 @@ from bench._swarm import swarming
 from bench._table import Goal
 from lightwell_server.codec.pictures import headed
 from lightwell_server.config import Settings
-from lightwell_server.gateway.codec_pool import Codec
+from lightwell_server.gateway.codec_pool import CodecPool
 
 CALLERS = 16
 GATEWAY = 256 * MIB
@@ -61,7 +61,7 @@ def _sides(folder: Path) -> dict[str, int]:
         data = path.read_bytes()
         raw = len(data) if path.name == "bmp" else 0
         each = max(
-            headed(data, "image").bytes / Codec(GATEWAY // 2).largest,
+            headed(data, "image").bytes / CodecPool(GATEWAY // 2).largest,
             raw / Settings.model_fields["max_message_bytes"].default,
         )
         found[path.name] = int(SMALL * math.sqrt(PART / each))

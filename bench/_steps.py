@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightwell_server.pool.journal import Record
+from lightwell_server.pool.journal import CrashJournal
 
 EVERY = 0.002
 """Seconds between two looks."""
@@ -18,7 +18,7 @@ def longest(pid: int) -> Iterator[list[float]]:
     """Watches meanwhile, by the gateway's process id: gives a list that holds the seconds of the longest step so far,
     to within EVERY."""
     (path,) = {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if ".record" in line}
-    record, found, over = Record(Path(path)), [0.0], threading.Event()
+    record, found, over = CrashJournal(Path(path)), [0.0], threading.Event()
 
     def watch() -> None:
         began, at_work = record.read()

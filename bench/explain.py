@@ -36,7 +36,7 @@ from bench._table import Goal, Row, medians, ms, print_goals, report, table
 from lightwell_server.contract.ask import OUT, Ask, Explanation, Part
 from lightwell_server.contract.target import ClassTarget
 from lightwell_server.models.answer import answer
-from lightwell_server.threads import beside
+from lightwell_server.threads import single_threaded_pool
 
 FASTER = {"integrated_gradients": 1.1, "smooth_grad": 1.1, "score_cam": 1.1, "ablation_cam": 2.0}
 """How much faster than its peer a lone request shall be."""
@@ -106,10 +106,10 @@ def cams(lone: Lone, net: nn.Module, shared: int = SHARED, rounds: int = 15) -> 
     calls: dict[str, Callable[[], object]] = {name: partial(together, model, name, pixels) for name in DEARER}
     calls |= {"forward": lambda: answer(model.graph, [Part(ask, 0, shared)]), "eager": eager}
     seconds = medians({name: partial(lone.run, call) for name, call in calls.items()}, rounds)
-    beside = f"forward {ms(seconds['forward'])}, eager {ms(seconds['eager'])}"
+    single_threaded_pool = f"forward {ms(seconds['forward'])}, eager {ms(seconds['eager'])}"
     for name, bound in DEARER.items():
         ratio = seconds[name] / seconds["forward"]
-        line = f"{name}, batch {shared}", ms(seconds[name]), beside, f"ours / forward {ratio:.2f}", ""
+        line = f"{name}, batch {shared}", ms(seconds[name]), single_threaded_pool, f"ours / forward {ratio:.2f}", ""
         yield line, None if bound is None else Goal(f"{line[0]}: ours / forward", ratio, bound, False)
 
 
@@ -126,7 +126,7 @@ def guided(lone: Lone, batches: tuple[int, ...] = (1, SHARED), rounds: int = 15)
 
 def measured(folder: Path) -> list[Row]:
     """All lines and goals. The network is written and lifted on a thread of its own."""
-    with beside(1, "lift") as loader:
+    with single_threaded_pool(1, "lift") as loader:
         net, model = loader.submit(deployed, "resnet18", folder).result()
     lone = Lone(model)
     try:
@@ -140,7 +140,7 @@ def main() -> int:
     """Measures and prints; returns 1 if a goal is missed."""
     warnings.simplefilter("ignore")
     title = "Explaining: gradients over many copies, CAMs and guided backprop of ResNet-18 at 224"
-    with report(title), tempfile.TemporaryDirectory() as folder, beside(1, "bench") as thread:
+    with report(title), tempfile.TemporaryDirectory() as folder, single_threaded_pool(1, "bench") as thread:
         rows = thread.submit(measured, Path(folder)).result()
         print(table(("", "ours", "beside", "ratio", ""), [line for line, _ in rows]))
     goals = [goal for _, goal in rows if goal is not None]

@@ -40,7 +40,7 @@ from bench._line import Line
 from bench._nets import deployed
 from bench._serving import latency, throughputs
 from bench._table import Goal, Row, medians, ms, print_goals, report, table
-from lightwell_server.engine.engine import Worker
+from lightwell_server.engine.engine import Engine
 from lightwell_server.models.store import Model
 
 IN_FLIGHT = 32
@@ -85,7 +85,7 @@ def one_at_a_time(bench: Bench, rounds: int = 40) -> Iterator[Row]:
 def beside(bench: Bench, maps: int = 40, pace: float = 0.5, steps: int = 50) -> Iterator[Row]:
     """The lines and goals of maps beside long requests."""
     served = latencies_served(bench.repository, maps)
-    ours, theirs = (paced(kind, bench.model, maps, pace, steps) for kind in (Worker, FirstComeWorker))
+    ours, theirs = (paced(kind, bench.model, maps, pace, steps) for kind in (Engine, FirstComeWorker))
     served.steps = ours.steps
     name, excess = "p95 beside long requests, served", p95(served.beside) / served.bound
     alone = f"alone {ms(p95(served.alone))}, longest step {ms(max(ours.steps))}"

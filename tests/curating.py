@@ -5,8 +5,8 @@ import asyncio
 from lightwell_server import reload
 from lightwell_server.config import Settings
 from lightwell_server.gateway import reconciler as curators
-from lightwell_server.gateway.reconciler import Curator
-from lightwell_server.gateway.registry import Library
+from lightwell_server.gateway.reconciler import Reconciler
+from lightwell_server.gateway.registry import ModelRegistry
 from lightwell_server.runtime.device import Device
 
 
@@ -22,13 +22,13 @@ def curated(repository, decided=None, **settings):
     decided = [] if decided is None else decided
 
     async def load():
-        library = Library(repository)
+        library = ModelRegistry(repository)
 
         async def told(name):
             decided.append(name)
 
         device = Device(Settings(repository=repository, **settings), "cpu")
-        curator = Curator(repository, library, device, told)
+        curator = Reconciler(repository, library, device, told)
         await curator.expect()
         before = library.listed()
         await curator.load_all()

@@ -13,12 +13,12 @@ from lightwell.v1.models_pb2 import Card, Layer
 from lightwell_server.engine.experience import ENOUGH, HALVED
 from lightwell_server.errors import DeadlineExceeded, Overloaded
 from lightwell_server.gateway.admission import Admission, Backlog
-from lightwell_server.gateway.prices import ANSWER, KEPT, RISE, Prices, kind
-from lightwell_server.gateway.registry import Entry
-from lightwell_server.requests.admitted import GUESS, Case, Price
+from lightwell_server.gateway.prices import ANSWER, KEPT, RISE, CostModel, kind
+from lightwell_server.gateway.registry import ModelVersion
+from lightwell_server.requests.admitted import GUESS, AdmittedRequest, Price
 from lightwell_server.requests.call import Call
 
-ENTRY = Entry("net", "1")
+ENTRY = ModelVersion("net", "1")
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
 HOUR, MOST = 3600.0, 10_000
 TOLD = ENOUGH + 1
@@ -32,11 +32,11 @@ def asked(method, image=NOISE, **options):
 
 def still():
     """Prices on a clock that stands still."""
-    return Prices(MOST, lambda: 0.0)
+    return CostModel(MOST, lambda: 0.0)
 
 
 def priced(prices, method):
-    return Case(Call("id", "rpc", method="any"), price=prices.price(asked(method), ENTRY))
+    return AdmittedRequest(Call("id", "rpc", method="any"), price=prices.price(asked(method), ENTRY))
 
 
 def taught(prices, method, *seconds, step=0, steps=0):
@@ -49,12 +49,12 @@ def taught(prices, method, *seconds, step=0, steps=0):
 
 
 def test_what_was_never_run_has_no_price_and_may_be_long():
-    price = Prices(MOST).price(asked(Saliency()), ENTRY)
+    price = CostModel(MOST).price(asked(Saliency()), ENTRY)
     assert price.seconds is None and price.least == 0 and price.cost == GUESS and price.long
 
 
 def test_the_first_figure_is_forgotten_with_the_second():
-    prices = taught(Prices(MOST), Saliency(), 9.0)
+    prices = taught(CostModel(MOST), Saliency(), 9.0)
     assert prices.price(asked(Saliency()), ENTRY).seconds == 9.0
     assert taught(prices, Saliency(), 0.5).price(asked(Saliency()), ENTRY).seconds == 0.5
 
@@ -71,7 +71,7 @@ def test_an_answer_is_taken_to_be_as_large_as_the_largest_of_its_like():
 
 
 def test_an_answer_that_was_never_given_may_be_as_large_as_what_the_method_reads():
-    entry = Entry("net", "1")
+    entry = ModelVersion("net", "1")
     entry.described.card.MergeFrom(Card(height=32, width=32, channels=3))
     entry.described.layers.extend(
         [Layer(name="early", shape=[64, 32, 32], aliases=["e"]), Layer(name="late", shape=[9])]
@@ -81,7 +81,7 @@ def test_an_answer_that_was_never_given_may_be_as_large_as_what_the_method_reads
     image, wide = np.zeros((3, 128, 64), np.uint8), 4 * 512 * 32 * 32
 
     def answer(method, fit="card"):
-        return Prices(MOST).price(asked(method, to_message(image, fit)), entry).answer
+        return CostModel(MOST).price(asked(method, to_message(image, fit)), entry).answer
 
     assert answer(Activations()) == wide
     assert answer(Activations(), "exact") == 8 * wide
@@ -91,13 +91,13 @@ def test_an_answer_that_was_never_given_may_be_as_large_as_what_the_method_reads
     assert answer(content) == ANSWER, "whatever layers it reads, it gives a picture"
     strange = explain_request(to_message(NOISE, "exact"), Saliency())
     strange.image.tensor.shape[:] = [2**62] * 10_000
-    assert Prices(MOST).price(strange, entry).answer < 2**200, "two sides count, however many it names"
+    assert CostModel(MOST).price(strange, entry).answer < 2**200, "two sides count, however many it names"
     image = np.zeros((3, 1024, 1024), np.uint8)
     assert answer(Saliency(), "exact") == 4 * 3 * 1024 * 1024
 
 
 def test_a_price_is_the_median_of_the_last_figures():
-    prices = taught(Prices(MOST), Saliency(), 9.0, 0.1, 0.2, 7.0)
+    prices = taught(CostModel(MOST), Saliency(), 9.0, 0.1, 0.2, 7.0)
     assert prices.price(asked(Saliency()), ENTRY).seconds == 0.2
     assert taught(prices, Saliency(), *[0.4] * KEPT).price(asked(Saliency()), ENTRY).seconds == 0.4
 
@@ -118,7 +118,7 @@ def test_the_least_comes_down_at_once_and_rises_slowly():
 def test_the_least_fades_while_nothing_is_known_anew():
     """Those who are refused for it bring no figure."""
     clock = [0.0]
-    prices = taught(Prices(MOST, lambda: clock[0]), Saliency(), *[0.4] * TOLD)
+    prices = taught(CostModel(MOST, lambda: clock[0]), Saliency(), *[0.4] * TOLD)
     clock[0] = 2 * HALVED
     assert prices.price(asked(Saliency()), ENTRY).least == pytest.approx(0.1)
     assert taught(prices, Saliency(), 0.4).price(asked(Saliency()), ENTRY).least == 0.4
@@ -132,7 +132,7 @@ def test_steps_scale_a_price():
 
 
 def test_more_steps_than_may_be_have_no_price():
-    prices = taught(Prices(MOST), Pgd(steps=10), *[1.0] * ENOUGH, step=10, steps=10)
+    prices = taught(CostModel(MOST), Pgd(steps=10), *[1.0] * ENOUGH, step=10, steps=10)
     assert prices.price(asked(Pgd(steps=MOST)), ENTRY).seconds == pytest.approx(MOST / 10)
     price = prices.price(asked(Pgd(steps=MOST + 1)), ENTRY)
     assert price.seconds is None and prices.cost(price) == GUESS, "and are not in the line at a fantastic one"
@@ -149,7 +149,7 @@ def test_who_stops_early_may_cost_all_steps_and_did_not():
 
 def test_restarts_are_steps_that_are_not_asked_for():
     twice = Pgd(steps=10, restarts=2)
-    prices = taught(Prices(MOST), twice, 2.0, 2.0, step=20, steps=20)
+    prices = taught(CostModel(MOST), twice, 2.0, 2.0, step=20, steps=20)
     assert prices.price(asked(Pgd(steps=20, restarts=2)), ENTRY).seconds == pytest.approx(4.0)
     assert prices.price(asked(Pgd(steps=20)), ENTRY).seconds is None
 
@@ -194,13 +194,13 @@ def test_what_is_alike(one, two, alike):
 
 def test_what_is_asked_of_another_model_is_not_alike():
     family, alike, _ = kind(asked(Saliency()), ENTRY)
-    assert {family, alike}.isdisjoint(kind(asked(Saliency()), Entry("other", "1"))[:2])
-    next_family, of_the_next, _ = kind(asked(Saliency()), Entry("net", "2"))
+    assert {family, alike}.isdisjoint(kind(asked(Saliency()), ModelVersion("other", "1"))[:2])
+    next_family, of_the_next, _ = kind(asked(Saliency()), ModelVersion("net", "2"))
     assert next_family == family and of_the_next != alike
 
 
 def test_what_is_unknown_is_guessed_by_what_is_near():
-    prices = taught(Prices(MOST), Pgd(steps=10, epsilon=0.01), *[1.0] * ENOUGH, step=10, steps=10)
+    prices = taught(CostModel(MOST), Pgd(steps=10, epsilon=0.01), *[1.0] * ENOUGH, step=10, steps=10)
     price = prices.price(asked(Pgd(steps=40, epsilon=0.011)), ENTRY)
     assert price.seconds is None and price.least == 0 and price.cost == pytest.approx(4.0) and price.long
 
@@ -224,7 +224,7 @@ def test_style_pictures_are_not_looked_at():
 
 
 def in_progress(number, cost, attained=0.0, caller="a"):
-    return Case(Call("id", "rpc", caller), number, price=Price(seconds=cost), attained=attained)
+    return AdmittedRequest(Call("id", "rpc", caller), number, price=Price(seconds=cost), attained=attained)
 
 
 def test_what_a_callers_own_ones_use_before_by_the_least_attained_service():

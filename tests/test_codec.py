@@ -13,8 +13,8 @@ from lightwell import decoding
 from lightwell.v1 import explain_pb2, models_pb2
 from lightwell_server.codec import images, pictures
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.gateway.codec_pool import LONG, Codec
-from lightwell_server.gateway.images import headers
+from lightwell_server.gateway.codec_pool import LONG, CodecPool
+from lightwell_server.gateway.images import read_headers
 from lightwell_server.requests.call import Call, current
 
 TURNED = Pil.Exif()
@@ -39,7 +39,7 @@ def encoded(picture, form, **options):
 
 def test_short_work_does_not_wait_for_long_work():
     async def check():
-        codec, go, threads = Codec(2**20), threading.Event(), []
+        codec, go, threads = CodecPool(2**20), threading.Event(), []
 
         def long():
             threads.append(threading.get_ident())
@@ -58,7 +58,7 @@ def test_short_work_does_not_wait_for_long_work():
 
 def test_small_pictures_wait_for_no_large_ones():
     async def story():
-        codec = Codec(64 * 2**20)
+        codec = CodecPool(64 * 2**20)
         async with codec.room("a", codec.largest), codec.room("b", 2**20), codec.room("a", 2**20):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01), codec.room("b", 3 * 2**20):
@@ -102,7 +102,7 @@ def test_a_webp_that_would_take_too_long_is_refused_by_its_header():
 def test_files_are_let_go_of_once_they_are_decoded():
     model, asked = described(), explain_pb2.ExplainRequest(saliency={})
     asked.image.encoded = encoded(Pil.new("RGB", (64, 48)), "PNG")
-    found = headers(asked, model)
+    found = read_headers(asked, model)
     picture = weakref.ref(found.images[0].file.opened())
     assert found.seen().request.image.tensor.shape == [3, 32, 32] and picture() is None
 
@@ -116,7 +116,7 @@ def described():
 
 def test_who_leaves_has_the_work_stopped_and_keeps_its_place_until_it_has():
     async def check():
-        codec, stop, began = Codec(2**20), threading.Event(), asyncio.Event()
+        codec, stop, began = CodecPool(2**20), threading.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
 
         def work():

@@ -23,12 +23,12 @@ from lightwell_server.contract.ask import (
     Rows,
     Work,
 )
-from lightwell_server.engine.engine import Worker
-from lightwell_server.engine.run import Done, Failed, Job
+from lightwell_server.engine.engine import Engine
+from lightwell_server.engine.run import Done, Failed, Run
 from lightwell_server.errors import DeadlineExceeded, Internal, OutOfMemory, Overloaded, Unavailable
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lifting.lift import InputSpec
-from lightwell_server.threads import beside
+from lightwell_server.threads import single_threaded_pool
 from tests.nets import Captioned, Residual, lifted, seeded
 
 
@@ -58,7 +58,7 @@ NOTHING = Nothing()
 
 @pytest.fixture
 def worker():
-    worker = Worker(answer)
+    worker = Engine(answer)
     yield worker
     worker.stop()
 
@@ -73,7 +73,7 @@ def first(values, index):
 
 def submit(worker, generator, graph, **options):
     events = queue.SimpleQueue()
-    job = Job("toy", generator, options.pop("models", {None: graph}), events.put, **options)
+    job = Run("toy", generator, options.pop("models", {None: graph}), events.put, **options)
     worker.submit(job)
     return job, events
 
@@ -183,7 +183,7 @@ def test_jobs_share_steps():
         rows.append(sum(part.count for part in parts))
         return answers(parts)
 
-    worker = Worker(slow)
+    worker = Engine(slow)
     crowd = [submit(worker, gradients(image(), 4), NOTHING)[1] for _ in range(8)]
     gate.set()
     for events in crowd:
@@ -241,7 +241,7 @@ def test_out_of_memory_halves_the_chunk_and_is_remembered():
     def method():
         return (yield Ask(Rows(40, lambda index: torch.zeros(len(index), 3, 4, 4)), first)).score
 
-    worker = Worker(small_device, max_rows=16)
+    worker = Engine(small_device, max_rows=16)
     assert run(worker, method(), NOTHING).shape == (40,)
     too_large = sum(rows > 3 for rows in seen)
     assert 1 <= too_large <= 3
@@ -255,7 +255,7 @@ def test_one_row_that_does_not_fit_fails_with_its_own_reason():
     def no_memory(graph, parts):
         raise OutOfMemory("not even one row")
 
-    worker = Worker(no_memory)
+    worker = Engine(no_memory)
     with pytest.raises(OutOfMemory):
         run(worker, gradients(image()), NOTHING)
     worker.stop()
@@ -269,7 +269,7 @@ def test_no_step_is_run_for_a_caller_that_is_gone(graph):
         time.sleep(0.005)
         return answer(graph, parts)
 
-    worker = Worker(counted)
+    worker = Engine(counted)
     job, events = submit(worker, gradients(image(), 10_000), graph)
     for _ in range(5):
         events.get(timeout=20)
@@ -301,7 +301,7 @@ def test_rows_that_cannot_be_in_time_are_told_at_once_unless_the_processors_were
     def many(rows):
         yield Ask(Rows(rows, lambda index: torch.zeros(len(index), 3, 4, 4)), first)
 
-    worker = Worker(slow, max_rows=1, processors=processors)
+    worker = Engine(slow, max_rows=1, processors=processors)
     run(worker, many(10), NOTHING)
     job, events = submit(worker, many(10_000), NOTHING, deadline=time.monotonic() + 20)
     if processors:
@@ -344,7 +344,7 @@ def test_failing_work_fails_its_job(worker, graph):
 
 
 def test_the_door_is_shut_when_too_many_are_inside(graph):
-    worker, hold = Worker(answer, max_jobs=2), threading.Event()
+    worker, hold = Engine(answer, max_jobs=2), threading.Event()
 
     def waiting():
         yield Work(hold.wait, 20)
@@ -360,7 +360,7 @@ def test_the_door_is_shut_when_too_many_are_inside(graph):
 
 
 def test_stopping_fails_what_is_left(graph):
-    worker = Worker(answer)
+    worker = Engine(answer)
     _, events = submit(worker, gradients(image(), 100_000), graph)
     events.get(timeout=20)
     worker.stop()
@@ -375,17 +375,17 @@ def test_reproducible_jobs_share_no_step_and_keep_their_bits(graph):
         shared.append([*sorted({part.reproducible for part in parts}), len(parts)])
         return answer(graph, parts)
 
-    worker = Worker(watched)
+    worker = Engine(watched)
     graph.to("cpu", torch.float32)
     x = image().float()
     alone = run(worker, gradients(x, 4), graph, reproducible=True)
     crowd = [submit(worker, gradients(image(i).float(), 4), graph)[1] for i in range(6)]
-    beside = run(worker, gradients(x, 4), graph, reproducible=True)
+    single_threaded_pool = run(worker, gradients(x, 4), graph, reproducible=True)
     for events in crowd:
         result(events)
     worker.stop()
     graph.to("cpu", torch.float64)
-    assert torch.equal(alone, beside)
+    assert torch.equal(alone, single_threaded_pool)
     assert all(kinds == [True, 1] for kinds in shared if True in kinds[:-1])
 
 
@@ -422,7 +422,7 @@ def test_a_listener_that_fails_does_not_stop_the_engine(worker, graph):
     def deaf(event):
         raise RuntimeError("nobody listens")
 
-    worker.submit(Job("toy", gradients(image(), 3), {None: graph}, deaf))
+    worker.submit(Run("toy", gradients(image(), 3), {None: graph}, deaf))
     assert run(worker, gradients(image()), graph) is not None
 
 
@@ -431,7 +431,7 @@ def test_threads_beside_the_device_use_no_others():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        threads = beside(1, "test")
+        threads = single_threaded_pool(1, "test")
         assert threads.submit(torch.get_num_threads).result() == 1
         threads.shutdown()
         assert torch.get_num_threads() == 2

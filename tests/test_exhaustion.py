@@ -22,7 +22,7 @@ from lightwell_server.descriptors import HELD, KEPT, room
 from lightwell_server.models.store import files
 from lightwell_server.pool import pool as pools
 from lightwell_server.pool import slot as places
-from lightwell_server.pool.journal import Record
+from lightwell_server.pool.journal import CrashJournal
 from lightwell_server.pool.pool import Pool
 from tests.serving import bundled, served
 
@@ -70,7 +70,7 @@ def failing(real, error, times):
 
 
 @pytest.mark.parametrize("want", WANTS)
-@pytest.mark.parametrize("what", ["_start", "memory_kills", "Record"])
+@pytest.mark.parametrize("what", ["_start", "memory_kills", "CrashJournal"])
 def test_a_worker_is_started_as_soon_as_there_is_what_it_needs(monkeypatch, what, want):
     async def story():
         async with living() as pool:
@@ -132,9 +132,9 @@ def test_what_fails_in_one_place_ends_no_other(monkeypatch):
 def test_a_record_that_was_cut_short_is_made_anew(tmp_path):
     path = tmp_path / "0.record"
     path.write_bytes(b"half")
-    record = Record(path)
+    record = CrashJournal(path)
     record.write([7])
-    assert Record(path).read()[1] == {7}
+    assert CrashJournal(path).read()[1] == {7}
 
 
 def test_a_worker_is_replaced_where_there_are_no_files_left():

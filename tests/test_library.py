@@ -10,8 +10,8 @@ import pytest
 from lightwell_server.config import Settings
 from lightwell_server.errors import NotFound, Refused, Unavailable
 from lightwell_server.gateway import reconciler as curators
-from lightwell_server.gateway.reconciler import Curator
-from lightwell_server.gateway.registry import Library, State
+from lightwell_server.gateway.reconciler import Reconciler
+from lightwell_server.gateway.registry import ModelRegistry, State
 from lightwell_server.models import store
 from lightwell_server.runtime.device import Device
 from tests.curating import curated, hurry
@@ -55,8 +55,8 @@ async def kept(repository, every_version=False):
     async def told(name):
         pass
 
-    library, device = Library(repository), Device(Settings(repository=repository), "cpu")
-    curator = Curator(repository, library, device, told, every_version)
+    library, device = ModelRegistry(repository), Device(Settings(repository=repository), "cpu")
+    curator = Reconciler(repository, library, device, told, every_version)
     await curator.expect()
     await curator.load_all()
     watching = asyncio.create_task(curator.watch())
@@ -170,7 +170,7 @@ def test_an_alias_that_moves_answers_all_the_time(repository):
 
 
 def test_without_a_name_the_one_model_that_answers_is_meant(tmp_path):
-    library = Library(tmp_path)
+    library = ModelRegistry(tmp_path)
     loading = [library.entry(name, "1") for name in ("net", "other")]
     with pytest.raises(NotFound, match="name a model: net, other"):
         library.get()
@@ -188,7 +188,7 @@ def test_without_a_name_the_one_model_that_answers_is_meant(tmp_path):
 def test_wrong_aliases_are_told_when_a_server_starts(repository):
     (repository / "aliases.toml").write_text("[net]\nstable = 1\n")
     with pytest.raises(ValueError, match=r"net\.stable: .*write versions in quotes"):
-        Library(repository)
+        ModelRegistry(repository)
 
 
 def test_administrators_load_and_unload(repository):
@@ -247,7 +247,7 @@ def test_a_version_that_is_removed_goes_and_a_disk_that_is_away_takes_nothing_al
 
 
 def test_what_is_still_being_loaded_says_so(repository):
-    library = Library(repository)
+    library = ModelRegistry(repository)
     library.entry("net", "1")
     with pytest.raises(Unavailable, match="still being loaded"):
         library.get("net")

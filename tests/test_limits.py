@@ -238,7 +238,7 @@ def test_a_slow_reader_gets_the_newest(tmp_path):
     from lightwell_server.runtime import event_queue
 
     async def read():
-        box = event_queue.Inbox(asyncio.get_running_loop())
+        box = event_queue.EventQueue(asyncio.get_running_loop())
         for step in range(5000):
             picture = torch.zeros(1, 3, 2, 2) if step % 10 == 0 else None
             box.put(Frame(step, 5000, image=picture))

@@ -12,7 +12,7 @@ from lightwell_server.pool import dispatcher as lines
 from lightwell_server.pool import pool as pools
 from lightwell_server.pool.pool import Pool
 from lightwell_server.pool.slot import End
-from lightwell_server.requests.admitted import Case, Price
+from lightwell_server.requests.admitted import AdmittedRequest, Price
 from lightwell_server.requests.call import Call
 
 KEY = ("net", "1")
@@ -33,7 +33,7 @@ class Line:
         """One of a caller of its own, if none is named."""
         self._numbers += 1
         call = Call(str(self._numbers), "", f"caller {self._numbers}" if caller is None else caller)
-        return Case(call, self._numbers, price=Price(seconds=cost), began=0.0, **more)
+        return AdmittedRequest(call, self._numbers, price=Price(seconds=cost), began=0.0, **more)
 
     async def ask(self, case, key=KEY):
         self.asked[case] = asyncio.create_task(self.line.seated(case, key))
@@ -204,7 +204,7 @@ def end(at_work, held=None, crashed=True):
 
 def judged(*ends):
     """A request, numbered 1, after workers have ended under it."""
-    case = Case(Call("1", ""), 1)
+    case = AdmittedRequest(Call("1", ""), 1)
     for each in ends:
         pools._judge(case, each)
     return case

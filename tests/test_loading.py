@@ -17,8 +17,8 @@ from lightwell.v1 import models_pb2 as models
 from lightwell_server.config import Settings
 from lightwell_server.errors import NotFound, Refused, Unavailable
 from lightwell_server.gateway import reconciler as curators
-from lightwell_server.gateway.reconciler import Curator
-from lightwell_server.gateway.registry import Library, State
+from lightwell_server.gateway.reconciler import Reconciler
+from lightwell_server.gateway.registry import ModelRegistry, State
 from lightwell_server.models import store
 from lightwell_server.runtime import loading
 from lightwell_server.runtime.device import Device
@@ -67,8 +67,8 @@ class Kept:
 
     def __init__(self, repository, seconds=EVER):
         settings = Settings(repository=repository, max_load_seconds=seconds)
-        self.library, self.device = Library(repository), Device(settings, "cpu")
-        self.curator = Curator(repository, self.library, self.device, self.told)
+        self.library, self.device = ModelRegistry(repository), Device(settings, "cpu")
+        self.curator = Reconciler(repository, self.library, self.device, self.told)
 
     async def told(self, name):
         pass

@@ -25,7 +25,7 @@ from lightwell import (
 )
 from lightwell.images import to_message
 from lightwell.requests import explain_request
-from lightwell_server.gateway.images import look
+from lightwell_server.gateway.images import decode_images
 from lightwell_server.local import Local
 from lightwell_server.models.card import Card, TensorCard
 from lightwell_server.runtime.describe import described
@@ -135,7 +135,7 @@ def test_one_bad_directory_takes_nothing_else_down(tmp_path):
 @pytest.mark.parametrize(("pictures", "kept"), [((), False), (("overlay",), True)])
 def test_a_picture_stays_in_memory_only_to_be_drawn_on(pictures, kept):
     with Local(seeded(Residual), CARD) as local:
-        sight = look(explain_request(PICTURE, Saliency(), pictures=pictures), described(local.model))
+        sight = decode_images(explain_request(PICTURE, Saliency(), pictures=pictures), described(local.model))
         assert (sight.original is not None) == kept
 
 

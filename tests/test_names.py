@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lightwell_server.errors import Refused
-from lightwell_server.gateway.registry import ALIASES, Library, State, natural
+from lightwell_server.gateway.registry import ALIASES, ModelRegistry, State, natural
 from lightwell_server.models import card as cards
 from lightwell_server.models.disk import plain, shown
 from lightwell_server.models.lifting import archive
@@ -181,7 +181,7 @@ def test_labels_and_pictures_are_regular_files(tmp_path, make):
 def test_a_pipe_in_the_place_of_aliases_is_told_and_not_waited_for(tmp_path):
     pipe(tmp_path / ALIASES)
     with pytest.raises(ValueError, match=r"aliases.toml is no regular file"):
-        Library(tmp_path)
+        ModelRegistry(tmp_path)
 
 
 def test_a_pipe_is_no_model_wherever_it_is_brought_from(tmp_path):

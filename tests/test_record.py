@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from lightwell_server.pool.journal import NUMBERS, Record
+from lightwell_server.pool.journal import NUMBERS, CrashJournal
 
 WRITES = """
 import pathlib, sys
@@ -18,10 +18,10 @@ while True:
 
 
 def test_what_is_read_is_what_was_written_last(tmp_path):
-    record, before = Record(tmp_path / "0.record"), time.monotonic()
+    record, before = CrashJournal(tmp_path / "0.record"), time.monotonic()
     assert record.read()[1] == frozenset()
     record.write([3, 4])
-    since, at_work = Record(tmp_path / "0.record").read()
+    since, at_work = CrashJournal(tmp_path / "0.record").read()
     assert at_work == {3, 4} and before <= since <= time.monotonic()
     record.write(range(2 * NUMBERS))
     assert record.read()[1] == set(range(NUMBERS))
@@ -30,7 +30,7 @@ def test_what_is_read_is_what_was_written_last(tmp_path):
 
 
 def test_nothing_that_was_never_written_is_read_from_another_process(tmp_path):
-    record, before = Record(tmp_path / "0.record"), time.monotonic()
+    record, before = CrashJournal(tmp_path / "0.record"), time.monotonic()
     record.write([7, 8, 9])
     writer = subprocess.Popen([sys.executable, "-c", WRITES, tmp_path / "0.record"], stdout=subprocess.PIPE)
     with writer:

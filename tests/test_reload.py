@@ -15,7 +15,7 @@ import pytest
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell_server import reload
-from lightwell_server.gateway.registry import ALIASES, Library
+from lightwell_server.gateway.registry import ALIASES, ModelRegistry
 from lightwell_server.reload import Watched
 from tests.serving import bundled
 
@@ -110,7 +110,7 @@ def test_a_hangup_reads_files_anew_and_ends_no_process(server):
 
 def test_everything_watched_is_read_anew(tmp_path):
     (tmp_path / ALIASES).write_text('[net]\nstable = "1"\n')
-    library = Library(tmp_path)
+    library = ModelRegistry(tmp_path)
     rewritten(tmp_path / ALIASES, '[net]\nstable = "2"\n')
     assert library.named("net") == {"1"}
     reload.reload()

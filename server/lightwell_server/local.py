@@ -37,10 +37,10 @@ from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainRes
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
 from lightwell_server.catalog import Request
 from lightwell_server.contract.ask import Frame
-from lightwell_server.engine.engine import Worker
-from lightwell_server.engine.run import Done, Event, Failed, Job, Passed
+from lightwell_server.engine.engine import Engine
+from lightwell_server.engine.run import Done, Event, Failed, Passed, Run
 from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable
-from lightwell_server.gateway.images import Sight, look, with_picture
+from lightwell_server.gateway.images import RequestImages, decode_images, with_picture
 from lightwell_server.importing.trace import trace
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
@@ -50,7 +50,7 @@ from lightwell_server.runtime import describe, responses
 from lightwell_server.runtime.estimate import estimate
 from lightwell_server.runtime.filters import filters
 from lightwell_server.runtime.limits import Limits
-from lightwell_server.runtime.prepare import Question, understand
+from lightwell_server.runtime.prepare import PreparedRequest, prepare
 
 NOT_DETERMINISTIC = (
     "torch's deterministic algorithms are off in this program; call torch.use_deterministic_algorithms(True) before"
@@ -73,7 +73,7 @@ class Local:
     ) -> None:
         self.model = _loaded(model, card or Card(), labels, device, dtype)
         self._described, self._limits = describe.described(self.model), Limits(device=device)
-        self._worker = Worker(
+        self._worker = Engine(
             answer, name="local", fitting=self._limits.fitting, processors=torch.device(device).type == "cpu"
         )
         weakref.finalize(self, self._worker.end).atexit = False
@@ -147,8 +147,8 @@ class Local:
         request = estimate_request(method, image, **options)
         asked: Request = request.explain if request.HasField("explain") else request.synthesize
         try:
-            sight = look(asked, self._described)
-            question = understand(sight.request, self.model)
+            sight = decode_images(asked, self._described)
+            question = prepare(sight.request, self.model)
             cost = estimate(question, self._limits, self._worker.seconds)
         except NotApplicable as error:
             return Estimate.of(EstimateResponse(applies=False, reason=error.message))
@@ -178,8 +178,8 @@ class Local:
 
     def _submitted(self, request: Request, watched: bool = False) -> _Running:
         try:
-            sight = look(request, self._described)
-            running = _Running(sight, understand(sight.request, self.model), watched)
+            sight = decode_images(request, self._described)
+            running = _Running(sight, prepare(sight.request, self.model), watched)
             if request.reproducible and not torch.are_deterministic_algorithms_enabled():
                 running.job.exceptions.append(NOT_DETERMINISTIC)
             self._worker.submit(running.job)
@@ -216,10 +216,10 @@ class Local:
 class _Running:
     """A question at work; iterating gives its events."""
 
-    def __init__(self, sight: Sight, question: Question, watched: bool) -> None:
+    def __init__(self, sight: RequestImages, question: PreparedRequest, watched: bool) -> None:
         self.sight, self.question = sight, question
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.job: Job = question.job(self.events.put, watched=watched)
+        self.job: Run = question.job(self.events.put, watched=watched)
 
     def __iter__(self) -> Iterator[Event]:
         event: Event | None = None

@@ -18,14 +18,14 @@ from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
 from lightwell_server.gateway.admin import AdminService
 from lightwell_server.gateway.admission import Admission
-from lightwell_server.gateway.codec_pool import Codec
-from lightwell_server.gateway.reconciler import Curator
-from lightwell_server.gateway.registry import Library
+from lightwell_server.gateway.codec_pool import CodecPool
+from lightwell_server.gateway.reconciler import Reconciler
+from lightwell_server.gateway.registry import ModelRegistry
 from lightwell_server.gateway.services import ExplainerService, ModelService
 from lightwell_server.observability import exposition, logs
 from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.pool.pool import Pool
-from lightwell_server.requests.backend import Core
+from lightwell_server.requests.backend import Backend
 from lightwell_server.requests.budget import Budget
 from lightwell_server.runtime.device import Device
 from lightwell_server.transport.access import Access
@@ -86,13 +86,13 @@ class Serving:
         self._boundary = Boundary(
             Access(settings.tokens, self._metrics), observers, exchange, door, settings.max_seconds
         )
-        self._codec = Codec(memory // 2, self._metrics)
+        self._codec = CodecPool(memory // 2, self._metrics)
         self._health = Health()
         self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings, largest))
         self._probed = _health_alone(settings, self._health)
         self._port = _listen(settings, self._server, self._metrics)
-        self._library = Library(settings.repository, self._metrics)
-        self._core: Core = (
+        self._library = ModelRegistry(settings.repository, self._metrics)
+        self._core: Backend = (
             Pool(settings, self._metrics) if settings.owned else Device(settings, settings.device_names[0])
         )
         self._admission = Admission(
@@ -103,7 +103,9 @@ class Serving:
             settings.max_request_steps,
             self._metrics,
         )
-        self._curator = Curator(settings.repository, self._library, self._core, self._told, settings.versions == "all")
+        self._curator = Reconciler(
+            settings.repository, self._library, self._core, self._told, settings.versions == "all"
+        )
         exposition.serve(settings.metrics_port, self._metrics, self._core.scraped)
         self._add_services()
 

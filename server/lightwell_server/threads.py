@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 T = TypeVar("T")
 
 
-def beside(count: int, name: str) -> ThreadPoolExecutor:
+def single_threaded_pool(count: int, name: str) -> ThreadPoolExecutor:
     """Threads whose tensor operations use no further threads. OpenMP keeps a team for each thread that ever asked for
     one, and with several teams alive those at work wait for each other in a slower way: a device step on the CPU then
     takes a tenth longer."""

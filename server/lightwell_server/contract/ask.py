@@ -35,10 +35,10 @@ whose values are no scores of classes."""
 Rule = Literal["plain", "guided", "deconvnet"]
 """How a gradient passes a ReLU backwards."""
 
-Fitted = Annotated[Tensor, InstanceOf(), "fitted"]
+ModelInput = Annotated[Tensor, InstanceOf(), "fitted"]
 """[1, 3, H, W] in [0, 1]: an image resized and cropped as the model's card says. Where it says that the channels are no
 colours, there are as many as it says, here and wherever rows have 3."""
-Picture = Annotated[Tensor, InstanceOf(), "whole"]
+FullImage = Annotated[Tensor, InstanceOf(), "whole"]
 """[1, 3, H, W] in [0, 1]: a whole image at its own size."""
 
 

@@ -166,7 +166,7 @@ Unaimed = Annotated[Target, "unaimed"]
 TargetT = TypeVar("TargetT", bound=Target)
 
 
-def settle(
+def resolve_target(
     target: TargetT, image: Tensor, wrt: str = INPUT, more: Want = SCORE
 ) -> Generator[Step, Any, tuple[TargetT, Any]]:
     """Fixes an unset target by one pass over the clean image; returns it with that pass: its score [1], and `more`."""
@@ -193,7 +193,7 @@ class Observed:
     seen: Seen = field(default_factory=Seen)
 
 
-def observed(
+def with_clean_pass(
     method: Generator[Step, Any, Result], image: Tensor | None, target: Target, fitted: Tensor | None, wanted: bool
 ) -> Generator[Step, Any, Observed]:
     """Runs a method and notes the target's score, and the model's output, where the method passes over the unchanged

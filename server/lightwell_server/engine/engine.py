@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from lightwell_server.contract.ask import Answer, Ask, Part, Work
-from lightwell_server.engine.run import CHUNK, Failed, Job, Passed
+from lightwell_server.engine.run import CHUNK, Failed, Passed, Run
 from lightwell_server.engine.scheduler import Scheduler, Slice, Take, Ticket
 from lightwell_server.errors import (
     DeadlineExceeded,
@@ -28,7 +28,7 @@ from lightwell_server.errors import (
     ruinous,
 )
 from lightwell_server.observability.metrics import DeviceMetrics
-from lightwell_server.threads import beside
+from lightwell_server.threads import single_threaded_pool
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ Answering = Callable[[Any, Sequence[Part]], list[Answer]]
 Fitting = Callable[[Any, Ask], int | None]
 
 
-class Worker:
+class Engine:
     """Owns a device. `answer(model, parts)` answers parts of Asks with equal keys in one device step; `fitting(model,
     ask)` says how many rows like an Ask's fit into a step (None: any number), or raises what its caller is told.
     `watch(jobs)` is told which jobs run from now on, on the device or beside it, so that it is known whose doing it was
@@ -56,7 +56,7 @@ class Worker:
         max_seconds: float = 0.1,
         name: str = "device",
         fitting: Fitting = lambda model, ask: None,
-        watch: Callable[[Collection[Job]], object] = lambda jobs: None,
+        watch: Callable[[Collection[Run]], object] = lambda jobs: None,
         failed: Callable[[], object] = lambda: None,
         processors: bool = False,
         metrics: DeviceMetrics | None = None,
@@ -68,16 +68,16 @@ class Worker:
         self._scheduler = Scheduler(max_rows, max_seconds)
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
-        self._jobs: set[Job] = set()
-        self._working: set[Job] = set()
+        self._jobs: set[Run] = set()
+        self._working: set[Run] = set()
         self._open, self._leaving = True, False
-        self._beside = beside(2, f"{name}-work")
+        self._beside = single_threaded_pool(2, f"{name}-work")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
         _left_open.add(self)
 
     @property
-    def jobs(self) -> Collection[Job]:
+    def jobs(self) -> Collection[Run]:
         """Jobs that are not over."""
         return tuple(self._jobs)
 
@@ -91,7 +91,7 @@ class Worker:
         rate = self._scheduler.seconds(_key(model, ask, inputs))
         return None if rate is None else rate * ask.count
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Run) -> None:
         """Takes a job; it returns at once. Raises `Overloaded` if there are too many, `Unavailable` when stopping, and
         in a process forked from the worker's own."""
         if self._open and not self._thread.is_alive():
@@ -108,7 +108,7 @@ class Worker:
             self._inbox.append(lambda: self._resume(job, None))
             self._wake.notify()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: Run) -> None:
         """The caller is gone: no step is begun for the job any more. Safe from any thread and at any time."""
         job.gone = True
         self._post(lambda: self._over(job, None))
@@ -196,7 +196,7 @@ class Worker:
             self._collect(part, answer, seconds * (part.stop - part.start) / take.rows)
 
     @contextmanager
-    def _at_work(self, jobs: set[Job]) -> Iterator[None]:
+    def _at_work(self, jobs: set[Run]) -> Iterator[None]:
         """Tells who runs meanwhile. After a fault that ends the process it stays known who it was."""
         self._watch(jobs | self._working)
         try:
@@ -228,7 +228,7 @@ class Worker:
         if whole is not None:
             self._resume(job, whole)
 
-    def _resume(self, job: Job, reply: Any) -> None:  # noqa: ANN401
+    def _resume(self, job: Run, reply: Any) -> None:  # noqa: ANN401
         if job.over or job.gone:
             self._over(job, None)
             return
@@ -245,7 +245,7 @@ class Worker:
         if step is None:
             self._over(job, None)
 
-    def _wait(self, job: Job, step: Ask | Work) -> None:
+    def _wait(self, job: Run, step: Ask | Work) -> None:
         """Puts a job where its next answer comes from."""
         if isinstance(step, Work):
             self._working.add(job)
@@ -278,7 +278,7 @@ class Worker:
         except RuntimeError:  # pools take nothing more once the main thread is over, whatever other threads still do
             raise Unavailable("the process is ending; keep its main thread until all requests are answered") from None
 
-    def _worked(self, job: Job, done: Future[Any]) -> None:
+    def _worked(self, job: Run, done: Future[Any]) -> None:
         self._working.discard(job)
         self._watch(self._working)
         error = done.exception()
@@ -292,13 +292,13 @@ class Worker:
     def _drop(self, ticket: Ticket) -> None:
         self._late(_owner(ticket))
 
-    def _late(self, job: Job) -> None:
+    def _late(self, job: Run) -> None:
         """Ends a job whose caller is too late, or gone."""
         if not (job.over or job.gone):
             self._spare(job)
         self._over(job, Failed(_late()))
 
-    def _over(self, job: Job, event: Failed | None) -> None:
+    def _over(self, job: Run, event: Failed | None) -> None:
         if job.gone and not job.over:
             self._spare(job)
         if job.ticket is not None:
@@ -307,7 +307,7 @@ class Worker:
             job.finish(event or Failed(_late()))
         self._jobs.discard(job)
 
-    def _spare(self, job: Job) -> None:
+    def _spare(self, job: Run) -> None:
         """Counts a job that is dropped, and what it had still planned for the device."""
         gone = job.gone and job.deadline > time.monotonic() + DUE
         self._metrics.dropped.labels("gone" if gone else "late").inc()
@@ -334,7 +334,7 @@ class Worker:
 
 PATIENCE = 60.0
 """Seconds that the interpreter waits for a step when it ends."""
-_left_open: weakref.WeakSet[Worker] = weakref.WeakSet()
+_left_open: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 @atexit.register
@@ -353,12 +353,12 @@ def _key(model: Any, ask: Ask, inputs: Mapping[str, Tensor]) -> Hashable:  # noq
     return weakref.ref(model), ask.key, tuple(value.shape for value in inputs.values())
 
 
-def _owner(ticket: Ticket) -> Job:
-    assert isinstance(ticket.job, Job)
+def _owner(ticket: Ticket) -> Run:
+    assert isinstance(ticket.job, Run)
     return ticket.job
 
 
-def _job(part: Slice) -> Job:
+def _job(part: Slice) -> Run:
     return _owner(part.ticket)
 
 
@@ -366,7 +366,7 @@ def _late() -> DeadlineExceeded:
     return DeadlineExceeded("the request could not be finished before its deadline")
 
 
-def _told(error: BaseException, job: Job) -> LightwellError:
+def _told(error: BaseException, job: Run) -> LightwellError:
     """An error as a caller may hear of it: a bug's trace goes to the log."""
     if isinstance(error, LightwellError):
         return error

@@ -58,7 +58,7 @@ class Moment:
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class Run:
     """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model.
     `deliver` takes the job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is
     a moment of the engine's clock, `caller` who has a share of the device. `watched` jobs tell the rows they have

@@ -14,10 +14,10 @@ from lightwell.v1 import explainer_pb2_grpc
 from lightwell_server import __version__
 from lightwell_server.errors import InvalidArgument, NotFound
 from lightwell_server.gateway.admission import Admission
-from lightwell_server.gateway.reconciler import Curator
-from lightwell_server.gateway.registry import Library
-from lightwell_server.requests.admitted import Case
-from lightwell_server.requests.backend import Core
+from lightwell_server.gateway.reconciler import Reconciler
+from lightwell_server.gateway.registry import ModelRegistry
+from lightwell_server.requests.admitted import AdmittedRequest
+from lightwell_server.requests.backend import Backend
 from lightwell_server.requests.budget import Budget
 from lightwell_server.requests.call import current
 
@@ -30,7 +30,12 @@ class AdminService(explainer_pb2_grpc.AdminServiceServicer):
     """What an operator sees and does. `metrics()` gives the text of all metrics; it takes time: workers are asked."""
 
     def __init__(
-        self, library: Library, core: Core, admission: Admission, curator: Curator, metrics: Callable[[], bytes]
+        self,
+        library: ModelRegistry,
+        core: Backend,
+        admission: Admission,
+        curator: Reconciler,
+        metrics: Callable[[], bytes],
     ) -> None:
         self._library, self._core, self._admission, self._curator = library, core, admission, curator
         self._metrics, self._began = metrics, time.monotonic()
@@ -93,7 +98,7 @@ class AdminService(explainer_pb2_grpc.AdminServiceServicer):
         return admin.GetMetricsResponse(text=text.decode())
 
 
-def _job(case: Case) -> admin.Job:
+def _job(case: AdmittedRequest) -> admin.Job:
     return admin.Job(
         number=case.number,
         request_id=case.call.id,

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from lightwell_server.errors import DeadlineExceeded, Overloaded
-from lightwell_server.gateway.prices import Prices
+from lightwell_server.gateway.prices import CostModel
 from lightwell_server.observability.metrics import GatewayMetrics
-from lightwell_server.requests.admitted import Case, Price
+from lightwell_server.requests.admitted import AdmittedRequest, Price
 from lightwell_server.requests.call import Call
 
 PACE = 0.8
@@ -41,15 +41,15 @@ class Admission:
     ) -> None:
         metrics = metrics or GatewayMetrics()
         self._workers, self._most, self._each, self._queue = workers, most, each, queue
-        self._cases: dict[int, Case] = {}
+        self._cases: dict[int, AdmittedRequest] = {}
         self._numbers = itertools.count(1)
         self._backlog = Backlog(most)
-        self.prices = Prices(max_steps, metrics=metrics)
+        self.prices = CostModel(max_steps, metrics=metrics)
         metrics.jobs.set_function(lambda: len(self._cases))
         metrics.predicted_queue.set_function(lambda: self.seconds)
 
     @property
-    def cases(self) -> list[Case]:
+    def cases(self) -> list[AdmittedRequest]:
         """The requests that are in, in their order."""
         return list(self._cases.values())
 
@@ -59,11 +59,11 @@ class Admission:
         return sum(case.left for case in self.cases) / max(1, self._workers())
 
     @contextmanager
-    def admitted(self, call: Call, version: str, deadline: float, price: Price) -> Iterator[Case]:
+    def admitted(self, call: Call, version: str, deadline: float, price: Price) -> Iterator[AdmittedRequest]:
         """Lets a request in for as long as it takes. Raises `DeadlineExceeded` and `Overloaded`, before anything was
         done for it."""
         self._check(call.caller, price, deadline - time.monotonic())
-        case = Case(call, next(self._numbers), version, deadline, price=price)
+        case = AdmittedRequest(call, next(self._numbers), version, deadline, price=price)
         self._cases[case.number] = case
         self._backlog.note(case, waits=False)
         try:
@@ -131,7 +131,7 @@ class Backlog:
         """A caller's requests."""
         return self._counts[caller]
 
-    def note(self, case: Case, waits: bool) -> None:
+    def note(self, case: AdmittedRequest, waits: bool) -> None:
         """Notes a request, or what has become of it, and whether it `waits` for a worker: who has just come may find
         one at once."""
         place = self._places.get(case.number)
@@ -141,7 +141,7 @@ class Backlog:
         self._cost[place], self._left[place], self._attained[place] = case.cost, case.left, case.attained
         self._waits[place] = waits
 
-    def leave(self, case: Case) -> None:
+    def leave(self, case: AdmittedRequest) -> None:
         """Forgets a request."""
         place, caller = self._places.pop(case.number), case.call.caller
         self._left[place] = 0

@@ -14,7 +14,7 @@ from lightwell_server import resources
 from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.requests.budget import Budget, Hold
 from lightwell_server.requests.call import current
-from lightwell_server.threads import beside, give_back
+from lightwell_server.threads import give_back, single_threaded_pool
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ RESERVE, SMALL = 1 / 8, 1 / 32
 large one, which may take most of it."""
 
 
-class Codec:
+class CodecPool:
     """Runs functions on threads, for one event loop. `memory` are the bytes that pictures may take together, `largest`
     those that one request's may."""
 
@@ -40,7 +40,7 @@ class Codec:
         self._small, self._large = memory * SMALL, Budget(self.largest, "the pictures")
         self._reserve = Budget(memory * RESERVE, "the small pictures")
         self._short, self._long = Budget(short, "the short decodings"), Budget(long, "the long decodings")
-        self._threads = beside(short + long, "codec")
+        self._threads = single_threaded_pool(short + long, "codec")
 
     def room(self, caller: str, size: float) -> AbstractAsyncContextManager[Hold]:
         """Holds so many bytes of memory for a caller's pictures. Raises `Overloaded` if there is no room for long."""

@@ -34,7 +34,7 @@ _DRAWING = 4e-7
 
 
 @dataclass
-class Sight:
+class RequestImages:
     """One request's pictures. `asked` is the request as it was sent, `request` the same for a device: its images are
     pixels, the one it is about of the model's size. `size` (height, width) is what the method looks at, `held` the
     bytes that it takes for as long as it is in progress, `original` the image as it was sent, if it is drawn on, by its
@@ -138,7 +138,7 @@ def with_picture(response: GetFiltersResponse) -> GetFiltersResponse:
 
 
 @dataclass(frozen=True)
-class Headers:
+class ImageHeaders:
     """A request whose images' headers have been read, and nothing else of them. `inner` is the request for a device,
     its images still to be decoded."""
 
@@ -170,7 +170,7 @@ class Headers:
         """Of one processor that decoding takes, about."""
         return sum(image.seconds for image in self.images)
 
-    def seen(self) -> Sight:
+    def seen(self) -> RequestImages:
         """Decodes the images, once, and fits the one that the request is about to the model. Raises InvalidArgument
         saying what to change."""
         request, inner, model = self.asked, self.inner, self.model
@@ -187,7 +187,7 @@ class Headers:
         if self.method.whole:
             inner.image.fit = request.image.fit
         count = self.channels.count if self.channels else 3
-        return Sight(
+        return RequestImages(
             asked=request,
             request=inner,
             size=seen.size,
@@ -199,9 +199,9 @@ class Headers:
         )
 
 
-def headers(
+def read_headers(
     request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS, stop: threading.Event | None = None
-) -> Headers:
+) -> ImageHeaders:
     """Checks a request, and reads its images' headers; decoding them ends early when `stop` is set. Raises
     InvalidArgument saying what to change."""
     method = method_of(request)
@@ -218,13 +218,13 @@ def headers(
     for path, image in _images(inner, method):
         found.append(images.sent(image, path, max_pixels, channels, stop))
         max_pixels -= found[-1].pixels
-    return Headers(request, inner, method, model, channels, found)
+    return ImageHeaders(request, inner, method, model, channels, found)
 
 
-def look(request: Request, model: GetModelResponse) -> Sight:
+def decode_images(request: Request, model: GetModelResponse) -> RequestImages:
     """Decodes the images of a request and fits the one it is about to a model. Raises InvalidArgument saying what to
     change."""
-    return headers(request, model).seen()
+    return read_headers(request, model).seen()
 
 
 def _check_support(method: str, model: GetModelResponse) -> None:

@@ -17,9 +17,9 @@ from lightwell.v1 import types_pb2 as types
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.codec import pictures
 from lightwell_server.engine.experience import Least
-from lightwell_server.gateway.registry import Entry
+from lightwell_server.gateway.registry import ModelVersion
 from lightwell_server.observability.metrics import GatewayMetrics
-from lightwell_server.requests.admitted import GUESS, Case, Price
+from lightwell_server.requests.admitted import GUESS, AdmittedRequest, Price
 
 KEPT = 15
 """Figures of a kind of request that are remembered."""
@@ -36,7 +36,7 @@ RISE = 0.05
 
 
 @dataclass
-class Figures:
+class CostHistory:
     """What requests of one kind have cost, for each step asked for, in device seconds: had they done all their steps
     (`whole`), and at `least`; and the bytes of the largest `answer`."""
 
@@ -65,7 +65,7 @@ class Figures:
             self.least.learn(share, now)
 
 
-class Prices:
+class CostModel:
     """What requests cost, by experience. More than `max_steps` have no price: they are refused for their number."""
 
     def __init__(
@@ -76,9 +76,9 @@ class Prices:
     ) -> None:
         self._metrics = metrics or GatewayMetrics()
         self._max_steps, self._clock = max_steps, clock
-        self._kinds: OrderedDict[int, Figures] = OrderedDict()
+        self._kinds: OrderedDict[int, CostHistory] = OrderedDict()
 
-    def price(self, request: Request, entry: Entry) -> Price:
+    def price(self, request: Request, entry: ModelVersion) -> Price:
         """What a request is expected to cost; takes no look at its pixels."""
         family, alike, steps = kind(request, entry)
         times = max(1, steps)
@@ -102,12 +102,12 @@ class Prices:
         if (known := self._kinds.get(price.kind)) is not None:
             known.answer = max(known.answer, size)
 
-    def learn(self, case: Case, seconds: float) -> None:
+    def learn(self, case: AdmittedRequest, seconds: float) -> None:
         """Takes in what a request has cost. One that stopped early would have cost more, as its steps say."""
         planned, done = case.steps or 1, case.step or 1
         share = seconds / max(1, case.price.steps)
         for alike in (case.price.kind, case.price.family):
-            self._kinds.setdefault(alike, Figures()).learn(share, done / planned, self._clock())
+            self._kinds.setdefault(alike, CostHistory()).learn(share, done / planned, self._clock())
             self._kinds.move_to_end(alike)
         while len(self._kinds) > KINDS:
             self._kinds.popitem(last=False)
@@ -118,7 +118,7 @@ class Prices:
                 self._metrics.prediction_error.labels(case.call.method).observe(error)
 
 
-def kind(request: Request, entry: Entry) -> tuple[int, int, int]:
+def kind(request: Request, entry: ModelVersion) -> tuple[int, int, int]:
     """A number for all requests of a model and method, one for those of them that cost the same but for their steps,
     and how many steps this one asks for (0: it does not say). The latter have in common the version, all other
     parameters, what the target reads, and the picture's size where the model's card does not choose it."""
@@ -157,7 +157,7 @@ def _place(target: types.Target) -> Hashable:
     return which, getattr(getattr(target, which), "layer", None) if which else None
 
 
-def _largest(request: Request, entry: Entry) -> int:
+def _largest(request: Request, entry: ModelVersion) -> int:
     """Bytes that an answer may have where nothing like it was asked before: those of an image's numbers, or of the
     layers that the method reads, if these are more."""
     method, told = method_of(request), entry.described

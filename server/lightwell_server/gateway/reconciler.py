@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.errors import Internal, LightwellError, NotFound, Refused, Unavailable
-from lightwell_server.gateway.registry import Entry, Library, State, natural
+from lightwell_server.gateway.registry import ModelRegistry, ModelVersion, State, natural
 from lightwell_server.models.store import files
-from lightwell_server.requests.backend import Core
+from lightwell_server.requests.backend import Backend
 from lightwell_server.threads import aside
 
 log = logging.getLogger(__name__)
@@ -28,15 +28,15 @@ none has come: each such look leaves a thread behind."""
 Key = tuple[str, str]
 
 
-class Curator:
+class Reconciler:
     """`every_version` keeps all versions that there are; else of each model the newest that loads, and those that an
     alias names. `told(name)` is awaited whenever a model may have begun or ceased to answer."""
 
     def __init__(
         self,
         repository: Path,
-        library: Library,
-        core: Core,
+        library: ModelRegistry,
+        core: Backend,
         told: Callable[[str], Awaitable[object]],
         every_version: bool = False,
     ) -> None:
@@ -238,13 +238,13 @@ class Curator:
             log.exception("model %s@%s could not be loaded", *key)
             return Internal("internal error; the server's log has the details")
 
-    def _refuse(self, entry: Entry, error: LightwellError) -> None:
+    def _refuse(self, entry: ModelVersion, error: LightwellError) -> None:
         if entry.ready:
             log.error("model %s has changed and is refused, what was loaded stays: %s", entry.id, error.message)
         else:
             entry.state, entry.reason = State.MODEL_STATE_REFUSED, error.message
 
-    def _retire(self, entry: Entry, forget: bool = False) -> None:
+    def _retire(self, entry: ModelVersion, forget: bool = False) -> None:
         """Has a version take no further requests."""
         ready = entry.ready
         entry.state = State.MODEL_STATE_UNLOADED
@@ -261,7 +261,7 @@ class Curator:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _unload(self, entry: Entry) -> None:
+    async def _unload(self, entry: ModelVersion) -> None:
         """Lets go of a version when its last request is over, unless it has come back meanwhile."""
         while entry.users:
             await asyncio.sleep(0.1)
@@ -271,7 +271,7 @@ class Curator:
                 log.info("model %s is unloaded", entry.id)
 
 
-def _seen(repository: Path, library: Library) -> dict[Key, Hashable] | None:
+def _seen(repository: Path, library: ModelRegistry) -> dict[Key, Hashable] | None:
     """Looks at the aliases, and at the files of each version; None if there is no repository."""
     if not repository.is_dir():
         return None

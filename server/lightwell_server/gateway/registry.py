@@ -23,7 +23,7 @@ Aliases = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(eq=False)
-class Entry:
+class ModelVersion:
     """A version. `described` is what a device told of it when it was loaded; `users` counts the requests that are at
     work with it."""
 
@@ -52,7 +52,7 @@ class Entry:
         return models.ModelSummary(name=self.name, version=self.version, state=self.state, reason=self.reason)
 
     @contextmanager
-    def used(self) -> Iterator[Entry]:
+    def used(self) -> Iterator[ModelVersion]:
         """For as long as a request is at work with it."""
         self.users += 1
         try:
@@ -61,11 +61,11 @@ class Entry:
             self.users -= 1
 
 
-class Library:
+class ModelRegistry:
     """Every version of every model. `aliases` are other names for versions, by model."""
 
     def __init__(self, repository: Path, metrics: GatewayMetrics | None = None) -> None:
-        self._models: dict[str, dict[str, Entry]] = {}  # by name, each one's versions by `natural`
+        self._models: dict[str, dict[str, ModelVersion]] = {}  # by name, each one's versions by `natural`
         path = repository / ALIASES
         self._aliases = Watched("aliases", [path], lambda: _aliases(path), metrics)
         self.aliases = self._aliases.last
@@ -94,35 +94,35 @@ class Library:
         entry = self._models.get(name, {}).get(version)
         return entry is not None and entry.ready
 
-    def entry(self, name: str, version: str) -> Entry:
+    def entry(self, name: str, version: str) -> ModelVersion:
         """A version's entry, made if there is none."""
         found = self._models.get(name, {})
         if version not in found:
-            made = {**found, version: Entry(name, version)}
+            made = {**found, version: ModelVersion(name, version)}
             found = {each: made[each] for each in sorted(made, key=natural)}
             self._models = dict(sorted({**self._models, name: found}.items()))
         return found[version]
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: ModelVersion) -> None:
         """Forgets a version."""
         versions = self._models[entry.name]
         del versions[entry.version]
         if not versions:
             del self._models[entry.name]
 
-    def all(self) -> list[Entry]:
+    def all(self) -> list[ModelVersion]:
         """Every version, by name, the newest of a model last."""
         return [entry for versions in self._models.values() for entry in versions.values()]
 
-    def versions(self, name: str) -> list[Entry]:
+    def versions(self, name: str) -> list[ModelVersion]:
         """The versions of a model, the newest last."""
         return list(self._models.get(name, {}).values())
 
-    def ready(self) -> list[Entry]:
+    def ready(self) -> list[ModelVersion]:
         """Every version that answers."""
         return [entry for entry in self.all() if entry.ready]
 
-    def get(self, name: str = "", version: str = "") -> Entry:
+    def get(self, name: str = "", version: str = "") -> ModelVersion:
         """A version that answers, by the names of a request; without a name the only one, without a version the
         newest. Raises NotFound, Refused, Unavailable."""
         if "@" in name and not version:
@@ -146,7 +146,7 @@ class Library:
         names = {entry.name for entry in self.ready()} or alive or set(self._models)
         return names.pop() if len(names) == 1 else ""
 
-    def _answering(self, name: str, version: str) -> Entry:
+    def _answering(self, name: str, version: str) -> ModelVersion:
         versions = self.versions(name)
         if not version:
             entry = ([entry for entry in versions if entry.ready] or versions)[-1]
@@ -172,7 +172,7 @@ class Library:
         return models.ListModelsResponse(models=[entry.summary for entry in self.all()])
 
 
-def _silent(entry: Entry) -> LightwellError:
+def _silent(entry: ModelVersion) -> LightwellError:
     """Why a version does not answer."""
     if entry.state == State.MODEL_STATE_REFUSED:
         return Refused(f"model {entry.id} was refused: {entry.reason}")

@@ -16,11 +16,11 @@ from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc, models_p
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, NotApplicable
 from lightwell_server.gateway.admission import Admission
-from lightwell_server.gateway.codec_pool import Codec
-from lightwell_server.gateway.images import Sight, headers, with_picture
-from lightwell_server.gateway.registry import Entry, Library
-from lightwell_server.requests.admitted import Case, Price
-from lightwell_server.requests.backend import Core, Told
+from lightwell_server.gateway.codec_pool import CodecPool
+from lightwell_server.gateway.images import RequestImages, read_headers, with_picture
+from lightwell_server.gateway.registry import ModelRegistry, ModelVersion
+from lightwell_server.requests.admitted import AdmittedRequest, Price
+from lightwell_server.requests.backend import Backend, Told
 from lightwell_server.requests.budget import Budget
 from lightwell_server.requests.call import WRITTEN, Call, current
 
@@ -38,10 +38,10 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
 
     def __init__(
         self,
-        library: Library,
-        core: Core,
+        library: ModelRegistry,
+        core: Backend,
         admission: Admission,
-        codec: Codec,
+        codec: CodecPool,
         answers: Budget,
         max_seconds: float,
         max_pixels: int,
@@ -93,7 +93,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
             except NotApplicable as error:
                 return estimate_pb2.EstimateResponse(applies=False, reason=error.message)
 
-    async def _estimated(self, kind: str, asked: Request, entry: Entry) -> estimate_pb2.EstimateResponse:
+    async def _estimated(self, kind: str, asked: Request, entry: ModelVersion) -> estimate_pb2.EstimateResponse:
         async with self._seen(asked, entry) as sight:
             response = await self._core.estimate(estimate_pb2.EstimateRequest(**{kind: sight.request}))
             resolved = response.WhichOneof("resolved")
@@ -106,7 +106,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         left = context.time_remaining()
         return time.monotonic() + min(self._max_seconds if left is None else left, self._max_seconds)
 
-    def _named(self, request: Request) -> Entry:
+    def _named(self, request: Request) -> ModelVersion:
         """The version that a request is for; the call is told what it is about."""
         call = current.get()
         call.method = method_of(request).name
@@ -127,16 +127,16 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
                 while (told := await _timely(case, lambda: anext(answers, None))) is not None:
                     yield told
 
-    async def _run(self, request: Request, entry: Entry, case: Case) -> AsyncGenerator[Told, None]:
+    async def _run(self, request: Request, entry: ModelVersion, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
         async with self._seen(request, entry) as sight, aclosing(self._core.run(sight.request, case)) as answers:
             async for told in answers:
                 yield await self._completed(told, sight, case)
 
     @asynccontextmanager
-    async def _seen(self, request: Request, entry: Entry) -> AsyncIterator[Sight]:
+    async def _seen(self, request: Request, entry: ModelVersion) -> AsyncIterator[RequestImages]:
         """The decoded pictures of a request, whose bytes are held for as long as they are needed."""
         stop = threading.Event()
-        read = functools.partial(headers, request, entry.described, self._max_pixels, stop)
+        read = functools.partial(read_headers, request, entry.described, self._max_pixels, stop)
         found = await self._codec.run("header", 0.0, read, stop)
         if found.bytes > self._codec.largest:
             raise InvalidArgument(
@@ -149,7 +149,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
             hold.resize(sight.held)
             yield sight
 
-    async def _completed(self, told: Told, sight: Sight, case: Case) -> Told:
+    async def _completed(self, told: Told, sight: RequestImages, case: AdmittedRequest) -> Told:
         """Puts the pictures into an answer, and takes note of it."""
         if isinstance(told, synthesize_pb2.Progress):
             case.step, case.steps = told.step, told.steps
@@ -169,14 +169,14 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         self._admission.prices.answered(case.price, answer.ByteSize())
         return answer
 
-    async def _encoded(self, sight: Sight, complete: Callable[[Any, threading.Event], T], told: Any) -> T:  # noqa: ANN401
+    async def _encoded(self, sight: RequestImages, complete: Callable[[Any, threading.Event], T], told: Any) -> T:  # noqa: ANN401
         stop = threading.Event()
         if not sight.drawing_seconds:
             return current.get().timed("encode", lambda: complete(told, stop))
         return await self._codec.run("encode", sight.drawing_seconds, functools.partial(complete, told, stop), stop)
 
 
-async def _timely(case: Case, begin: Callable[[], Awaitable[T]]) -> T:
+async def _timely(case: AdmittedRequest, begin: Callable[[], Awaitable[T]]) -> T:
     """What is begun and awaited within a request's time. Raises `DeadlineExceeded`, and `Aborted` if an operator stops
     the request."""
     try:
@@ -203,7 +203,7 @@ def _late() -> DeadlineExceeded:
 class ModelService(explainer_pb2_grpc.ModelServiceServicer):
     """Tells what can be asked."""
 
-    def __init__(self, library: Library, core: Core, codec: Codec) -> None:
+    def __init__(self, library: ModelRegistry, core: Backend, codec: CodecPool) -> None:
         self._library, self._core, self._codec = library, core, codec
         self._light = Budget(LIGHT, "the calls that tell of models")
 

@@ -55,7 +55,7 @@ def placed(values: Tensor, layer: str, facts: Facts) -> Tensor:
     return found.grid.laid_out(values)[0]
 
 
-def seen(image: Tensor, target: Target, layer: str, facts: Facts) -> Asking:
+def activations_and_gradients(image: Tensor, target: Target, layer: str, facts: Facts) -> Asking:
     """Activations and gradients of a layer, [channels, h, w] each."""
     answer = yield Ask(image, target.score, at=target.at, wrt=layer, want=ACT | GRAD)
     return placed(answer.act, layer, facts), placed(answer.grad, layer, facts)

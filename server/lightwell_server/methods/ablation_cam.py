@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import ACT, Ask, Edit, Explaining, Facts, Fitted, GridLayer
-from lightwell_server.contract.target import Target, settle
+from lightwell_server.contract.ask import ACT, Ask, Edit, Explaining, Facts, GridLayer, ModelInput
+from lightwell_server.contract.target import Target, resolve_target
 from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed, strongest
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def ablation_cam(
-    image: Fitted,
+    image: ModelInput,
     target: Target,
     facts: Facts,
     rng: Generator,
@@ -27,7 +27,7 @@ def ablation_cam(
 ) -> Explaining:
     """A map [h, w] on the layer's grid. The loss is divided by the score's magnitude: by the score itself, as in the
     paper, a map of a negative score would be turned round."""
-    target, clean = yield from settle(target, image, layer, ACT)
+    target, clean = yield from resolve_target(target, image, layer, ACT)
     activations = placed(clean.act, layer, facts)
     tried = strongest(activations, max_channels)
 

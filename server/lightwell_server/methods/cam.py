@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import OUTPUT, Explaining, Explanation, Facts, Fitted, Heatmap
+from lightwell_server.contract.ask import OUTPUT, Explaining, Explanation, Facts, Heatmap, ModelInput
 from lightwell_server.contract.target import Target
 from lightwell_server.errors import InvalidArgument
-from lightwell_server.methods._cam import seen
+from lightwell_server.methods._cam import activations_and_gradients
 
 
 def applies(facts: Facts) -> str | None:
@@ -18,12 +18,12 @@ def applies(facts: Facts) -> str | None:
     return "it does not end in a global average pooling with at most one linear layer behind it; use grad_cam"
 
 
-def cam(image: Fitted, target: Target, facts: Facts, rng: Generator) -> Explaining:
+def cam(image: ModelInput, target: Target, facts: Facts, rng: Generator) -> Explaining:
     """A map [h, w] on the pooled layer's grid, in units of the score: its mean is the score without its bias. The
     weight of a channel is its gradient, summed over all positions."""
     if target.at != OUTPUT or getattr(target, "of", "score") != "score":
         raise InvalidArgument.at("target", "cam explains scores of the model's output; use grad_cam for other targets")
     assert facts.pooled is not None  # else it does not apply
-    activations, grads = yield from seen(image, target, facts.pooled, facts)
+    activations, grads = yield from activations_and_gradients(image, target, facts.pooled, facts)
     weights = grads.sum((1, 2), keepdim=True)
     return Explanation(Heatmap((weights * activations).sum(0), "bilinear", signed=True))

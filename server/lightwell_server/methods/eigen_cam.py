@@ -6,14 +6,14 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import OUT, Ask, Explaining, Facts, Fitted, GridLayer, Work
+from lightwell_server.contract.ask import OUT, Ask, Explaining, Facts, GridLayer, ModelInput, Work
 from lightwell_server.contract.target import Unaimed
 from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
-def eigen_cam(image: Fitted, target: Unaimed, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
+def eigen_cam(image: ModelInput, target: Unaimed, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
     """A map [h, w] on the layer's grid, whatever the target."""
     activations = placed((yield Ask(image, at=layer, want=OUT)).out, layer, facts)
     return heat((yield Work(_component, activations)))

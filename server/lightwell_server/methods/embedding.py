@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import EMBEDDING, OUT, Ask, Explaining, Explanation, Facts, Fitted, LayerName
+from lightwell_server.contract.ask import EMBEDDING, OUT, Ask, Explaining, Explanation, Facts, LayerName, ModelInput
 from lightwell_server.contract.target import Unaimed
 from lightwell_server.errors import InvalidArgument
 
 
 def embedding(
-    image: Fitted, target: Unaimed, facts: Facts, rng: Generator, *, layer: LayerName | None = None
+    image: ModelInput, target: Unaimed, facts: Facts, rng: Generator, *, layer: LayerName | None = None
 ) -> Explaining:
     """`embedding` [features]: what the last linear layer gets, or a layer's output; over positions and tokens the mean
     is taken."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import Explaining, Explanation, Facts, Fitted, GridLayer, Heatmap
+from lightwell_server.contract.ask import Explaining, Explanation, Facts, GridLayer, Heatmap, ModelInput
 from lightwell_server.contract.target import Target
-from lightwell_server.methods._cam import cam_layer, cam_reason, no_grid_layer, seen
+from lightwell_server.methods._cam import activations_and_gradients, cam_layer, cam_reason, no_grid_layer
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def grad_cam(
-    image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer, relu: bool = True
+    image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer, relu: bool = True
 ) -> Explaining:
     """A map [h, w] on the layer's grid: of tokens that of their patches, without those that have no place."""
-    activations, grads = yield from seen(image, target, layer, facts)
+    activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     values = (grads.mean((1, 2), keepdim=True) * activations).sum(0)
     return Explanation(Heatmap(values.relu() if relu else values, "bilinear", signed=not relu))

@@ -6,17 +6,19 @@ from __future__ import annotations
 import torch
 from torch import Generator
 
-from lightwell_server.contract.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.ask import Explaining, Facts, GridLayer, ModelInput
 from lightwell_server.contract.target import Target
-from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, seen
+from lightwell_server.methods._cam import activations_and_gradients, cam_layer, cam_reason, heat, no_grid_layer
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
-def grad_cam_plus_plus(image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
+def grad_cam_plus_plus(
+    image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer
+) -> Explaining:
     """A map [h, w] on the layer's grid. The paper's second and third derivatives are those of exp(score), which are
     powers of the gradient; they are divided out, so that nothing needs an epsilon."""
-    activations, grads = yield from seen(image, target, layer, facts)
+    activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     totals = activations.sum((1, 2), keepdim=True)
     weights = torch.where(grads > 0, grads / (2 + totals * grads), 0).sum((1, 2), keepdim=True)
     return heat((weights * activations).sum(0))

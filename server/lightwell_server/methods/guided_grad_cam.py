@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.ask import Explaining, Facts, GridLayer, ModelInput
 from lightwell_server.contract.target import Target
 from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, no_grid_layer
 from lightwell_server.methods._math import Reduction, by_pixel
@@ -20,7 +20,7 @@ def applies(facts: Facts) -> str | None:
 
 
 def guided_grad_cam(
-    image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer, channels: Reduction = "max"
+    image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer, channels: Reduction = "max"
 ) -> Explaining:
     """A map [H, W]; with channels "none" also `attribution` [3, H, W]."""
     coarse = (yield from grad_cam(image, target, facts, rng, layer=layer)).map

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.ask import Explaining, Facts, GridLayer, ModelInput
 from lightwell_server.contract.target import Target
-from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, seen
+from lightwell_server.methods._cam import activations_and_gradients, cam_layer, cam_reason, heat, no_grid_layer
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
-def hires_cam(image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
+def hires_cam(image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
     """A map [h, w] on the layer's grid, in units of the score before negative values are set to zero."""
-    activations, grads = yield from seen(image, target, layer, facts)
+    activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     return heat((grads * activations).sum(0))

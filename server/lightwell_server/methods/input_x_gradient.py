@@ -6,13 +6,13 @@ from typing import Literal
 
 from torch import Generator
 
-from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, Fitted
+from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, ModelInput
 from lightwell_server.contract.target import Target
 from lightwell_server.methods._math import Reduction, by_pixel, mean_color
 
 
 def input_x_gradient(
-    image: Fitted,
+    image: ModelInput,
     target: Target,
     facts: Facts,
     rng: Generator,

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, Fitted, Picture, Rows
-from lightwell_server.contract.target import Target, settle
+from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, FullImage, ModelInput, Rows
+from lightwell_server.contract.target import Target, resolve_target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import PART, Reduction, blurred, by_pixel, mean_color, parts
 
@@ -21,14 +21,14 @@ Quadrature = Literal["gauss_legendre", "midpoint", "trapezoid", "left", "right"]
 
 
 def integrated_gradients(
-    image: Fitted,
+    image: ModelInput,
     target: Target,
     facts: Facts,
     rng: Generator,
     *,
     steps: Annotated[int, Interval(ge=1, le=1000)] = 50,
     baseline: Literal["black", "white", "mean", "blur"] = "black",
-    baseline_image: Picture | None = None,
+    baseline_image: FullImage | None = None,
     quadrature: Quadrature = "gauss_legendre",
     channels: Reduction = "sum",
 ) -> Explaining:
@@ -36,7 +36,7 @@ def integrated_gradients(
     the `baseline_score`, but for the `completeness_gap`, which more steps make smaller."""
     if quadrature == "trapezoid" and steps == 1:
         raise InvalidArgument.at("integrated_gradients.steps", "a trapezoid has two ends; take 2 at least")
-    target, clean = yield from settle(target, image)
+    target, clean = yield from resolve_target(target, image)
     start = _start(image, facts, baseline, baseline_image)
     below = (yield Ask(start, target.score, at=target.at)).score
     way, (places, weights) = image - start, (part.to(image) for part in _rule(quadrature, steps))

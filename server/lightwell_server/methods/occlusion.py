@@ -19,11 +19,11 @@ from lightwell_server.contract.ask import (
     Explaining,
     Explanation,
     Facts,
-    Fitted,
     Heatmap,
+    ModelInput,
     Rows,
 )
-from lightwell_server.contract.target import Target, settle
+from lightwell_server.contract.target import Target, resolve_target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import blurred, mean_color
 
@@ -34,7 +34,7 @@ def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def occlusion(
-    image: Fitted,
+    image: ModelInput,
     target: Target,
     facts: Facts,
     rng: Generator,
@@ -57,7 +57,7 @@ def occlusion(
         raise InvalidArgument.at("occlusion.color", "the channels of the model's images are no colours; use fill")
     if value != "score" and facts.activation == "none":
         raise InvalidArgument.at("occlusion.value", "the model's outputs are no probabilities; use score")
-    target, seen = yield from settle(target.read(value), image)
+    target, seen = yield from resolve_target(target.read(value), image)
     clean = seen.score
     down, across = (math.ceil((side - window) / stride) + 1 for side in (height, width))
     patch = _filling(image, facts, fill, color, window)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import GRAD, OUT, Ask, Asking, Facts, Fitted, Frame, Synthesis, Synthesizing
-from lightwell_server.contract.target import ClassTarget, Target, settle
+from lightwell_server.contract.ask import GRAD, OUT, Ask, Asking, Facts, Frame, ModelInput, Synthesis, Synthesizing
+from lightwell_server.contract.target import ClassTarget, Target, resolve_target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._ball import Ball, Norm
 
@@ -32,7 +32,7 @@ def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pgd(
-    image: Fitted,
+    image: ModelInput,
     target: Target,
     facts: Facts,
     rng: Generator,
@@ -52,7 +52,7 @@ def pgd(
         raise InvalidArgument.at("target", "pgd leaves a class; name one by index or label, or leave the target unset")
     if targeted is not None and targeted >= facts.classes:
         raise InvalidArgument.at("pgd.targeted", f"{targeted} is not a class; the model has {facts.classes}")
-    settled, _ = yield from settle(target, image)
+    settled, _ = yield from resolve_target(target, image)
     assert settled.index is not None  # that is what settling means
     ball = Ball(image, facts, norm, epsilon)
     goal = Goal(settled.index, targeted, loss)

@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Interval
 from torch import Generator
 
-from lightwell_server.contract.ask import Ask, Explaining, Explanation, Facts, Fitted
+from lightwell_server.contract.ask import Ask, Explaining, Explanation, Facts, ModelInput
 from lightwell_server.contract.target import Target
 
 
@@ -17,7 +17,7 @@ def applies(facts: Facts) -> str | None:
 
 
 def predictions(
-    image: Fitted, target: Target, facts: Facts, rng: Generator, *, k: Annotated[int, Interval(ge=1, le=1000)] = 5
+    image: ModelInput, target: Target, facts: Facts, rng: Generator, *, k: Annotated[int, Interval(ge=1, le=1000)] = 5
 ) -> Explaining:
     """The `k` classes with the highest scores, and the target's own score."""
     yield Ask(image, target.score, at=target.at)

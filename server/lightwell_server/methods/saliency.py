@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, Fitted
+from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, ModelInput
 from lightwell_server.contract.target import Target
 from lightwell_server.methods._math import Reduction, by_pixel
 
 
 def saliency(
-    image: Fitted,
+    image: ModelInput,
     target: Target,
     facts: Facts,
     rng: Generator,

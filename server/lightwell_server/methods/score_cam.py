@@ -8,8 +8,8 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import ACT, Ask, Explaining, Facts, Fitted, GridLayer, Rows
-from lightwell_server.contract.target import Target, settle
+from lightwell_server.contract.ask import ACT, Ask, Explaining, Facts, GridLayer, ModelInput, Rows
+from lightwell_server.contract.target import Target, resolve_target
 from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, heat, no_grid_layer, placed, strongest
 from lightwell_server.methods._math import mean_color
 
@@ -17,7 +17,7 @@ applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def score_cam(
-    image: Fitted,
+    image: ModelInput,
     target: Target,
     facts: Facts,
     rng: Generator,
@@ -27,7 +27,7 @@ def score_cam(
 ) -> Explaining:
     """A map [h, w] on the layer's grid. What a channel hides takes the card's mean colour; that nothing but this colour
     is seen as a base, as in the paper, leaves the weights as they are."""
-    target, clean = yield from settle(target, image, layer, ACT)
+    target, clean = yield from resolve_target(target, image, layer, ACT)
     activations = placed(clean.act, layer, facts)
     tried = activations[strongest(activations, max_channels)]
     above = tried - tried.amin((1, 2), keepdim=True)  # a channel of one value is empty: nothing is left to round

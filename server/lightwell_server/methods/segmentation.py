@@ -13,7 +13,7 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import Explaining, Facts, Fitted, Share, Work
+from lightwell_server.contract.ask import Explaining, Facts, ModelInput, Share, Work
 from lightwell_server.contract.target import Target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods.saliency import saliency
@@ -34,7 +34,7 @@ def applies(facts: Facts) -> str | None:
 
 
 def segmentation(
-    image: Fitted,
+    image: ModelInput,
     target: Target,
     facts: Facts,
     rng: Generator,

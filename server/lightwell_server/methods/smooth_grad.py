@@ -8,14 +8,14 @@ import torch
 from annotated_types import Interval
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, Fitted, Rows, Share
-from lightwell_server.contract.target import Target, settle
+from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, ModelInput, Rows, Share
+from lightwell_server.contract.target import Target, resolve_target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import Reduction, by_pixel, normal, parts
 
 
 def smooth_grad(
-    image: Fitted,
+    image: ModelInput,
     target: Target,
     facts: Facts,
     rng: Generator,
@@ -30,7 +30,7 @@ def smooth_grad(
     `squared`: Hooker et al. 2018, arXiv:1806.10758; `variance`: Adebayo et al. 2018, arXiv:1810.03307."""
     if squared and variance:
         raise InvalidArgument.at("smooth_grad.variance", "is another mean than squared; choose one of them")
-    target, _ = yield from settle(target, image)
+    target, _ = yield from resolve_target(target, image)
     deviation = noise * (image.max() - image.min())
     seed = int(torch.randint(2**62, (), generator=rng))
 

@@ -24,8 +24,8 @@ from lightwell_server.contract.ask import (
     Asking,
     Facts,
     Frame,
+    FullImage,
     LayerName,
-    Picture,
     Synthesis,
     Synthesizing,
     Work,
@@ -55,7 +55,7 @@ STROKES = 4096
 class Style:
     """A picture and its share among the styles."""
 
-    image: Picture
+    image: FullImage
     weight: Weight = 1.0
 
 
@@ -96,7 +96,7 @@ def reason(facts: Facts) -> str:
 
 
 def style_transfer(
-    image: Picture,
+    image: FullImage,
     target: Target,
     facts: Facts,
     rng: Generator,

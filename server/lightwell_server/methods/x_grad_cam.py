@@ -6,17 +6,17 @@ from __future__ import annotations
 import torch
 from torch import Generator
 
-from lightwell_server.contract.ask import Explaining, Facts, Fitted, GridLayer
+from lightwell_server.contract.ask import Explaining, Facts, GridLayer, ModelInput
 from lightwell_server.contract.target import Target
-from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, seen
+from lightwell_server.methods._cam import activations_and_gradients, cam_layer, cam_reason, heat, no_grid_layer
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
-def x_grad_cam(image: Fitted, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
+def x_grad_cam(image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
     """A map [h, w] on the layer's grid, in units of the score before negative values are set to zero. A channel that is
     zero in sum weighs nothing."""
-    activations, grads = yield from seen(image, target, layer, facts)
+    activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     totals = activations.sum((1, 2), keepdim=True)
     weights = (grads * activations).sum((1, 2), keepdim=True) / totals
     return heat((torch.where(totals == 0, 0, weights) * activations).sum(0))

@@ -14,13 +14,13 @@ from torch import Tensor
 from lightwell_server.contract.ask import ACT, GRAD, OUT, SCORE, Answer, Ask, Edit, Part, Rows
 from lightwell_server.errors import InvalidArgument, OutOfMemory, ruinous
 from lightwell_server.models.graph import Graph
-from lightwell_server.models.subgraph import Cut, Where
+from lightwell_server.models.subgraph import Subgraph, SubgraphKey
 
 
 def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     """Answers parts of Asks with equal keys in one step; where rows must not share one, row by row. Raises
     `OutOfMemory`."""
-    if (graph.row_by_row or graph.cut(Where.of(parts[0].ask)).alone) and (len(parts) > 1 or parts[0].count > 1):
+    if (graph.row_by_row or graph.cut(SubgraphKey.of(parts[0].ask)).alone) and (len(parts) > 1 or parts[0].count > 1):
         return [Answer.join([_step(graph, [row])[0] for row in _rows(part)]) for part in parts]
     return _step(graph, parts)
 
@@ -38,7 +38,7 @@ def deterministic_answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
 
 def _step(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     ask = parts[0].ask
-    where = Where.of(ask)
+    where = SubgraphKey.of(ask)
     cut = graph.cut(where)
     if ask.want & (ACT | GRAD) and not cut.influential:
         raise InvalidArgument(f"{ask.wrt!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE")
@@ -46,7 +46,7 @@ def _step(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
         return _run(graph, cut, parts)
 
 
-def _run(graph: Graph, cut: Cut, parts: Sequence[Part]) -> list[Answer]:
+def _run(graph: Graph, cut: Subgraph, parts: Sequence[Part]) -> list[Answer]:
     want = parts[0].ask.want
     device = graph.device
     index = [torch.arange(part.start, part.stop, device=device) for part in parts]

@@ -14,7 +14,7 @@ from lightwell_server.models import card as cards
 from lightwell_server.models.card import Card
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.proof import TOLERANCES
-from lightwell_server.models.subgraph import Where
+from lightwell_server.models.subgraph import SubgraphKey
 
 
 def verify(graph: Graph, card: Card, directory: Path, repository: Path) -> None:
@@ -46,7 +46,7 @@ def scores_of(graph: Graph, card: Card, picture: bytes) -> list[float]:
         rows, _ = pictures.fitted(pictures.opened(picture, "check.picture"), card.fit, "check.picture")
     except LightwellError as error:
         raise Refused(f"card.toml: {error.message}", reason="BAD_CARD") from error
-    cut = graph.cut(Where((OUTPUT,)))
+    cut = graph.cut(SubgraphKey((OUTPUT,)))
     others = {
         graph.inputs[name]: torch.zeros((1, *spec.shape), dtype=spec.dtype, device=graph.device)
         for name, spec in card.sample().inputs.items()

@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from lightwell_server.contract.ask import GRAD, INPUT, Ask
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.nodes import BATCH
-from lightwell_server.models.subgraph import Cut, Where
+from lightwell_server.models.subgraph import Subgraph, SubgraphKey
 
 Sizes = tuple[float, float, float]
 """Elements of a row: all that a backward pass keeps, the largest value on its way, the largest value before."""
@@ -26,13 +26,13 @@ _LINEAR = frozenset((
 # Operations whose gradient needs what they give, and not what they take.
 _BY_OUTPUT = frozenset(("exp", "log_softmax", "relu", "rsqrt", "sigmoid", "softmax", "sqrt", "tanh"))
 # fmt: on
-_SIZES: WeakKeyDictionary[Cut, Sizes] = WeakKeyDictionary()
+_SIZES: WeakKeyDictionary[Subgraph, Sizes] = WeakKeyDictionary()
 
 
 def row_bytes(graph: Graph, ask: Ask) -> int:
     """Bytes that one row of an Ask needs at its size, weights left out: an estimate. A backward pass keeps every
     value since `wrt` and holds a few gradients; without one a few values live at a time."""
-    cut = graph.cut(Where.of(ask))
+    cut = graph.cut(SubgraphKey.of(ask))
     if cut not in _SIZES:
         _SIZES[cut] = _sizes(graph, cut)
     kept, behind, before = _SIZES[cut]
@@ -55,7 +55,7 @@ def shape_at(graph: Graph, ask: Ask, name: str) -> tuple[int, ...]:
     return tuple(ask.row) if name == INPUT else graph.shape(graph.node(name), sides(graph, ask))
 
 
-def _sizes(graph: Graph, cut: Cut) -> Sizes:
+def _sizes(graph: Graph, cut: Subgraph) -> Sizes:
     count = graph.fixed or BATCH
     kept = behind = before = 0.0
     differentiated = cut.rows is cut.wrt

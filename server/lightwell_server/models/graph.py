@@ -19,8 +19,8 @@ from lightwell_server.models import cost, head, rules
 from lightwell_server.models.folding import FOLDED
 from lightwell_server.models.grids import Sight, sights
 from lightwell_server.models.layout import channels_last
-from lightwell_server.models.nodes import BATCH, PIXELS, Site, ancestors, by_rows, kept_rows, of_size, size_of
-from lightwell_server.models.subgraph import Cut, Where
+from lightwell_server.models.nodes import BATCH, PIXELS, CallSite, ancestors, by_rows, kept_rows, of_size, size_of
+from lightwell_server.models.subgraph import Subgraph, SubgraphKey
 
 aten = torch.ops.aten
 
@@ -56,7 +56,7 @@ class Graph:
     graph: fx.Graph
     root: torch.nn.Module
     output: fx.Node
-    sites: list[Site]
+    sites: list[CallSite]
     inputs: dict[str, str] = field(default_factory=dict)
     single: fx.Node | None = None
     path: str = ""
@@ -73,7 +73,7 @@ class Graph:
     tokens: Grid | None = None
     on_cut: Callable[[bool], object] = lambda cached: None
     _sizes: OrderedDict[tuple[int, ...], dict[fx.Node, Sight]] = field(default_factory=OrderedDict)
-    _cuts: OrderedDict[Where, Cut] = field(default_factory=OrderedDict)
+    _cuts: OrderedDict[SubgraphKey, Subgraph] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -82,11 +82,11 @@ class Graph:
         return self.mixes_rows or not self.vectorised
 
     @cached_property
-    def calls(self) -> dict[str, Site]:
+    def calls(self) -> dict[str, CallSite]:
         """Every call of a module that gives a tensor, and every operation outside of modules of its own, by its name:
         `path`, `path@0`, `path@1` ... for a module called several times, `path.operation_0` ... for operations."""
         counts, seen = Counter(site.path for site in self.sites), Counter[str]()
-        named: dict[str, Site] = {}
+        named: dict[str, CallSite] = {}
         for site in self.sites:
             name = site.path if counts[site.path] == 1 else f"{site.path}@{seen[site.path]}"
             seen[site.path] += 1
@@ -97,7 +97,7 @@ class Graph:
             named[name] = site
         return named
 
-    def _functional(self) -> Iterator[tuple[str, Site]]:
+    def _functional(self) -> Iterator[tuple[str, CallSite]]:
         """Operations that are no module's own output, numbered among their like within the module."""
         outputs, seen = {site.node for site in self.sites}, Counter[str]()
         for node in self.needed:
@@ -110,7 +110,7 @@ class Graph:
             name = f"{path}.{operation}" if path else operation
             number, seen[name] = seen[name], seen[name] + 1
             if node not in outputs:
-                yield f"{name}_{number}", Site(path, operation, node, (node,), functional=True)
+                yield f"{name}_{number}", CallSite(path, operation, node, (node,), functional=True)
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:
@@ -373,12 +373,12 @@ class Graph:
         """Where the constants are."""
         return next((b.device for b in self.root.buffers()), torch.device("cpu"))
 
-    def cut(self, where: Where) -> Cut:
+    def cut(self, where: SubgraphKey) -> Subgraph:
         """The part of the graph that answers a kind of Ask; made once; safe from any thread."""
         with self._lock:
             self.on_cut(where in self._cuts)
             if where not in self._cuts:
-                self._cuts[where] = Cut(self.graph, self.root, where, self.node, self.fixed, self.turned)
+                self._cuts[where] = Subgraph(self.graph, self.root, where, self.node, self.fixed, self.turned)
                 if len(self._cuts) > CUTS:
                     self._cuts.popitem(last=False)
             self._cuts.move_to_end(where)

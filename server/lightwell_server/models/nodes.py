@@ -56,7 +56,7 @@ def item_of(value: Tensor) -> int | float | bool:
 
 
 @dataclass(frozen=True)
-class Site:
+class CallSite:
     """A call of a module: its path, its class, the node of its output, and the nodes that it computed; or of an
     operation (`functional`) in the module of that path."""
 

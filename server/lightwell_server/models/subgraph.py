@@ -19,7 +19,7 @@ from lightwell_server.models.stages import Stage, Writer
 
 
 @dataclass(frozen=True)
-class Where:
+class SubgraphKey:
     """What tells cuts apart: the layers read, the layer differentiated for, ReLU's rule, and the layer edited."""
 
     at: tuple[str, ...]
@@ -28,20 +28,20 @@ class Where:
     edit: str | None = None
 
     @classmethod
-    def of(cls, ask: Ask) -> Where:
+    def of(cls, ask: Ask) -> SubgraphKey:
         """Of an Ask."""
         at = (ask.at,) if isinstance(ask.at, str) else ask.at
         return cls(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None)
 
 
-class Cut:
+class Subgraph:
     """The stages between the rows and the layers read, with boundaries at the edited layer and at `wrt`."""
 
     def __init__(
         self,
         graph: fx.Graph,
         root: torch.nn.Module,
-        where: Where,
+        where: SubgraphKey,
         find: Callable[[str], fx.Node],
         fixed: int | None = None,
         turned: Callable[[fx.Node], bool] = lambda _: False,

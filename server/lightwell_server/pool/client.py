@@ -21,7 +21,7 @@ from lightwell.v1 import models_pb2 as models
 from lightwell_server.catalog import Request
 from lightwell_server.codec.statuses import error_of
 from lightwell_server.errors import DeadlineExceeded, Unavailable
-from lightwell_server.requests.admitted import Case
+from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Told
 from lightwell_server.requests.call import Moment
 
@@ -42,7 +42,7 @@ class Lost(Exception):
     """The worker cannot be reached, or gave up: it ends, or has ended."""
 
 
-class Link:
+class WorkerClient:
     """The calls to the worker that listens on a socket. All raise `Lost`, and what the worker itself tells as
     LightwellError."""
 
@@ -60,7 +60,7 @@ class Link:
         """Ends the connection."""
         await self._channel.close()
 
-    async def run(self, request: Request, case: Case) -> AsyncGenerator[Told, None]:
+    async def run(self, request: Request, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
         """Answers a request."""
         arguments: dict[str, Any] = {
             "timeout": max(0.0, case.deadline - time.monotonic()),

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from lightwell_server.engine.scheduler import AGEING
 from lightwell_server.errors import Unavailable
 from lightwell_server.observability.metrics import GatewayMetrics
-from lightwell_server.pool.slot import Key, Place
-from lightwell_server.requests.admitted import Case
+from lightwell_server.pool.slot import Key, WorkerSlot
+from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.call import Moment
 
 GONE = 30.0
@@ -28,16 +28,16 @@ class _Waiting:
 
     rank: tuple[bool, float]
     number: int
-    case: Case = field(compare=False)
+    case: AdmittedRequest = field(compare=False)
     key: Key = field(compare=False)
-    place: asyncio.Future[Place] = field(compare=False)
+    place: asyncio.Future[WorkerSlot] = field(compare=False)
 
 
-class Line:
+class Dispatcher:
     """One line for all workers: of `places`, each of which has `most` requests at work."""
 
     def __init__(self, most: int, metrics: GatewayMetrics) -> None:
-        self.places: Sequence[Place] = ()
+        self.places: Sequence[WorkerSlot] = ()
         self._most = most
         self._line: list[_Waiting] = []
         self._changed = asyncio.Event()
@@ -73,7 +73,7 @@ class Line:
             async with asyncio.timeout(1):
                 await self._changed.wait()
 
-    async def seated(self, case: Case, key: Key) -> Place:
+    async def seated(self, case: AdmittedRequest, key: Key) -> WorkerSlot:
         """Waits in line for a worker."""
         began = time.monotonic()
         rank = not case.suspect, case.price.cost + AGEING * case.began
@@ -110,7 +110,7 @@ class Line:
         kept free for it: those behind it would keep all of them busy."""
         if all(len(place.cases) >= self._most for place in self.places):
             return False
-        kept: Place | None = None
+        kept: WorkerSlot | None = None
         vain = set[tuple[Key, str, bool]]()
         for waiting in self._in_order():
             case = waiting.case
@@ -150,7 +150,7 @@ class Line:
         sentence = f"{name}@{version} cannot be asked now: {why}; the log says more"
         waiting.place.set_exception(Unavailable(sentence, reason="NO_WORKER", retry_seconds=GONE))
 
-    def _room(self, place: Place, waiting: _Waiting) -> bool:
+    def _room(self, place: WorkerSlot, waiting: _Waiting) -> bool:
         case = waiting.case
         if waiting.key not in place.models:
             return False

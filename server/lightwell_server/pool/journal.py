@@ -17,7 +17,7 @@ _SLOT = 2 + NUMBERS
 _SIZE = _WORD * (1 + 2 * _SLOT)
 
 
-class Record:
+class CrashJournal:
     """A file of that name, made if there is none, or none that is whole: the disk may have been full. One process
     writes, another one reads. Its first word counts what was written, in two places by turns: the last one stays whole
     while the next one is written, even if the writer ends then."""

@@ -28,10 +28,10 @@ from lightwell_server.config import Settings
 from lightwell_server.descriptors import Reserve
 from lightwell_server.errors import Aborted, Internal, Unavailable
 from lightwell_server.observability.metrics import GatewayMetrics
-from lightwell_server.pool.client import Link, Lost
-from lightwell_server.pool.dispatcher import GONE, Line
-from lightwell_server.pool.slot import FORKING, End, Key, Place
-from lightwell_server.requests.admitted import Case
+from lightwell_server.pool.client import Lost, WorkerClient
+from lightwell_server.pool.dispatcher import GONE, Dispatcher
+from lightwell_server.pool.slot import FORKING, End, Key, WorkerSlot
+from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Told
 from lightwell_server.resources import processors
 
@@ -60,12 +60,12 @@ class Pool:
         self._desired: dict[Key, None] = {}
         FORKING.submit(int).result()  # has its thread start
         self._reserve = Reserve()
-        self._line = Line(2 * settings.max_rows, self._metrics)  # a full step at work, and the next one at hand
+        self._line = Dispatcher(2 * settings.max_rows, self._metrics)  # a full step at work, and the next one at hand
         self._loop = asyncio.get_running_loop()
         patience = settings.worker_health_seconds, settings.max_seconds, settings.max_load_seconds
         self._strikes: dict[Key, int] = {}
         self._places = [
-            Place(
+            WorkerSlot(
                 number,
                 device,
                 _told(settings),
@@ -118,7 +118,7 @@ class Pool:
         self._reserve.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def run(self, request: Request, case: Case) -> AsyncGenerator[Told, None]:
+    async def run(self, request: Request, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
         """Answers a request, if need be again and again from the start: what was told is not told again. Raises
         LightwellError."""
         way = Way()
@@ -154,7 +154,7 @@ class Pool:
         """The weights of a layer."""
         return await self._by_one((request.model, request.version), lambda link: link.filters(request))
 
-    async def _by_one(self, key: Key, ask: Callable[[Link], Awaitable[T]]) -> T:
+    async def _by_one(self, key: Key, ask: Callable[[WorkerClient], Awaitable[T]]) -> T:
         """What the worker answers that has a model and least to do."""
         while True:
             self._line.expect()
@@ -179,7 +179,7 @@ class Pool:
         await asyncio.gather(*others, return_exceptions=True)  # who cannot is not asked; the log has the reason
         return described
 
-    async def _first(self, key: Key) -> tuple[Place, models.GetModelResponse]:
+    async def _first(self, key: Key) -> tuple[WorkerSlot, models.GetModelResponse]:
         """Has the worker that has least to do load a version."""
         while True:
             self._line.expect()
@@ -241,7 +241,7 @@ def _step(told: Told) -> int | None:
     return told.step if isinstance(told, synthesize.Progress) else None
 
 
-def _judge(case: Case, end: End) -> None:
+def _judge(case: AdmittedRequest, end: End) -> None:
     """Whether a request had a part in the end of its worker. Raises `Aborted` for one under which two have ended while
     it was alone. One that was at work when a worker was killed from outside is taken for innocent the first time, and
     so is one that was there, between two steps or before its first, when a worker crashed."""

@@ -24,9 +24,9 @@ from lightwell.v1 import models_pb2 as models
 from lightwell_server.descriptors import Reserve, room
 from lightwell_server.errors import LightwellError, Refused
 from lightwell_server.observability.metrics import GatewayMetrics
-from lightwell_server.pool.client import Link, Lost
-from lightwell_server.pool.journal import Record
-from lightwell_server.requests.admitted import Case
+from lightwell_server.pool.client import Lost, WorkerClient
+from lightwell_server.pool.journal import CrashJournal
+from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.resources import memory_kills
 from lightwell_server.runtime.loading import Loading, Overdue
 
@@ -76,7 +76,7 @@ class End:
     at_work: frozenset[int]
 
 
-class Place:
+class WorkerSlot:
     """`told` is what a process is told of itself, `desired` what it shall have loaded, `strikes` counts the workers
     that ended over the loading of a model, `patience` is for how long a worker may not answer, be at one step, and load
     one model, `changed()` is called when there may be more room, and `reserve` is given back while a worker is started.
@@ -102,10 +102,10 @@ class Place:
         self._desired, self._strikes, self._reserve = desired, strikes, reserve
         self._health, self._longest_step, self._longest_load = patience
         self._written = folder / f"{number}.record"
-        self._record = Record(self._written)
-        self.link: Link | None = None
+        self._record = CrashJournal(self._written)
+        self.link: WorkerClient | None = None
         self.models: set[Key] = set()
-        self.cases: dict[int, Case] = {}
+        self.cases: dict[int, AdmittedRequest] = {}
         self.attained: dict[int, float] = {}
         self.state = admin.WORKER_STATE_ENDED
         self.restarts, self.last_end, self.pid, self._began = 0, "", 0, 0.0
@@ -154,13 +154,13 @@ class Place:
             alone=self.alone,
         )
 
-    def enter(self, case: Case) -> None:
+    def enter(self, case: AdmittedRequest) -> None:
         """Gives it a case."""
         self.cases[case.number] = case
         case.worker = self.number
         case.attempts += 1
 
-    def leave(self, case: Case, answered: bool) -> None:
+    def leave(self, case: AdmittedRequest, answered: bool) -> None:
         """Takes a case from it."""
         del self.cases[case.number]
         case.worker = None
@@ -241,7 +241,7 @@ class Place:
             starting.enter_context(self._reserve.given_back())
             killed = memory_kills()
             self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies temporary files up may have taken it away
-            self._record = Record(self._written)
+            self._record = CrashJournal(self._written)
             self._record.clear()
             process = await self._started(socket)
             exited = asyncio.create_task(_exited(process))
@@ -294,7 +294,7 @@ class Place:
     async def _mind(self, socket: Path, left: contextlib.AsyncExitStack, listening: Callable[[], object]) -> str:
         """Brings a worker up and looks after it; returns why it must be replaced. `listening()` is called when it
         listens."""
-        link = Link(socket)
+        link = WorkerClient(socket)
         left.push_async_callback(link.close)  # who waits for it is told of the worker's end before
         try:
             async with asyncio.timeout(START):
@@ -323,7 +323,7 @@ class Place:
         self.state = admin.WORKER_STATE_READY
         self._changed()
 
-    async def _look_after(self, link: Link) -> str:
+    async def _look_after(self, link: WorkerClient) -> str:
         well = time.monotonic()
         while True:
             patience = START if self._loading else self._health

@@ -31,12 +31,12 @@ from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server.codec.statuses import status
-from lightwell_server.engine.run import Job
+from lightwell_server.engine.run import Run
 from lightwell_server.errors import Internal, LightwellError
 from lightwell_server.observability import logs, metrics
 from lightwell_server.pool.client import CALLER, MOMENTS, NUMBER, OPTIONS, packed
-from lightwell_server.pool.journal import Record
-from lightwell_server.requests.admitted import Case
+from lightwell_server.pool.journal import CrashJournal
+from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.call import Call
 from lightwell_server.runtime.device import Device
 
@@ -134,7 +134,7 @@ class Admin(explainer_pb2_grpc.AdminServiceServicer):
 class _statuses:
     """Turns what is raised inside into a status with details, and sends along where a case's time went."""
 
-    def __init__(self, context: Context, case: Case | None = None) -> None:
+    def __init__(self, context: Context, case: AdmittedRequest | None = None) -> None:
         self._context, self._case = context, case
 
     async def __aenter__(self) -> None:
@@ -150,7 +150,7 @@ class _statuses:
             await self._context.abort_with_status(rpc_status.to_status(status(error)))
 
 
-def _case(context: Context) -> Case:
+def _case(context: Context) -> AdmittedRequest:
     """A request as the gateway has sent it."""
     given = dict(context.invocation_metadata() or ())
     left = context.time_remaining()
@@ -158,14 +158,14 @@ def _case(context: Context) -> Case:
     caller = given.get(CALLER, b"")
     assert isinstance(caller, bytes)  # as of all headers of that ending
     call = Call(str(given.get("x-request-id", "")), "", caller.decode())
-    return Case(call, int(given.get(NUMBER, 0)), deadline=deadline)
+    return AdmittedRequest(call, int(given.get(NUMBER, 0)), deadline=deadline)
 
 
 async def serve(told: dict[str, Any]) -> None:
     """Serves until the process is ended."""
-    record = Record(Path(told["record"]))
+    record = CrashJournal(Path(told["record"]))
 
-    def watch(jobs: Collection[Job]) -> None:
+    def watch(jobs: Collection[Run]) -> None:
         record.write(job.number for job in jobs)
 
     device = Device(told["settings"], told["device"], watch, failed=lambda: os._exit(FAULT))

@@ -42,7 +42,7 @@ class Price:
 
 
 @dataclass(eq=False)
-class Case:
+class AdmittedRequest:
     """`call` is who asks what, `deadline` a moment of the monotonic clock, `watched` whether progress is wanted, `cost`
     the device seconds that it is taken to need by now, which at first are its price's.
 

@@ -13,13 +13,13 @@ from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server.catalog import Request
-from lightwell_server.requests.admitted import Case
+from lightwell_server.requests.admitted import AdmittedRequest
 
 Told = explain.ExplainProgress | explain.ExplainResponse | synthesize.Progress | synthesize.SynthesizeResult
 """What a request is answered with: progress, and last its result."""
 
 
-class Core(Protocol):
+class Backend(Protocol):
     """What answers requests: a device of this process, or worker processes."""
 
     @property
@@ -36,7 +36,7 @@ class Core(Protocol):
     async def supervise(self) -> None:
         """Returns when nothing will ever answer again."""
 
-    def run(self, request: Request, case: Case) -> AsyncGenerator[Told, None]:
+    def run(self, request: Request, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
         """Answers a request; closing it stops the work at the next step. Raises LightwellError."""
 
     async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:

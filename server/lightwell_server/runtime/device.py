@@ -22,25 +22,25 @@ from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server.catalog import Request
 from lightwell_server.config import Settings
 from lightwell_server.contract.ask import Ask, Asking, Frame
-from lightwell_server.engine.engine import Worker
-from lightwell_server.engine.run import Done, Event, Failed, Job, Passed
+from lightwell_server.engine.engine import Engine
+from lightwell_server.engine.run import Done, Event, Failed, Passed, Run
 from lightwell_server.errors import LightwellError, NotFound, Refused, ruinous
 from lightwell_server.models import store
 from lightwell_server.models.answer import deterministic_answer
 from lightwell_server.models.store import Model
 from lightwell_server.observability.metrics import DeviceMetrics
-from lightwell_server.requests.admitted import Case
+from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Told
 from lightwell_server.requests.call import Moment
 from lightwell_server.resources import processors
 from lightwell_server.runtime import describe, responses
 from lightwell_server.runtime.estimate import estimate
-from lightwell_server.runtime.event_queue import Inbox
+from lightwell_server.runtime.event_queue import EventQueue
 from lightwell_server.runtime.filters import filters
 from lightwell_server.runtime.limits import Limits, used_bytes
 from lightwell_server.runtime.loading import LOADERS, Loading, Overdue
-from lightwell_server.runtime.prepare import Question, understand
-from lightwell_server.threads import alone, aside, beside
+from lightwell_server.runtime.prepare import PreparedRequest, prepare
+from lightwell_server.threads import alone, aside, single_threaded_pool
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Device:
         self,
         settings: Settings,
         device: str,
-        watch: Callable[[Collection[Job]], object] = lambda jobs: None,
+        watch: Callable[[Collection[Run]], object] = lambda jobs: None,
         failed: Callable[[], object] = lambda: None,
     ) -> None:
         threads = settings.threads or processors()
@@ -68,8 +68,8 @@ class Device:
         self._models: dict[tuple[str, str], Model] = {}
         self._began = time.monotonic()
         self._loading = Loading(settings.max_load_seconds)
-        self._threads = beside(4, "codec")
-        self._worker = Worker(
+        self._threads = single_threaded_pool(4, "codec")
+        self._worker = Engine(
             deterministic_answer,
             settings.max_jobs + LOADERS,  # models that are warmed want a place, too
             settings.max_rows,
@@ -150,9 +150,9 @@ class Device:
         """Lets go of a version; requests at work keep it until they are over."""
         self._models.pop((name, version), None)
 
-    async def run(self, request: Request, case: Case) -> AsyncGenerator[Told, None]:
+    async def run(self, request: Request, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
         """Answers a request. Raises LightwellError."""
-        question = await self._beside(understand, request, self._model(request))
+        question = await self._beside(prepare, request, self._model(request))
         if isinstance(request, synthesize.SynthesizeRequest):  # what would not fit is refused before its first step
             await self._beside(estimate, question, self._limits, self._worker.seconds)
         case.attempts, case.worker = 1, 0
@@ -173,7 +173,7 @@ class Device:
     async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
         """What a request would cost. Raises LightwellError."""
         asked: Request = getattr(request, request.WhichOneof("request") or "explain")
-        question = await self._beside(understand, asked, self._model(asked))
+        question = await self._beside(prepare, asked, self._model(asked))
         cost = await self._beside(estimate, question, self._limits, self._worker.seconds)
         return responses.estimation(question, cost, self._limits.bytes)
 
@@ -191,9 +191,11 @@ class Device:
             raise NotFound(f"model {request.model}@{request.version} is not loaded", reason="VERSION_NOT_FOUND")
         return model
 
-    async def _events(self, question: Question, case: Case) -> AsyncGenerator[tuple[Event, Job], None]:
+    async def _events(
+        self, question: PreparedRequest, case: AdmittedRequest
+    ) -> AsyncGenerator[tuple[Event, Run], None]:
         """Runs a question; yields its progress and its end. A caller that leaves stops the work at the next step."""
-        inbox = Inbox(asyncio.get_running_loop())
+        inbox = EventQueue(asyncio.get_running_loop())
         call = case.call
         job = question.job(inbox.put, case.deadline, case.watched, call.id, case.number, call.caller)
         self._worker.submit(job)
@@ -211,8 +213,8 @@ class Device:
 
     async def _warm(self, model: Model) -> None:
         """Has a model answer one row, in line with all that the device does. Raises LightwellError."""
-        inbox = Inbox(asyncio.get_running_loop())
-        job = Job("warm", _once(model), {None: model.graph}, inbox.put, _inputs(model), name=model.id)
+        inbox = EventQueue(asyncio.get_running_loop())
+        job = Run("warm", _once(model), {None: model.graph}, inbox.put, _inputs(model), name=model.id)
         self._worker.submit(job)
         try:
             event = await inbox.get()

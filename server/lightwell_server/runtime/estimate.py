@@ -13,7 +13,7 @@ from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.footprint import row_bytes, shape_at
 from lightwell_server.models.graph import Graph
 from lightwell_server.runtime.limits import Limits
-from lightwell_server.runtime.prepare import Question
+from lightwell_server.runtime.prepare import PreparedRequest
 
 ASKS = 256
 """Asks of a method that are looked at: all of methods without frames, of which smooth_grad makes most, 158; one with
@@ -53,7 +53,7 @@ class Cost:
         return Cost(**vars(self))
 
 
-def estimate(question: Question, limits: Limits, seconds: Pricing) -> Cost:
+def estimate(question: PreparedRequest, limits: Limits, seconds: Pricing) -> Cost:
     """The cost of a question. What a method does between its first two frames it is taken to do between all. Raises
     what `limits` refuses."""
     cost, before, reply = Cost(), Cost(), None

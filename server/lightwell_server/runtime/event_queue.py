@@ -16,7 +16,7 @@ PICTURES = 16
 """Pictures that may wait."""
 
 
-class Inbox:
+class EventQueue:
     """The events of one job, in order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -17,15 +17,15 @@ from lightwell_server.codec import images, tensors
 from lightwell_server.codec.parameters import fill_parameters, read_parameters
 from lightwell_server.codec.targets import read_target
 from lightwell_server.contract.ask import Ask, Frame, Step
-from lightwell_server.contract.target import Target, observed
-from lightwell_server.engine.run import Event, Job
+from lightwell_server.contract.target import Target, with_clean_pass
+from lightwell_server.engine.run import Event, Run
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.store import Model
 
 
 @dataclass
-class Question:
+class PreparedRequest:
     """What a request asks. `image` [1, 3, H, W] in [0, 1] is what the method looks at, `fitted` what the model would
     see of it."""
 
@@ -42,7 +42,7 @@ class Question:
         """The method at work, observed for what it shows of the clean image on the way."""
         steps = self.method.start(self.image, self.target, self.model.facts, self.request.seed, self.parameters)
         wanted = self.request.output.HasField("predictions") and self.request.output.predictions > 0
-        return observed(steps, self.image, self.target, self.fitted, wanted)
+        return with_clean_pass(steps, self.image, self.target, self.fitted, wanted)
 
     def graph(self, ask: Ask) -> Graph:
         """The model that an Ask is for."""
@@ -60,9 +60,9 @@ class Question:
         name: str = "",
         number: int = 0,
         caller: str = "",
-    ) -> Job:
+    ) -> Run:
         """The request as work for an engine."""
-        return Job(
+        return Run(
             method=self.method.name,
             steps=self.steps(),
             models=self._models,
@@ -106,7 +106,7 @@ class Question:
         return message
 
 
-def understand(request: Request, model: Model) -> Question:
+def prepare(request: Request, model: Model) -> PreparedRequest:
     """Checks everything. Raises InvalidArgument, NotApplicable. Takes time: run it beside the event loop."""
     method = method_of(request)
 
@@ -114,7 +114,7 @@ def understand(request: Request, model: Model) -> Question:
         return _placed(_decoded(image, path, model).whole(), model)
 
     given = read_parameters(getattr(request, method.name), method.name, picture)
-    question = Question(
+    question = PreparedRequest(
         request,
         model,
         method,
@@ -128,7 +128,7 @@ def understand(request: Request, model: Model) -> Question:
     return question
 
 
-def _look(question: Question) -> None:
+def _look(question: PreparedRequest) -> None:
     """Brings the image to what the method looks at, and to what the model sees."""
     model, request = question.model, question.request
     image = _decoded(request.image, "image", model)
@@ -149,13 +149,13 @@ def _decoded(image: types.Image, path: str, model: Model) -> images.Decoded:
     return images.sent(image, path, channels=channels).decoded()
 
 
-def _layered(question: Question) -> bool:
+def _layered(question: PreparedRequest) -> bool:
     """Whether it concerns layers of the model as it sees the image."""
     named = question.request.target.WhichOneof("target") in ("channel", "direction")
     return not question.method.whole and (named or question.method.layered)
 
 
-def _resize(question: Question, given: Mapping[str, Any]) -> None:
+def _resize(question: PreparedRequest, given: Mapping[str, Any]) -> None:
     """Layers are other ones at another size of the image: what names them is checked anew."""
     assert question.image is not None  # it has a size
     height, width = question.image.shape[2:]

@@ -28,10 +28,10 @@ from lightwell_server.contract.target import (
     Target,
     reading,
 )
-from lightwell_server.engine.run import Job
+from lightwell_server.engine.run import Run
 from lightwell_server.models.store import Model
 from lightwell_server.runtime.estimate import Cost
-from lightwell_server.runtime.prepare import Question
+from lightwell_server.runtime.prepare import PreparedRequest
 
 SATURATED = 1e-4
 """How near to 0 or 1 a probability is called saturated."""
@@ -43,7 +43,7 @@ _ENLARGEMENTS = {
 }
 
 
-def explanation(question: Question, observed: Observed, job: Job) -> explain.ExplainResponse:
+def explanation(question: PreparedRequest, observed: Observed, job: Run) -> explain.ExplainResponse:
     """The response to an Explain request."""
     result, seen, dtype = observed.result, observed.seen, question.request.output.dtype
     assert isinstance(result, Explanation) and question.image is not None
@@ -62,7 +62,7 @@ def explanation(question: Question, observed: Observed, job: Job) -> explain.Exp
     return response
 
 
-def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.SynthesizeResult:
+def synthesis(question: PreparedRequest, observed: Observed, job: Run) -> synthesize.SynthesizeResult:
     """The last message of a Synthesize stream."""
     result, seen, request = observed.result, observed.seen, question.request
     assert isinstance(result, Synthesis) and isinstance(request, synthesize.SynthesizeRequest)
@@ -88,7 +88,7 @@ def synthesis(question: Question, observed: Observed, job: Job) -> synthesize.Sy
     return response
 
 
-def estimation(question: Question, cost: Cost, limit: int) -> estimates.EstimateResponse:
+def estimation(question: PreparedRequest, cost: Cost, limit: int) -> estimates.EstimateResponse:
     """What a request would cost, where a device step may have `limit` bytes."""
     told = estimates.Cost(
         rows=round(cost.rows),
@@ -103,7 +103,7 @@ def estimation(question: Question, cost: Cost, limit: int) -> estimates.Estimate
     return estimates.EstimateResponse(applies=True, cost=told, **resolved)
 
 
-def progress(frame: Frame, question: Question) -> synthesize.Progress:
+def progress(frame: Frame, question: PreparedRequest) -> synthesize.Progress:
     """A step's message, with its picture if it still has one."""
     message = synthesize.Progress(step=frame.step, steps=frame.steps, objective=frame.objective)
     if frame.image is not None:
@@ -111,7 +111,7 @@ def progress(frame: Frame, question: Question) -> synthesize.Progress:
     return message
 
 
-def _pixels(image: Tensor, question: Question) -> types.Tensor:
+def _pixels(image: Tensor, question: PreparedRequest) -> types.Tensor:
     return images.from_pixels(images.to_picture(image, question.model.card.input.drawn))
 
 
@@ -155,7 +155,7 @@ def _chances(out: Tensor | None, model: Model) -> Tensor | None:
     return reading(out.double(), "probability", activation)[0]
 
 
-def provenance(question: Question, job: Job) -> types.Provenance:
+def provenance(question: PreparedRequest, job: Run) -> types.Provenance:
     """Where a result comes from."""
     device = question.model.graph.device
     cuda = device.type == "cuda"
@@ -184,7 +184,7 @@ def _settled(target: Target, seen: Seen) -> Target:
     return target
 
 
-def _resolved(question: Question, target: Target) -> Any:  # noqa: ANN401 - of the request's own type
+def _resolved(question: PreparedRequest, target: Target) -> Any:  # noqa: ANN401 - of the request's own type
     resolved = question.resolved()
     if type(target) is not Target:
         resolved.target.CopyFrom(write_target(target, question.model.facts))
@@ -215,7 +215,7 @@ def _measures(measures: Mapping[str, float]) -> list[types.Measure]:
     return [types.Measure(name=name, value=value) for name, value in measures.items()]
 
 
-def _warnings(question: Question, target: Target, seen: Seen, result: Heatmap | None) -> Iterator[types.Warning]:
+def _warnings(question: PreparedRequest, target: Target, seen: Seen, result: Heatmap | None) -> Iterator[types.Warning]:
     if result is not None and not bool(result.values.any()):
         yield types.Warning(code=types.WARNING_CODE_ZERO, message="The map is zero everywhere.")
     if result is not None and not bool(result.values.isfinite().all()):

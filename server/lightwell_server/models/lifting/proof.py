@@ -17,7 +17,7 @@ from lightwell_server.models.lifting.files import ModelFile
 from lightwell_server.models.lifting.gradient import differentiate
 from lightwell_server.models.lifting.outputs import leaves
 from lightwell_server.models.lifting.sample import Sample
-from lightwell_server.models.subgraph import Where
+from lightwell_server.models.subgraph import SubgraphKey
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far graph and file may differ in each type of numbers, as a share of the output's largest magnitude."""
@@ -129,7 +129,7 @@ class Proof:
 
     def _ours(self, rows: list[Tensor]) -> Tensor:
         inputs = dict(zip(self.graph.inputs.values(), rows[1:], strict=True))
-        cut = self.graph.cut(Where((OUTPUT + self.path,)))
+        cut = self.graph.cut(SubgraphKey((OUTPUT + self.path,)))
         step = 1 if self.graph.row_by_row else len(rows[0])
         given = []
         for start in range(0, len(rows[0]), step):

@@ -28,7 +28,7 @@ from lightwell_server.models.lifting.operations import (
     switched_off,
 )
 from lightwell_server.models.lifting.views import Box, Memory, View
-from lightwell_server.models.nodes import Site, guard, item_of, size_of
+from lightwell_server.models.nodes import CallSite, guard, item_of, size_of
 
 aten = torch.ops.aten
 
@@ -57,7 +57,7 @@ class Recorder:
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
-    sites: list[Site] = field(default_factory=list)
+    sites: list[CallSite] = field(default_factory=list)
     nodes: list[fx.Node] = field(default_factory=list)
     woken: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
@@ -215,7 +215,7 @@ class Recorder:
         given = [leaf for leaf in tensors if leaf.value.is_floating_point()]
         if path and given:
             node = self.node(given[0])
-            self.sites.append(Site(path, kind, node, tuple(self.nodes[begun:])))
+            self.sites.append(CallSite(path, kind, node, tuple(self.nodes[begun:])))
 
     def node(self, value: Any) -> Any:  # noqa: ANN401
         """What stands in the graph for a value: a node, or the constant itself."""
