@@ -68,7 +68,7 @@ class FirstCome(Scheduler):
 
     def rank(self, ticket: Ticket, now: float) -> int:
         """How many jobs came before."""
-        return self._arrived.setdefault(ticket.job, len(self._arrived))
+        return self._arrived.setdefault(ticket.run, len(self._arrived))
 
 
 class FirstComeWorker(Engine):
@@ -202,7 +202,7 @@ def _at_work(worker: Engine, model: Model, occlusions: int = 0, steps: int = 10_
     yield jobs
     for each in jobs:
         worker.cancel(each)
-    while worker.jobs:
+    while worker.runs:
         time.sleep(0.01)
     while not heard.empty():
         if (failed := heard.get()) is not None:

@@ -19,13 +19,13 @@ def used_up():
 
 async def story():
     async with living() as pool:
-        (place,) = pool._places
-        await until(lambda: place.ready)
-        first, opened = place.pid, used_up()
+        (slot,) = pool._slots
+        await until(lambda: slot.ready)
+        first, opened = slot.pid, used_up()
         os.kill(first, signal.SIGKILL)
-        await until(lambda: place.ready and place.pid != first)
+        await until(lambda: slot.ready and slot.pid != first)
         again = used_up()
-        print("ready", len(opened) > 20, len(again) < 20, place.last_end, flush=True)
+        print("ready", len(opened) > 20, len(again) < 20, slot.last_end, flush=True)
         for descriptor in opened + again:
             os.close(descriptor)
 

@@ -345,7 +345,7 @@ def test_those_in_are_counted_at_what_they_are_taken_to_need_by_now():
             enter(inside, admission)
         assert admission.seconds == pytest.approx(0.4)
         taught(admission.prices, Saliency(), *[0.5] * KEPT)
-        first = admission.cases[0]
+        first = admission.requests[0]
         admission.attained({first.number: 0.2})
         assert admission.seconds == pytest.approx(3 * 0.5 + 0.3)
         assert first.price.seconds == pytest.approx(0.1)  # what was predicted stays what was predicted

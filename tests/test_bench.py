@@ -26,7 +26,7 @@ def test_each_step_of_the_line_takes_one_row_and_no_job_is_lost():
     assert line.scheduler.waiting_rows == before - 7
     waiting = set()
     while (take := line.scheduler.take(0.0)).slices:
-        waiting.add(take.slices[0].ticket.job)
+        waiting.add(take.slices[0].ticket.run)
     assert len(waiting) == 20
 
 

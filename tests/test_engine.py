@@ -277,7 +277,7 @@ def test_no_step_is_run_for_a_caller_that_is_gone(graph):
     time.sleep(0.05)
     done = len(steps)
     time.sleep(0.2)
-    assert len(steps) == done and not worker.jobs
+    assert len(steps) == done and not worker.runs
     worker.stop()
 
 
@@ -344,7 +344,7 @@ def test_failing_work_fails_its_job(worker, graph):
 
 
 def test_the_door_is_shut_when_too_many_are_inside(graph):
-    worker, hold = Engine(answer, max_jobs=2), threading.Event()
+    worker, hold = Engine(answer, max_runs=2), threading.Event()
 
     def waiting():
         yield Work(hold.wait, 20)
@@ -415,7 +415,7 @@ def unknown_role():
 def test_a_methods_mistake_does_not_stop_the_engine(worker, graph, mistaken):
     with pytest.raises(Internal):
         run(worker, mistaken(), graph)
-    assert run(worker, gradients(image()), graph) is not None and not worker.jobs
+    assert run(worker, gradients(image()), graph) is not None and not worker.runs
 
 
 def test_a_listener_that_fails_does_not_stop_the_engine(worker, graph):

@@ -74,14 +74,14 @@ def failing(real, error, times):
 def test_a_worker_is_started_as_soon_as_there_is_what_it_needs(monkeypatch, what, want):
     async def story():
         async with living() as pool:
-            (place,) = pool._places
+            (slot,) = pool._slots
             ends = []
-            ended = place._ended
-            monkeypatch.setattr(place, "_ended", lambda *told: ends.append(told) or ended(*told))
+            ended = slot._ended
+            monkeypatch.setattr(slot, "_ended", lambda *told: ends.append(told) or ended(*told))
             monkeypatch.setattr(places, what, failing(getattr(places, what), WANTS[want], 3))
-            await until(lambda: place.ready)
+            await until(lambda: slot.ready)
             assert ends == [(0, f"it could not be started: {SAID[want]}", False)] * 3
-            assert place.restarts == 3 and place.pid
+            assert slot.restarts == 3 and slot.pid
 
     asyncio.run(story())
 
@@ -91,22 +91,22 @@ def test_a_worker_that_cannot_be_looked_after_is_ended_and_replaced(monkeypatch)
 
     def link(socket):
         if not seen:
-            seen.append(place.pid)
+            seen.append(slot.pid)
             raise RuntimeError("can't start new thread")
         return real(socket)
 
-    real = places.Link
-    monkeypatch.setattr(places, "Link", link)
+    real = places.WorkerClient
+    monkeypatch.setattr(places, "WorkerClient", link)
 
     async def story():
-        nonlocal place
+        nonlocal slot
         async with living() as pool:
-            (place,) = pool._places
-            await until(lambda: place.ready)
-            assert place.last_end == "it could not be looked after: can't start new thread"
-            assert place.pid not in seen and not Path(f"/proc/{seen[0]}").exists()
+            (slot,) = pool._slots
+            await until(lambda: slot.ready)
+            assert slot.last_end == "it could not be looked after: can't start new thread"
+            assert slot.pid not in seen and not Path(f"/proc/{seen[0]}").exists()
 
-    place = None
+    slot = None
     asyncio.run(story())
 
 
@@ -115,7 +115,7 @@ def test_what_fails_in_one_place_ends_no_other(monkeypatch):
 
     async def story():
         async with living(workers=2) as pool:
-            bad, good = pool._places
+            bad, good = pool._slots
             real = bad._ended
             monkeypatch.setattr(bad, "_ended", failing(real, ValueError("a fault of the gateway"), 2))
             await until(lambda: bad.ready and good.ready)

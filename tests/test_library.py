@@ -258,7 +258,7 @@ def test_models_that_are_loaded_have_answered_once(repository):
 
     async def story():
         async with kept(repository) as (_, _, device):
-            assert len(device._worker._scheduler._experience) == 2, "a step for each of the two models"
+            assert len(device._engine._scheduler._experience) == 2, "a step for each of the two models"
 
     asyncio.run(story())
 

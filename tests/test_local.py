@@ -113,7 +113,7 @@ def test_cancelling_stops_the_work():
         next(iter(stream))
         stream.cancel()
         threading.Event().wait(0.3)
-        assert not local._worker.jobs
+        assert not local._engine.runs
 
 
 def test_one_bad_directory_takes_nothing_else_down(tmp_path):
@@ -215,7 +215,7 @@ def test_the_thread_of_a_model_ends_with_it():
     for _ in range(50):
         local = Local(model)
         local.explain(PICTURE, Saliency())
-    threads = [local._worker._thread]
+    threads = [local._engine._thread]
     del local
     gc.collect()
     threads[0].join(20)
@@ -226,7 +226,7 @@ def test_work_that_comes_when_pools_are_shut_is_refused_by_name():
     """As `concurrent.futures` shuts them once the main thread is over, whatever other threads still do."""
     painting = StyleTransfer(styles=[Style(image=to_message(PICTURE))], size=32, steps=1)
     with Local(seeded(Residual), CARD) as local:
-        local._worker._beside.shutdown()
+        local._engine._beside.shutdown()
         with pytest.raises(UnavailableError, match="keep its main thread"):
             local.synthesize(painting, image=PICTURE).result()
         assert local.explain(PICTURE, Saliency()).map.any()

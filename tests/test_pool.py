@@ -322,18 +322,18 @@ def test_a_new_worker_keeps_nothing_that_is_let_go_of_while_it_loads(tmp_path):
 
     async def story():
         pool = Pool(Settings(repository=repository, threads=1))
-        (place,) = pool._places
+        (slot,) = pool._slots
         running = asyncio.create_task(pool.supervise())
         async with asyncio.timeout(60):
             for version in "12":
                 await pool.load("shapes", version)
-            os.kill(place.pid, signal.SIGKILL)
-            while ("shapes", "1") not in place.models or place.ready:
+            os.kill(slot.pid, signal.SIGKILL)
+            while ("shapes", "1") not in slot.models or slot.ready:
                 await asyncio.sleep(0.001)
             await pool.unload("shapes", "2")
-            while not place.ready:
+            while not slot.ready:
                 await asyncio.sleep(0.01)
-        assert place.models == {("shapes", "1")}
+        assert slot.models == {("shapes", "1")}
         running.cancel()
         await asyncio.wait([running])
         await pool.stop()
@@ -361,22 +361,22 @@ def test_the_pause_before_a_new_worker_grows_only_while_they_end_soon(monkeypatc
 
     async def story():
         pool = Pool(Settings(repository=bundled(), threads=1))
-        (place,) = pool._places
+        (slot,) = pool._slots
         running = asyncio.create_task(pool.supervise())
         async with asyncio.timeout(60):
             for life in (0.0, 0.0, 0.0, 1.2):  # seconds for which a worker answers nothing
-                while not place.ready:
+                while not slot.ready:
                     await asyncio.sleep(0.01)
                 if not life:
-                    place._began = time.monotonic()  # however long it took to start on a busy machine
+                    slot._began = time.monotonic()  # however long it took to start on a busy machine
                 await asyncio.sleep(life)
-                os.kill(place.pid, signal.SIGKILL)
-                while place.pid:
+                os.kill(slot.pid, signal.SIGKILL)
+                while slot.pid:
                     await asyncio.sleep(0.001)
                 ended = time.monotonic()
-                while not place.pid:
+                while not slot.pid:
                     await asyncio.sleep(0.001)
-                pauses.append(place._began - ended)
+                pauses.append(slot._began - ended)
         running.cancel()
         await asyncio.wait([running])
         await pool.stop()
@@ -388,18 +388,18 @@ def test_the_pause_before_a_new_worker_grows_only_while_they_end_soon(monkeypatc
 def test_a_worker_that_cannot_be_started_is_tried_again_until_it_can():
     async def story():
         pool = Pool(Settings(repository=bundled(), threads=1))
-        (place,) = pool._places
+        (slot,) = pool._slots
         running = asyncio.create_task(pool.supervise())
         async with asyncio.timeout(60):
-            while not place.ready:
+            while not slot.ready:
                 await asyncio.sleep(0.01)
             shutil.rmtree(pool._folder)
             pool._folder.write_text("no folder can be made here")
-            os.kill(place.pid, signal.SIGKILL)
-            while "could not be started" not in place.last_end:
+            os.kill(slot.pid, signal.SIGKILL)
+            while "could not be started" not in slot.last_end:
                 await asyncio.sleep(0.01)
             pool._folder.unlink()
-            while not place.ready:
+            while not slot.ready:
                 await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.wait([running])

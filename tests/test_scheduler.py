@@ -34,7 +34,7 @@ def run(scheduler, now, seconds_per_row=0.01):
         return [], now
     seconds = seconds_per_row * take.rows
     scheduler.charge(take, seconds, now + seconds)
-    return [part.ticket.job.name for part in take.slices], now + seconds
+    return [part.ticket.run.name for part in take.slices], now + seconds
 
 
 def taught(key="key", rate=0.01, **limits):
@@ -271,7 +271,7 @@ def test_a_ticket_goes_by_its_newest_rank():
     assert [part.ticket for part in take.slices] == [first, long]
     scheduler.charge(take, 2.0, 1.0)  # the long one has used a second now, and is in line again
     other = ticket("other", key="other")
-    other.job.attained = 0.5
+    other.run.attained = 0.5
     scheduler.add(other, 1.0)
     assert scheduler.take(1.0).slices[0].ticket is other
 
@@ -283,7 +283,7 @@ def test_seconds_are_shared_out_by_rows():
     scheduler.add(three, 1.0)
     take = scheduler.take(1.0)
     scheduler.charge(take, 4.0, 5.0)
-    assert (one.job.attained, three.job.attained) == (1.0, 3.0)
+    assert (one.run.attained, three.run.attained) == (1.0, 3.0)
 
 
 def test_a_fixed_chunk_shares_with_nobody_and_ignores_what_rows_cost():
@@ -292,7 +292,7 @@ def test_a_fixed_chunk_shares_with_nobody_and_ignores_what_rows_cost():
     scheduler.add(fixed, 1.0)
     scheduler.add(ticket("other"), 1.0)
     take = scheduler.take(1.0)
-    assert [(part.ticket.job.name, part.stop) for part in take.slices] == [("fixed", 8)]
+    assert [(part.ticket.run.name, part.stop) for part in take.slices] == [("fixed", 8)]
 
 
 def test_the_first_step_of_a_key_says_nothing_of_its_cost():
@@ -334,16 +334,16 @@ class Callers:
     def step(self):
         """One step; who took part in it, the one who led it first. A ticket that is over is asked anew."""
         take = self.scheduler.take(self.now)
-        cost = {part.ticket: self.seconds[part.ticket.job.caller] * (part.stop - part.start) for part in take.slices}
+        cost = {part.ticket: self.seconds[part.ticket.run.caller] * (part.stop - part.start) for part in take.slices}
         seconds = sum(cost.values())
         self.now += seconds
         self.scheduler.charge(take, seconds, self.now)
         for part in take.slices:
-            self.had[part.ticket.job.caller] += seconds * (part.stop - part.start) / take.rows
+            self.had[part.ticket.run.caller] += seconds * (part.stop - part.start) / take.rows
         for each in cost:
             if not each.left:
-                self.ask(each.job.caller)
-        return [part.ticket.job.caller for part in take.slices]
+                self.ask(each.run.caller)
+        return [part.ticket.run.caller for part in take.slices]
 
 
 COSTS = st.floats(0.001, 1.0)
@@ -374,7 +374,7 @@ def test_nobody_gets_far_ahead_by_having_rows_in_the_steps_of_others(chance):
         now += seconds
         scheduler.charge(take, seconds, now)
         for part in take.slices:
-            had[part.ticket.job.caller] += 0.01 * (part.stop - part.start)
+            had[part.ticket.run.caller] += 0.01 * (part.stop - part.start)
     assert max(had.values()) - min(had.values()) <= RIDE + 0.1
 
 
@@ -424,7 +424,7 @@ def test_no_caller_starves_under_an_endless_stream_of_newcomers():
         take = crowd.scheduler.take(crowd.now)
         crowd.now += 0.1
         crowd.scheduler.charge(take, 0.1, crowd.now)
-        if take.slices[0].ticket.job.caller == "old":
+        if take.slices[0].ticket.run.caller == "old":
             return
     raise AssertionError("the old one never ran")
 
@@ -436,7 +436,7 @@ def test_steps_are_shared_across_callers_unless_others_would_wait_long_for_that(
     def step(cost):
         take = scheduler.take(1.0)
         scheduler.charge(take, cost, 1.0)
-        return [(part.ticket.job.name, part.stop - part.start) for part in take.slices]
+        return [(part.ticket.run.name, part.stop - part.start) for part in take.slices]
 
     step(0.08)
     for _ in range(20):

@@ -73,10 +73,10 @@ class Local:
     ) -> None:
         self.model = _loaded(model, card or Card(), labels, device, dtype)
         self._described, self._limits = describe.described(self.model), Limits(device=device)
-        self._worker = Engine(
+        self._engine = Engine(
             answer, name="local", fitting=self._limits.fitting, processors=torch.device(device).type == "cpu"
         )
-        weakref.finalize(self, self._worker.end).atexit = False
+        weakref.finalize(self, self._engine.end).atexit = False
 
     @overload
     def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
@@ -147,15 +147,15 @@ class Local:
         request = estimate_request(method, image, **options)
         asked: Request = request.explain if request.HasField("explain") else request.synthesize
         try:
-            sight = decode_images(asked, self._described)
-            question = prepare(sight.request, self.model)
-            cost = estimate(question, self._limits, self._worker.seconds)
+            images = decode_images(asked, self._described)
+            prepared = prepare(images.request, self.model)
+            cost = estimate(prepared, self._limits, self._engine.seconds)
         except NotApplicable as error:
             return Estimate.of(EstimateResponse(applies=False, reason=error.message))
         except LightwellError as error:
             raise _told(error) from None
-        response = responses.estimation(question, cost, self._limits.bytes)
-        sight.understood(getattr(response, response.WhichOneof("resolved") or "explain"))
+        response = responses.estimation(prepared, cost, self._limits.bytes)
+        images.understood(getattr(response, response.WhichOneof("resolved") or "explain"))
         return Estimate.of(response)
 
     def filters(self, layer: str = "", picture: bool = False) -> Filters:
@@ -168,7 +168,7 @@ class Local:
 
     def close(self) -> None:
         """Ends the thread of the engine."""
-        self._worker.stop()
+        self._engine.stop()
 
     def __enter__(self) -> Local:
         return self
@@ -178,11 +178,11 @@ class Local:
 
     def _submitted(self, request: Request, watched: bool = False) -> _Running:
         try:
-            sight = decode_images(request, self._described)
-            running = _Running(sight, prepare(sight.request, self.model), watched)
+            images = decode_images(request, self._described)
+            running = _Running(images, prepare(images.request, self.model), watched)
             if request.reproducible and not torch.are_deterministic_algorithms_enabled():
-                running.job.exceptions.append(NOT_DETERMINISTIC)
-            self._worker.submit(running.job)
+                running.run.exceptions.append(NOT_DETERMINISTIC)
+            self._engine.submit(running.run)
         except LightwellError as error:
             raise _told(error) from None
         return running
@@ -196,7 +196,7 @@ class Local:
                 elif isinstance(event, Done):
                     yield ExplainStreamResponse(result=running.explanation(event))
         finally:
-            self._worker.cancel(running.job)
+            self._engine.cancel(running.run)
 
     def _synthesized(self, request: SynthesizeRequest) -> Iterator[SynthesizeResponse]:
         running = self._submitted(request)
@@ -204,22 +204,22 @@ class Local:
             for event in running:
                 if isinstance(event, Frame):
                     yield SynthesizeResponse(
-                        progress=running.sight.progress(responses.progress(event, running.question))
+                        progress=running.images.progress(responses.progress(event, running.prepared))
                     )
                 elif isinstance(event, Done):
-                    result = responses.synthesis(running.question, event.result, running.job)
-                    yield SynthesizeResponse(result=running.sight.synthesis(result))
+                    result = responses.synthesis(running.prepared, event.result, running.run)
+                    yield SynthesizeResponse(result=running.images.synthesis(result))
         finally:
-            self._worker.cancel(running.job)
+            self._engine.cancel(running.run)
 
 
 class _Running:
     """A question at work; iterating gives its events."""
 
-    def __init__(self, sight: RequestImages, question: PreparedRequest, watched: bool) -> None:
-        self.sight, self.question = sight, question
+    def __init__(self, images: RequestImages, prepared: PreparedRequest, watched: bool) -> None:
+        self.images, self.prepared = images, prepared
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.job: Run = question.job(self.events.put, watched=watched)
+        self.run: Run = prepared.run(self.events.put, watched=watched)
 
     def __iter__(self) -> Iterator[Event]:
         event: Event | None = None
@@ -230,13 +230,13 @@ class _Running:
             yield event
 
     def explanation(self, done: Done) -> ExplainResponse:
-        return self.sight.explanation(responses.explanation(self.question, done.result, self.job))
+        return self.images.explanation(responses.explanation(self.prepared, done.result, self.run))
 
 
 def _finished(running: _Running) -> Explanation:
     *_, done = running
     assert isinstance(done, Done)
-    return Explanation(running.explanation(done), running.sight.asked.image)
+    return Explanation(running.explanation(done), running.images.asked.image)
 
 
 def _told(error: LightwellError) -> Exception:

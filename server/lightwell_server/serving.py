@@ -91,29 +91,29 @@ class Serving:
         self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings, largest))
         self._probed = _health_alone(settings, self._health)
         self._port = _listen(settings, self._server, self._metrics)
-        self._library = ModelRegistry(settings.repository, self._metrics)
-        self._core: Backend = (
+        self._registry = ModelRegistry(settings.repository, self._metrics)
+        self._backend: Backend = (
             Pool(settings, self._metrics) if settings.owned else Device(settings, settings.device_names[0])
         )
         self._admission = Admission(
-            lambda: self._core.workers,
+            lambda: self._backend.workers,
             settings.max_jobs,
             settings.each_jobs,
             settings.max_queue_seconds,
             settings.max_request_steps,
             self._metrics,
         )
-        self._curator = Reconciler(
-            settings.repository, self._library, self._core, self._told, settings.versions == "all"
+        self._reconciler = Reconciler(
+            settings.repository, self._registry, self._backend, self._told, settings.versions == "all"
         )
-        exposition.serve(settings.metrics_port, self._metrics, self._core.scraped)
+        exposition.serve(settings.metrics_port, self._metrics, self._backend.scraped)
         self._add_services()
 
     def _add_services(self) -> None:
         settings, server, answers = self._settings, self._server, self._boundary.exchange.answers
         explainer = ExplainerService(
-            self._library,
-            self._core,
+            self._registry,
+            self._backend,
             self._admission,
             self._codec,
             answers,
@@ -121,14 +121,14 @@ class Serving:
             settings.max_pixels,
         )
         self._admin = AdminService(
-            self._library,
-            self._core,
+            self._registry,
+            self._backend,
             self._admission,
-            self._curator,
-            lambda: exposition.text(self._metrics, self._core.scraped),
+            self._reconciler,
+            lambda: exposition.text(self._metrics, self._backend.scraped),
         )
         explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, server)
-        models = ModelService(self._library, self._core, self._codec)
+        models = ModelService(self._registry, self._backend, self._codec)
         explainer_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
         explainer_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -138,7 +138,7 @@ class Serving:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the engine fails, and drains. Raises RuntimeError if the engine failed."""
-        await self._curator.expect()
+        await self._reconciler.expect()
         if self._settings.tokens is None:
             log.warning(
                 "without --tokens whoever reaches %s may administer: stop jobs, unload models", self._settings.address
@@ -147,10 +147,10 @@ class Serving:
         if self._probed is not None:
             await self._probed.start()
         self._health.set("", serves=True)
-        for name in (*SERVICES, *(entry.name for entry in self._library.all())):
+        for name in (*SERVICES, *(entry.name for entry in self._registry.all())):
             self._health.set(name, serves=False)
         stopping = asyncio.create_task(stop.wait())
-        works = [asyncio.create_task(work) for work in (self._core.supervise(), self._keep())]
+        works = [asyncio.create_task(work) for work in (self._backend.supervise(), self._keep())]
         await asyncio.wait([stopping, *works], return_when=asyncio.FIRST_COMPLETED)
         ended = [work for work in works if work.done()]
         await self._drain()
@@ -164,30 +164,30 @@ class Serving:
     async def _keep(self) -> None:
         """Follows the repository, and says when all models are decided that were there at first."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._curator.watch())
+            tasks.create_task(self._reconciler.watch())
             tasks.create_task(self._look())
-            await self._curator.load_all()
+            await self._reconciler.load_all()
             self._decided = True
-            count = len(self._library.ready())
+            count = len(self._registry.ready())
             print(f"lightwell: serving {count} models on port {self._port}", flush=True)
 
     async def _look(self) -> None:
         """Keeps health and what requests have used up to date: a model answers where a worker has it."""
         ready = False
         while True:
-            if ready != (self._decided and self._core.warm):
+            if ready != (self._decided and self._backend.warm):
                 ready = not ready
                 for service in SERVICES:
                     self._health.set(service, serves=ready)
-            for name in {entry.name for entry in self._library.all()}:
+            for name in {entry.name for entry in self._registry.all()}:
                 await self._told(name)
-            self._admission.attained(self._core.attained())
+            self._admission.attained(self._backend.attained())
             await asyncio.sleep(LOOKED)
 
     async def _told(self, name: str) -> None:
         """A model may have begun or ceased to answer."""
-        ready = [entry for entry in self._library.versions(name) if entry.ready]
-        answers = any(self._core.answers(entry.name, entry.version) for entry in ready)
+        ready = [entry for entry in self._registry.versions(name) if entry.ready]
+        answers = any(self._backend.answers(entry.name, entry.version) for entry in ready)
         self._health.set(name, serves=answers)
 
     async def _drain(self) -> None:
@@ -202,7 +202,7 @@ class Serving:
         refusing = asyncio.create_task(self._server.stop(settings.grace_seconds))
         while self._boundary.calls and time.monotonic() - began < settings.grace_seconds:
             await asyncio.sleep(0.02)
-        ending = [self._server.stop(0), refusing, self._core.stop()]
+        ending = [self._server.stop(0), refusing, self._backend.stop()]
         if self._probed is not None:
             ending.append(self._probed.stop(0))
         if self._tracing is not None:

@@ -1,1 +1,1 @@
-"""Runs methods: many jobs share one device, a step at a time."""
+"""Runs methods: many runs share one device, a step at a time."""

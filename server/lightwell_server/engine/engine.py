@@ -1,4 +1,4 @@
-"""One device and its thread: take a step, answer it, resume each job, back in line."""
+"""One device and its thread: take a step, answer it, resume each run, back in line."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ Fitting = Callable[[Any, Ask], int | None]
 class Engine:
     """Owns a device. `answer(model, parts)` answers parts of Asks with equal keys in one device step; `fitting(model,
     ask)` says how many rows like an Ask's fit into a step (None: any number), or raises what its caller is told.
-    `watch(jobs)` is told which jobs run from now on, on the device or beside it, so that it is known whose doing it was
-    if the process ends; `failed()` is called if the device's thread ends by a fault, before any job is told. A worker
+    `watch(runs)` is told which runs run from now on, on the device or beside it, so that it is known whose doing it was
+    if the process ends; `failed()` is called if the device's thread ends by a fault, before any run is told. A worker
     that is left open ends with the interpreter. With `processors` the device is the machine's own ones, and others may
     be at work there, too."""
 
     def __init__(
         self,
         answer: Answering,
-        max_jobs: int = 256,
+        max_runs: int = 256,
         max_rows: int = 32,
         max_seconds: float = 0.1,
         name: str = "device",
         fitting: Fitting = lambda model, ask: None,
-        watch: Callable[[Collection[Run]], object] = lambda jobs: None,
+        watch: Callable[[Collection[Run]], object] = lambda runs: None,
         failed: Callable[[], object] = lambda: None,
         processors: bool = False,
         metrics: DeviceMetrics | None = None,
@@ -64,26 +64,26 @@ class Engine:
         self._metrics = metrics or DeviceMetrics()
         self._processors = processors
         self._answer, self._fitting, self._watch, self._failed = answer, fitting, watch, failed
-        self._max_jobs = max_jobs
+        self._max_runs = max_runs
         self._scheduler = Scheduler(max_rows, max_seconds)
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
-        self._jobs: set[Run] = set()
+        self._runs: set[Run] = set()
         self._working: set[Run] = set()
         self._open, self._leaving = True, False
         self._beside = single_threaded_pool(2, f"{name}-work")
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
         _left_open.add(self)
 
     @property
-    def jobs(self) -> Collection[Run]:
-        """Jobs that are not over."""
-        return tuple(self._jobs)
+    def runs(self) -> Collection[Run]:
+        """Runs that are not over."""
+        return tuple(self._runs)
 
     @property
     def alive(self) -> bool:
-        """Whether jobs are taken and the thread runs."""
+        """Whether runs are taken and the thread runs."""
         return self._open and self._thread.is_alive()
 
     def seconds(self, model: Any, ask: Ask, inputs: Mapping[str, Tensor]) -> float | None:  # noqa: ANN401
@@ -91,8 +91,8 @@ class Engine:
         rate = self._scheduler.seconds(_key(model, ask, inputs))
         return None if rate is None else rate * ask.count
 
-    def submit(self, job: Run) -> None:
-        """Takes a job; it returns at once. Raises `Overloaded` if there are too many, `Unavailable` when stopping, and
+    def submit(self, run: Run) -> None:
+        """Takes a run; it returns at once. Raises `Overloaded` if there are too many, `Unavailable` when stopping, and
         in a process forked from the worker's own."""
         if self._open and not self._thread.is_alive():
             raise Unavailable(
@@ -102,19 +102,19 @@ class Engine:
         with self._wake:
             if not self._open:
                 raise Unavailable("the server is stopping; ask another one")
-            if len(self._jobs) >= self._max_jobs:
-                raise Overloaded(f"{self._max_jobs} requests are in progress already; try again later")
-            self._jobs.add(job)
-            self._inbox.append(lambda: self._resume(job, None))
+            if len(self._runs) >= self._max_runs:
+                raise Overloaded(f"{self._max_runs} requests are in progress already; try again later")
+            self._runs.add(run)
+            self._inbox.append(lambda: self._resume(run, None))
             self._wake.notify()
 
-    def cancel(self, job: Run) -> None:
-        """The caller is gone: no step is begun for the job any more. Safe from any thread and at any time."""
-        job.gone = True
-        self._post(lambda: self._over(job, None))
+    def cancel(self, run: Run) -> None:
+        """The caller is gone: no step is begun for the run any more. Safe from any thread and at any time."""
+        run.gone = True
+        self._post(lambda: self._over(run, None))
 
     def stop(self) -> None:
-        """Takes no more jobs, fails those that are left, and ends the thread."""
+        """Takes no more runs, fails those that are left, and ends the thread."""
         self.end()
         self._thread.join()
 
@@ -136,7 +136,7 @@ class Engine:
         """Waits until the thread has ended, or so long."""
         self._thread.join(seconds)
 
-    def _run(self) -> None:
+    def _live(self) -> None:
         try:
             self._loop()
         except Exception:
@@ -145,8 +145,8 @@ class Engine:
         with self._wake:
             self._open = False
         self._beside.shutdown(wait=False, cancel_futures=True)
-        for job in () if self._leaving else self.jobs:
-            self._over(job, Failed(Unavailable("the server stopped before the request was finished")))
+        for run in () if self._leaving else self.runs:
+            self._over(run, Failed(Unavailable("the server stopped before the request was finished")))
 
     def _loop(self) -> None:
         while self._open:
@@ -168,17 +168,17 @@ class Engine:
         """Answers one step. A step that fails is taken apart, so that only the guilty fail."""
         began, worked = time.monotonic(), time.thread_time()
         try:
-            first = _job(take.slices[0])
+            first = _run_of(take.slices[0])
             assert first.ask is not None
-            with self._at_work({_job(s) for s in take.slices}):
-                parts = [_job(s).part(s.start, s.stop) for s in take.slices]
+            with self._at_work({_run_of(s) for s in take.slices}):
+                parts = [_run_of(s).part(s.start, s.stop) for s in take.slices]
                 answers = self._answer(first.models[first.ask.model], parts)
         except OutOfMemory as error:
             self._metrics.memory_splits.inc()
-            for job in (_job(s) for s in take.slices if _job(s).reproducible):
-                job.exceptions.append(f"a chunk of {take.rows} rows was halved for want of memory")
+            for run in (_run_of(s) for s in take.slices if _run_of(s).reproducible):
+                run.exceptions.append(f"a chunk of {take.rows} rows was halved for want of memory")
             if not self._scheduler.shrink(take, time.monotonic()):
-                self._over(_job(take.slices[0]), Failed(error))
+                self._over(_run_of(take.slices[0]), Failed(error))
             return
         except Exception as error:
             if ruinous(error):
@@ -190,15 +190,15 @@ class Engine:
         busy = self._processors and time.thread_time() - worked < OWN * seconds
         self._count(take, seconds)
         for part in take.slices:
-            _job(part).took((part.start, part.stop), part.ticket.since, began, ended)
+            _run_of(part).took((part.start, part.stop), part.ticket.since, began, ended)
         self._scheduler.charge(take, seconds, ended, busy)
         for part, answer in zip(take.slices, answers, strict=True):
             self._collect(part, answer, seconds * (part.stop - part.start) / take.rows)
 
     @contextmanager
-    def _at_work(self, jobs: set[Run]) -> Iterator[None]:
+    def _at_work(self, runs: set[Run]) -> Iterator[None]:
         """Tells who runs meanwhile. After a fault that ends the process it stays known who it was."""
-        self._watch(jobs | self._working)
+        self._watch(runs | self._working)
         try:
             yield
         except Exception as error:
@@ -212,65 +212,65 @@ class Engine:
             for part in take.slices:
                 self._step(Take([part]))
         else:
-            self._over(_job(take.slices[0]), Failed(_told(error, _job(take.slices[0]))))
+            self._over(_run_of(take.slices[0]), Failed(_told(error, _run_of(take.slices[0]))))
 
     def _collect(self, part: Slice, answer: Answer, seconds: float) -> None:
-        job = _job(part)
-        job.left = part.ticket.rows - part.stop
-        self._metrics.device_seconds.labels(job.method).inc(seconds)
-        if job.watched and not job.gone and part.ticket.rows > 1:
-            job.tell(Passed(part.stop, part.ticket.rows))
+        run = _run_of(part)
+        run.left = part.ticket.rows - part.stop
+        self._metrics.device_seconds.labels(run.method).inc(seconds)
+        if run.watched and not run.gone and part.ticket.rows > 1:
+            run.tell(Passed(part.stop, part.ticket.rows))
         try:
-            whole = job.collect(answer, not job.left)
+            whole = run.collect(answer, not run.left)
         except Exception as error:  # many rows' answers may not fit into memory together
-            self._over(job, Failed(_told(error, job)))
+            self._over(run, Failed(_told(error, run)))
             return
         if whole is not None:
-            self._resume(job, whole)
+            self._resume(run, whole)
 
-    def _resume(self, job: Run, reply: Any) -> None:  # noqa: ANN401
-        if job.over or job.gone:
-            self._over(job, None)
+    def _resume(self, run: Run, reply: Any) -> None:  # noqa: ANN401
+        if run.over or run.gone:
+            self._over(run, None)
             return
         try:
-            with self._at_work({job}):
-                step = job.resume(reply)
+            with self._at_work({run}):
+                step = run.resume(reply)
             if step is not None:
-                self._wait(job, step)
+                self._wait(run, step)
         except Exception as error:
             if ruinous(error):
                 raise
-            self._over(job, Failed(_told(error, job)))
+            self._over(run, Failed(_told(error, run)))
             return
         if step is None:
-            self._over(job, None)
+            self._over(run, None)
 
-    def _wait(self, job: Run, step: Ask | Work) -> None:
-        """Puts a job where its next answer comes from."""
+    def _wait(self, run: Run, step: Ask | Work) -> None:
+        """Puts a run where its next answer comes from."""
         if isinstance(step, Work):
-            self._working.add(job)
+            self._working.add(run)
             self._watch(self._working)
             future = self._submitted(step)
-            future.add_done_callback(lambda done: self._post(lambda: self._worked(job, done)))
+            future.add_done_callback(lambda done: self._post(lambda: self._worked(run, done)))
             return
         if step.count < 1:
             raise ValueError("an Ask has at least one row")
-        model, now = job.models[step.model], time.monotonic()
-        key, most = _key(model, step, job.inputs), self._fitting(model, step)
+        model, now = run.models[step.model], time.monotonic()
+        key, most = _key(model, step, run.inputs), self._fitting(model, step)
         bare = self._scheduler.bare_seconds(key, now) * step.count
-        job.left = step.count
-        if now + bare > job.deadline > now:
-            self._spare(job)
+        run.left = step.count
+        if now + bare > run.deadline > now:
+            self._spare(run)
             raise DeadlineExceeded(
-                f"the request needs {bare:.1f} more seconds of the device at least and has {job.deadline - now:.1f};"
+                f"the request needs {bare:.1f} more seconds of the device at least and has {run.deadline - now:.1f};"
                 " give it more time or ask for less",
                 reason="DEADLINE_TOO_SHORT",
             )
-        alone, chunk = job.reproducible or not step.shares, CHUNK if job.reproducible else None
+        alone, chunk = run.reproducible or not step.shares, CHUNK if run.reproducible else None
         if chunk is not None and most is not None and most < min(chunk, step.count):
-            job.exceptions.append(f"steps had {most} rows instead of {chunk} for want of memory")
-        job.ticket = Ticket(job, key, step.count, alone, chunk, most)
-        self._scheduler.add(job.ticket, now)
+            run.exceptions.append(f"steps had {most} rows instead of {chunk} for want of memory")
+        run.ticket = Ticket(run, key, step.count, alone, chunk, most)
+        self._scheduler.add(run.ticket, now)
 
     def _submitted(self, work: Work) -> Future[Any]:
         try:
@@ -278,46 +278,46 @@ class Engine:
         except RuntimeError:  # pools take nothing more once the main thread is over, whatever other threads still do
             raise Unavailable("the process is ending; keep its main thread until all requests are answered") from None
 
-    def _worked(self, job: Run, done: Future[Any]) -> None:
-        self._working.discard(job)
+    def _worked(self, run: Run, done: Future[Any]) -> None:
+        self._working.discard(run)
         self._watch(self._working)
         error = done.exception()
         if error is not None:
-            self._over(job, Failed(_told(error, job)))
-        elif job.deadline <= time.monotonic():
-            self._late(job)
+            self._over(run, Failed(_told(error, run)))
+        elif run.deadline <= time.monotonic():
+            self._late(run)
         else:
-            self._resume(job, done.result())
+            self._resume(run, done.result())
 
     def _drop(self, ticket: Ticket) -> None:
         self._late(_owner(ticket))
 
-    def _late(self, job: Run) -> None:
-        """Ends a job whose caller is too late, or gone."""
-        if not (job.over or job.gone):
-            self._spare(job)
-        self._over(job, Failed(_late()))
+    def _late(self, run: Run) -> None:
+        """Ends a run whose caller is too late, or gone."""
+        if not (run.over or run.gone):
+            self._spare(run)
+        self._over(run, Failed(_late()))
 
-    def _over(self, job: Run, event: Failed | None) -> None:
-        if job.gone and not job.over:
-            self._spare(job)
-        if job.ticket is not None:
-            self._scheduler.leave(job.ticket)
-        if event is not None or job.gone:
-            job.finish(event or Failed(_late()))
-        self._jobs.discard(job)
+    def _over(self, run: Run, event: Failed | None) -> None:
+        if run.gone and not run.over:
+            self._spare(run)
+        if run.ticket is not None:
+            self._scheduler.leave(run.ticket)
+        if event is not None or run.gone:
+            run.finish(event or Failed(_late()))
+        self._runs.discard(run)
 
-    def _spare(self, job: Run) -> None:
-        """Counts a job that is dropped, and what it had still planned for the device."""
-        gone = job.gone and job.deadline > time.monotonic() + DUE
+    def _spare(self, run: Run) -> None:
+        """Counts a run that is dropped, and what it had still planned for the device."""
+        gone = run.gone and run.deadline > time.monotonic() + DUE
         self._metrics.dropped.labels("gone" if gone else "late").inc()
-        if job.done:
-            saved = job.attained * (1 - job.done) / job.done
+        if run.done:
+            saved = run.attained * (1 - run.done) / run.done
         else:
-            ask = job.ask
-            rate = self._scheduler.seconds(_key(job.models[ask.model], ask, job.inputs)) if ask is not None else None
-            saved = (rate or 0.0) * job.left
-        self._metrics.saved_seconds.labels(job.method).inc(saved)
+            ask = run.ask
+            rate = self._scheduler.seconds(_key(run.models[ask.model], ask, run.inputs)) if ask is not None else None
+            saved = (rate or 0.0) * run.left
+        self._metrics.saved_seconds.labels(run.method).inc(saved)
 
     def _count(self, take: Take, seconds: float) -> None:
         self._metrics.steps.inc()
@@ -354,11 +354,11 @@ def _key(model: Any, ask: Ask, inputs: Mapping[str, Tensor]) -> Hashable:  # noq
 
 
 def _owner(ticket: Ticket) -> Run:
-    assert isinstance(ticket.job, Run)
-    return ticket.job
+    assert isinstance(ticket.run, Run)
+    return ticket.run
 
 
-def _job(part: Slice) -> Run:
+def _run_of(part: Slice) -> Run:
     return _owner(part.ticket)
 
 
@@ -366,9 +366,9 @@ def _late() -> DeadlineExceeded:
     return DeadlineExceeded("the request could not be finished before its deadline")
 
 
-def _told(error: BaseException, job: Run) -> LightwellError:
+def _told(error: BaseException, run: Run) -> LightwellError:
     """An error as a caller may hear of it: a bug's trace goes to the log."""
     if isinstance(error, LightwellError):
         return error
-    log.error("%s failed", job.method, exc_info=error, extra={"fields": {"request_id": job.name}})
+    log.error("%s failed", run.method, exc_info=error, extra={"fields": {"request_id": run.name}})
     return Internal("internal error; the server's log has the details")

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from lightwell_server.contract.ask import Answer, Ask, Frame, Part, Step, Work
 from lightwell_server.errors import LightwellError
+from lightwell_server.spans import Span
 
 log = logging.getLogger(__name__)
 
 CHUNK = 8
 """Rows of each step of a reproducible request, whatever rows cost."""
-MOMENTS = 16
-"""Moments of a job that are kept."""
+SPANS = 16
+"""Spans of a run that are kept."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The job is over without a result."""
+    """The run is over without a result."""
 
     error: LightwellError
 
@@ -47,22 +48,12 @@ class Passed:
 Event = Frame | Passed | Done | Failed
 
 
-@dataclass(frozen=True)
-class Moment:
-    """A stretch of a job's time, on the engine's clock: in the `queue`, or in a `step` with so many rows of its own."""
-
-    name: str
-    began: float
-    ended: float
-    rows: int
-
-
 @dataclass(eq=False, slots=True)
 class Run:
     """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model.
-    `deliver` takes the job's events, on the engine's thread; a job that is over delivers nothing more. `deadline` is
-    a moment of the engine's clock, `caller` who has a share of the device. `watched` jobs tell the rows they have
-    passed; `name` is for the log, `number` for who looks at the engine. The first few `moments` are kept, and the
+    `deliver` takes the run's events, on the engine's thread; a run that is over delivers nothing more. `deadline` is
+    a moment of the engine's clock, `caller` who has a share of the device. `watched` runs tell the rows they have
+    passed; `name` is for the log, `number` for who looks at the engine. The first few `spans` are kept, and the
     `ticket` that is in line."""
 
     method: str
@@ -80,7 +71,7 @@ class Run:
     name: str = ""
     number: int = 0
     exceptions: list[str] = field(default_factory=list)
-    moments: list[Moment] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
     gone: bool = False
     over: bool = False
     ask: Ask | None = None
@@ -126,12 +117,12 @@ class Run:
         """Notes a step with the rows `part` of its Ask: since when they waited, when it began and when it ended."""
         self.queued += began - waited
         self.device_steps += 1
-        if len(self.moments) < MOMENTS:
-            rows = part[1] - part[0]
-            self.moments += [Moment("queue", waited, began, rows), Moment("step", began, ended, rows)]
+        if len(self.spans) < SPANS:
+            rows = {"lightwell.rows": part[1] - part[0]}
+            self.spans += [Span("queue", waited, began, rows), Span("step", began, ended, rows)]
 
     def finish(self, event: Done | Failed) -> None:
-        """Ends the job with its last event; a caller that is gone hears nothing."""
+        """Ends the run with its last event; a caller that is gone hears nothing."""
         if self.over:
             return
         self.over = True

@@ -1,11 +1,11 @@
 """Decides what the device does next. Pure data: no tensor, no thread, no clock of its own.
 
-The caller that has used the least device time goes first, and of its jobs the one that has used the least, so that a
+The caller that has used the least device time goes first, and of its runs the one that has used the least, so that a
 new saliency map overtakes a style transfer at the next step with nothing predicted, and nobody has more of the device
-for asking more at a time. Waiting counts in favour of jobs and callers, so nobody starves: `attained - AGEING * waited`
+for asking more at a time. Waiting counts in favour of runs and callers, so nobody starves: `attained - AGEING * waited`
 orders the line, and since all wait equally fast, `attained + AGEING * since` is a fixed rank. A caller that comes, or
 comes back, is taken to have used as much as the least of those who wait: it has saved nothing up, and owes nothing. The
-step is filled with jobs of the same key. A chunk is bounded in rows, and in seconds by what rows of its key have cost
+step is filled with runs of the same key. A chunk is bounded in rows, and in seconds by what rows of its key have cost
 before.
 """
 
@@ -24,7 +24,7 @@ from lightwell_server.engine.experience import Experience
 AGEING = 0.02
 """Seconds of device time that a second of waiting makes up for."""
 GRAIN = 0.002
-"""Seconds of device time by which jobs, and callers, must differ for one to go before the other."""
+"""Seconds of device time by which runs, and callers, must differ for one to go before the other."""
 KEYS = 4096
 """Keys whose cost is remembered."""
 RIDE = 0.5
@@ -34,7 +34,7 @@ CALLERS = 4096
 
 
 class Charged(Protocol):
-    """What the scheduler knows of a job."""
+    """What the scheduler knows of a run."""
 
     caller: str
     attained: float
@@ -47,7 +47,7 @@ class Ticket:
     """The rows of one Ask in line. Tickets of one `key` cost alike; `most` of their rows fit into one step. `alone`
     shares its steps with nobody; `chunk` fixes the rows of each of its steps. `turn` counts how often it was taken."""
 
-    job: Charged
+    run: Charged
     key: Hashable
     rows: int
     alone: bool = False
@@ -177,7 +177,7 @@ class Scheduler:
 
     def add(self, ticket: Ticket, now: float) -> None:
         """Puts a ticket in line."""
-        account = self._account(ticket.job.caller)
+        account = self._account(ticket.run.caller)
         if account not in self._all:
             account.serve(max(account.served, self._floor), now)
         ticket.since, ticket.waits = now, True
@@ -189,7 +189,7 @@ class Scheduler:
 
     def rank(self, ticket: Ticket, now: float) -> int:
         """The ticket's place among others of its caller: the lower, the earlier."""
-        return int((ticket.job.attained + AGEING * now) / GRAIN)
+        return int((ticket.run.attained + AGEING * now) / GRAIN)
 
     def leave(self, ticket: Ticket) -> None:
         """Takes a ticket out of the line, if it waits there."""
@@ -198,7 +198,7 @@ class Scheduler:
         ticket.waits = False
         ticket.turn += 1
         self.waiting_rows -= ticket.left
-        account = self._accounts[ticket.job.caller]
+        account = self._accounts[ticket.run.caller]
         self._all.left(account)
         if not ticket.alone:
             same = self._by_key[ticket.key]
@@ -231,7 +231,7 @@ class Scheduler:
         """Fills a step with tickets of the same key, callers that have used least first."""
         first = take.slices[0].ticket
         same = self._by_key.get(first.key, Lines())
-        own = self._accounts[first.job.caller]
+        own = self._accounts[first.run.caller]
         most = math.inf if same.keys() <= {own} else self._riding(same)
         for account in sorted(same, key=PLACE):
             if account is own or account.served <= most:
@@ -254,8 +254,8 @@ class Scheduler:
         rate = seconds / take.rows
         self._learn(take, seconds, now, busy)
         for part in take.slices:
-            cost, account = rate * (part.stop - part.start), self._account(part.ticket.job.caller)
-            part.ticket.job.attained += cost
+            cost, account = rate * (part.stop - part.start), self._account(part.ticket.run.caller)
+            part.ticket.run.attained += cost
             account.serve(account.served + cost, now)
             if part.ticket.left:
                 self.add(part.ticket, now)
@@ -299,7 +299,7 @@ class Scheduler:
 
     def hopeless(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket's rows cannot be answered in time, even at the least that such rows cost."""
-        return now + self.bare_seconds(ticket.key, now) * ticket.left >= ticket.job.deadline
+        return now + self.bare_seconds(ticket.key, now) * ticket.left >= ticket.run.deadline
 
     def limit(self, key: Hashable) -> int:
         """The most rows of a step: one at first, then what fits into the seconds and into memory."""
@@ -325,7 +325,7 @@ class Scheduler:
         while (line := lines.get(account)) is not None:
             ticket = line.first()
             self.leave(ticket)
-            if ticket.job.gone or self.hopeless(ticket, now):
+            if ticket.run.gone or self.hopeless(ticket, now):
                 take.dropped.append(ticket)
             else:
                 yield ticket

@@ -31,41 +31,41 @@ class AdminService(explainer_pb2_grpc.AdminServiceServicer):
 
     def __init__(
         self,
-        library: ModelRegistry,
-        core: Backend,
+        registry: ModelRegistry,
+        backend: Backend,
         admission: Admission,
-        curator: Reconciler,
+        reconciler: Reconciler,
         metrics: Callable[[], bytes],
     ) -> None:
-        self._library, self._core, self._admission, self._curator = library, core, admission, curator
+        self._registry, self._backend, self._admission, self._reconciler = registry, backend, admission, reconciler
         self._metrics, self._began = metrics, time.monotonic()
         self._scrapes = Budget(SCRAPES, "the scrapes")
         self.stopping = False
 
     async def GetStatus(self, request: admin.GetStatusRequest, context: Context) -> admin.GetStatusResponse:
         """How the server, its workers and its models are."""
-        cases = self._admission.cases
-        running = sum(case.worker is not None for case in cases)
-        aliases = self._library.aliases.items()
+        requests = self._admission.requests
+        running = sum(admitted.worker is not None for admitted in requests)
+        aliases = self._registry.aliases.items()
         return admin.GetStatusResponse(
             server_version=__version__,
             up_seconds=time.monotonic() - self._began,
             stopping=self.stopping,
-            workers=self._core.statuses(),
-            waiting=len(cases) - running,
+            workers=self._backend.statuses(),
+            waiting=len(requests) - running,
             running=running,
             predicted_seconds=self._admission.seconds,
-            models=self._library.listed().models,
+            models=self._registry.listed().models,
             aliases={f"{name}@{alias}": version for name, found in aliases for alias, version in found.items()},
         )
 
     async def ListJobs(self, request: admin.ListJobsRequest, context: Context) -> admin.ListJobsResponse:
         """The requests that are in."""
-        return admin.ListJobsResponse(jobs=[_job(case) for case in self._admission.cases])
+        return admin.ListJobsResponse(jobs=[_job(admitted) for admitted in self._admission.requests])
 
     async def StopJob(self, request: admin.StopJobRequest, context: Context) -> admin.StopJobResponse:
         """Stops one."""
-        found = [case for case in self._admission.cases if case.number == request.number]
+        found = [admitted for admitted in self._admission.requests if admitted.number == request.number]
         if not found:
             raise NotFound(
                 f"there is no job {request.number}; it may be over",
@@ -73,22 +73,22 @@ class AdminService(explainer_pb2_grpc.AdminServiceServicer):
                 resource_type="job",
                 resource_name=str(request.number),
             )
-        (case,) = found
-        case.stop()
+        (admitted,) = found
+        admitted.stop()
         return admin.StopJobResponse()
 
     async def LoadModel(self, request: admin.LoadModelRequest, context: Context) -> admin.LoadModelResponse:
         """Loads a version."""
         if not request.model:
             raise InvalidArgument.at("model", "name the model to load")
-        return admin.LoadModelResponse(model=await self._curator.load(request.model, request.version))
+        return admin.LoadModelResponse(model=await self._reconciler.load(request.model, request.version))
 
     async def UnloadModel(self, request: admin.UnloadModelRequest, context: Context) -> admin.UnloadModelResponse:
         """Lets go of a version."""
         for field in ("model", "version"):
             if not getattr(request, field):
                 raise InvalidArgument.at(field, "name the model and the version to let go of")
-        await self._curator.unload(request.model, request.version)
+        await self._reconciler.unload(request.model, request.version)
         return admin.UnloadModelResponse()
 
     async def GetMetrics(self, request: admin.GetMetricsRequest, context: Context) -> admin.GetMetricsResponse:
@@ -98,20 +98,20 @@ class AdminService(explainer_pb2_grpc.AdminServiceServicer):
         return admin.GetMetricsResponse(text=text.decode())
 
 
-def _job(case: AdmittedRequest) -> admin.Job:
+def _job(admitted: AdmittedRequest) -> admin.Job:
     return admin.Job(
-        number=case.number,
-        request_id=case.call.id,
-        caller=case.call.caller,
-        method=case.call.method,
-        model=case.call.model,
-        version=case.version,
-        state=admin.JOB_STATE_WAITING if case.worker is None else admin.JOB_STATE_RUNNING,
-        worker=case.worker,
-        seconds=time.monotonic() - case.began,
-        predicted_seconds=case.price.seconds,
-        device_seconds=case.attained,
-        step=case.step,
-        steps=case.steps,
-        attempts=case.attempts,
+        number=admitted.number,
+        request_id=admitted.call.id,
+        caller=admitted.call.caller,
+        method=admitted.call.method,
+        model=admitted.call.model,
+        version=admitted.version,
+        state=admin.JOB_STATE_WAITING if admitted.worker is None else admin.JOB_STATE_RUNNING,
+        worker=admitted.worker,
+        seconds=time.monotonic() - admitted.began,
+        predicted_seconds=admitted.price.seconds,
+        device_seconds=admitted.attained,
+        step=admitted.step,
+        steps=admitted.steps,
+        attempts=admitted.attempts,
     )

@@ -41,44 +41,44 @@ class Admission:
     ) -> None:
         metrics = metrics or GatewayMetrics()
         self._workers, self._most, self._each, self._queue = workers, most, each, queue
-        self._cases: dict[int, AdmittedRequest] = {}
+        self._requests: dict[int, AdmittedRequest] = {}
         self._numbers = itertools.count(1)
         self._backlog = Backlog(most)
         self.prices = CostModel(max_steps, metrics=metrics)
-        metrics.jobs.set_function(lambda: len(self._cases))
+        metrics.jobs.set_function(lambda: len(self._requests))
         metrics.predicted_queue.set_function(lambda: self.seconds)
 
     @property
-    def cases(self) -> list[AdmittedRequest]:
+    def requests(self) -> list[AdmittedRequest]:
         """The requests that are in, in their order."""
-        return list(self._cases.values())
+        return list(self._requests.values())
 
     @property
     def seconds(self) -> float:
         """Seconds that those devices that answer will need for all that is in, as predicted."""
-        return sum(case.left for case in self.cases) / max(1, self._workers())
+        return sum(admitted.left for admitted in self.requests) / max(1, self._workers())
 
     @contextmanager
     def admitted(self, call: Call, version: str, deadline: float, price: Price) -> Iterator[AdmittedRequest]:
         """Lets a request in for as long as it takes. Raises `DeadlineExceeded` and `Overloaded`, before anything was
         done for it."""
         self._check(call.caller, price, deadline - time.monotonic())
-        case = AdmittedRequest(call, next(self._numbers), version, deadline, price=price)
-        self._cases[case.number] = case
-        self._backlog.note(case, waits=False)
+        admitted = AdmittedRequest(call, next(self._numbers), version, deadline, price=price)
+        self._requests[admitted.number] = admitted
+        self._backlog.note(admitted, waits=False)
         try:
-            yield case
+            yield admitted
         finally:
-            del self._cases[case.number]
-            self._backlog.leave(case)
+            del self._requests[admitted.number]
+            self._backlog.leave(admitted)
 
     def attained(self, seconds: Mapping[int, float]) -> None:
         """Takes note of the device seconds that requests have used so far, by number, and of what they are taken to
         need by now."""
-        for case in self.cases:
-            case.attained = seconds.get(case.number, case.attained)
-            case.cost = self.prices.cost(case.price)
-            self._backlog.note(case, waits=case.worker is None)
+        for admitted in self.requests:
+            admitted.attained = seconds.get(admitted.number, admitted.attained)
+            admitted.cost = self.prices.cost(admitted.price)
+            self._backlog.note(admitted, waits=admitted.worker is None)
 
     def check(self, caller: str) -> None:
         """Raises `Overloaded` if the caller's next request would be one too many of its own."""
@@ -88,7 +88,7 @@ class Admission:
             )
 
     def _check(self, caller: str, price: Price, left: float) -> None:
-        if len(self._cases) >= self._most:
+        if len(self._requests) >= self._most:
             raise Overloaded(f"{self._most} requests are in progress already; try again later")
         self.check(caller)
         if price.least > left > 0:
@@ -131,19 +131,19 @@ class Backlog:
         """A caller's requests."""
         return self._counts[caller]
 
-    def note(self, case: AdmittedRequest, waits: bool) -> None:
+    def note(self, admitted: AdmittedRequest, waits: bool) -> None:
         """Notes a request, or what has become of it, and whether it `waits` for a worker: who has just come may find
         one at once."""
-        place = self._places.get(case.number)
+        place = self._places.get(admitted.number)
         if place is None:
-            place = self._places[case.number] = self._free.pop()
-            self._owner[place] = self._entered(case.call.caller)
-        self._cost[place], self._left[place], self._attained[place] = case.cost, case.left, case.attained
+            place = self._places[admitted.number] = self._free.pop()
+            self._owner[place] = self._entered(admitted.call.caller)
+        self._cost[place], self._left[place], self._attained[place] = admitted.cost, admitted.left, admitted.attained
         self._waits[place] = waits
 
-    def leave(self, case: AdmittedRequest) -> None:
+    def leave(self, admitted: AdmittedRequest) -> None:
         """Forgets a request."""
-        place, caller = self._places.pop(case.number), case.call.caller
+        place, caller = self._places.pop(admitted.number), admitted.call.caller
         self._left[place] = 0
         self._free.append(place)
         self._counts[caller] -= 1

@@ -50,7 +50,7 @@ class CodecPool:
         """Runs a function that takes about so many seconds; its time is noted under that name. `stop` is set when its
         caller leaves, so that it ends soon: until it has, its thread is not another's."""
         call = current.get()
-        long, began = seconds >= LONG, len(call.moments)
+        long, began = seconds >= LONG, len(call.spans)
         lane = self._long if long else self._short
         async with lane.holding(call.caller, 1, seconds, patience=None):
             timed = functools.partial(call.timed, name, functools.partial(_large, function) if long else function)
@@ -63,8 +63,8 @@ class CodecPool:
                 await asyncio.wait([asyncio.wrap_future(work)])  # a thread ends at its own time
                 raise
             finally:
-                for moment in call.moments[began:]:
-                    self._metrics.codec_seconds.labels(moment.name).observe(moment.seconds)
+                for span in call.spans[began:]:
+                    self._metrics.codec_seconds.labels(span.name).observe(span.seconds)
 
 
 def _large(function: Callable[[], T]) -> T:

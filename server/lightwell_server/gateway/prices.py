@@ -102,20 +102,20 @@ class CostModel:
         if (known := self._kinds.get(price.kind)) is not None:
             known.answer = max(known.answer, size)
 
-    def learn(self, case: AdmittedRequest, seconds: float) -> None:
+    def learn(self, admitted: AdmittedRequest, seconds: float) -> None:
         """Takes in what a request has cost. One that stopped early would have cost more, as its steps say."""
-        planned, done = case.steps or 1, case.step or 1
-        share = seconds / max(1, case.price.steps)
-        for alike in (case.price.kind, case.price.family):
+        planned, done = admitted.steps or 1, admitted.step or 1
+        share = seconds / max(1, admitted.price.steps)
+        for alike in (admitted.price.kind, admitted.price.family):
             self._kinds.setdefault(alike, CostHistory()).learn(share, done / planned, self._clock())
             self._kinds.move_to_end(alike)
         while len(self._kinds) > KINDS:
             self._kinds.popitem(last=False)
-        if case.price.seconds is not None:
-            self._metrics.predicted_seconds.labels(case.call.method).inc(case.price.seconds)
+        if admitted.price.seconds is not None:
+            self._metrics.predicted_seconds.labels(admitted.call.method).inc(admitted.price.seconds)
             if done == planned and seconds > 0:
-                error = abs(case.price.seconds - seconds) / seconds
-                self._metrics.prediction_error.labels(case.call.method).observe(error)
+                error = abs(admitted.price.seconds - seconds) / seconds
+                self._metrics.prediction_error.labels(admitted.call.method).observe(error)
 
 
 def kind(request: Request, entry: ModelVersion) -> tuple[int, int, int]:

@@ -35,12 +35,12 @@ class Reconciler:
     def __init__(
         self,
         repository: Path,
-        library: ModelRegistry,
-        core: Backend,
+        registry: ModelRegistry,
+        backend: Backend,
         told: Callable[[str], Awaitable[object]],
         every_version: bool = False,
     ) -> None:
-        self._repository, self._library, self._core, self._told = repository, library, core, told
+        self._repository, self._registry, self._backend, self._told = repository, registry, backend, told
         self._every_version = every_version
         self._stamps: dict[Key, Hashable] = {}
         self._loaded: dict[Key, Hashable] = {}
@@ -107,7 +107,7 @@ class Reconciler:
         self._asking[key] += 1
         try:
             await self._anew(key)
-            entry = self._library.entry(*key)
+            entry = self._registry.entry(*key)
             if not entry.ready:
                 raise Refused(f"model {entry.id} was refused: {entry.reason}")
             self._away.discard(key)
@@ -131,7 +131,7 @@ class Reconciler:
 
     async def unload(self, name: str, version: str) -> None:
         """Has a version take no further requests; it goes when its last one is over. Raises NotFound."""
-        entry = self._library.get(name, version)
+        entry = self._registry.get(name, version)
         self._away.add((entry.name, entry.version))
         self._asked.discard((entry.name, entry.version))
         self._retire(entry)
@@ -142,7 +142,7 @@ class Reconciler:
         take for ever, and keep nobody else waiting."""
         try:
             async with asyncio.timeout(self._patience):
-                seen = await aside("look", _seen, self._repository, self._library)
+                seen = await aside("look", _seen, self._repository, self._registry)
         except TimeoutError:
             log.warning("the repository has not answered for %g seconds; it is looked at again", self._patience)
             self._patience = min(2 * self._patience, LONGEST_LOOK)
@@ -166,9 +166,9 @@ class Reconciler:
         for key in missing:
             if key not in self._loads:
                 self._begin(key)
-        self._library.adopt()
+        self._registry.adopt()
         wanted, undecided, changed = set(self._wanted()), {name for name, _ in missing}, []
-        for entry in self._library.all():
+        for entry in self._registry.all():
             key = (entry.name, entry.version)
             gone = key not in self._stamps
             if entry.name in undecided or not (gone or (entry.ready and key not in wanted)):
@@ -183,7 +183,7 @@ class Reconciler:
         """Has an entry for each version that there is."""
         wanted = self._wanted()
         for key in self._stamps:
-            entry = self._library.entry(*key)
+            entry = self._registry.entry(*key)
             if key not in self._loaded and key not in wanted:
                 entry.state = State.MODEL_STATE_UNLOADED
 
@@ -192,7 +192,7 @@ class Reconciler:
         is not refused, what aliases name, and what administrators asked for and not away."""
         wanted: list[Key] = []
         for name in {name for name, _ in self._stamps}:
-            aliases = self._library.named(name)
+            aliases = self._registry.named(name)
             found = False
             for version in sorted((v for n, v in self._stamps if n == name), key=natural, reverse=True):
                 key = (name, version)
@@ -204,12 +204,12 @@ class Reconciler:
 
     def _refused(self, key: Key) -> bool:
         """Whether a version was refused as it is now on disk."""
-        entry = self._library.entry(*key) if key in self._loaded else None
+        entry = self._registry.entry(*key) if key in self._loaded else None
         return entry is not None and entry.state == State.MODEL_STATE_REFUSED and self._loaded[key] == self._stamps[key]
 
     def _begin(self, key: Key) -> None:
         """Has a version loaded, as its files are now."""
-        entry = self._library.entry(*key)
+        entry = self._registry.entry(*key)
         if not entry.ready:
             entry.state = State.MODEL_STATE_LOADING
         self._loads[key] = self._begun(self._load(key, self._stamps[key]))
@@ -218,7 +218,7 @@ class Reconciler:
         """Loads a version. One that cannot be loaded is refused; if it answered before, it still does."""
         async with self._changing[key]:
             described = await self._loaded_or_not(key)
-            entry = self._library.entry(*key)  # which is let go of at once if its files have gone meanwhile
+            entry = self._registry.entry(*key)  # which is let go of at once if its files have gone meanwhile
             if isinstance(described, LightwellError):
                 self._refuse(entry, described)
             else:
@@ -231,7 +231,7 @@ class Reconciler:
     async def _loaded_or_not(self, key: Key) -> models.GetModelResponse | LightwellError:
         """What a version tells of itself, or why it is refused."""
         try:
-            return await self._core.load(*key)
+            return await self._backend.load(*key)
         except LightwellError as error:
             return error
         except Exception:  # a fault of the server over one model is no reason to let go of the others
@@ -250,7 +250,7 @@ class Reconciler:
         entry.state = State.MODEL_STATE_UNLOADED
         self._loaded.pop((entry.name, entry.version), None)
         if forget:
-            self._library.remove(entry)
+            self._registry.remove(entry)
         if ready:
             self._begun(self._unload(entry))
 
@@ -266,16 +266,16 @@ class Reconciler:
         while entry.users:
             await asyncio.sleep(0.1)
         async with self._changing[entry.name, entry.version]:
-            if not self._library.answers(entry.name, entry.version):
-                await self._core.unload(entry.name, entry.version)
+            if not self._registry.answers(entry.name, entry.version):
+                await self._backend.unload(entry.name, entry.version)
                 log.info("model %s is unloaded", entry.id)
 
 
-def _seen(repository: Path, library: ModelRegistry) -> dict[Key, Hashable] | None:
+def _seen(repository: Path, registry: ModelRegistry) -> dict[Key, Hashable] | None:
     """Looks at the aliases, and at the files of each version; None if there is no repository."""
     if not repository.is_dir():
         return None
-    library.look()
+    registry.look()
     return _stamps(repository)
 
 

@@ -38,15 +38,15 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
 
     def __init__(
         self,
-        library: ModelRegistry,
-        core: Backend,
+        registry: ModelRegistry,
+        backend: Backend,
         admission: Admission,
         codec: CodecPool,
         answers: Budget,
         max_seconds: float,
         max_pixels: int,
     ) -> None:
-        self._library, self._core, self._admission = library, core, admission
+        self._registry, self._backend, self._admission = registry, backend, admission
         self._codec, self._answers = codec, answers
         self._max_seconds, self._max_pixels = max_seconds, max_pixels
 
@@ -87,18 +87,18 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
             raise InvalidArgument.at("request", "set one of explain, synthesize")
         asked: Request = getattr(request, kind)
         call, entry, deadline = current.get(), self._named(asked), self._deadline(context)
-        with entry.used(), self._admission.admitted(call, entry.version, deadline, Price(seconds=0.0)) as case:
+        with entry.used(), self._admission.admitted(call, entry.version, deadline, Price(seconds=0.0)) as admitted:
             try:
-                return await _timely(case, lambda: self._estimated(kind, asked, entry))
+                return await _timely(admitted, lambda: self._estimated(kind, asked, entry))
             except NotApplicable as error:
                 return estimate_pb2.EstimateResponse(applies=False, reason=error.message)
 
     async def _estimated(self, kind: str, asked: Request, entry: ModelVersion) -> estimate_pb2.EstimateResponse:
-        async with self._seen(asked, entry) as sight:
-            response = await self._core.estimate(estimate_pb2.EstimateRequest(**{kind: sight.request}))
+        async with self._seen(asked, entry) as images:
+            response = await self._backend.estimate(estimate_pb2.EstimateRequest(**{kind: images.request}))
             resolved = response.WhichOneof("resolved")
             if resolved is not None:
-                sight.understood(getattr(response, resolved))
+                images.understood(getattr(response, resolved))
             return response
 
     def _deadline(self, context: Context) -> float:
@@ -110,7 +110,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         """The version that a request is for; the call is told what it is about."""
         call = current.get()
         call.method = method_of(request).name
-        entry = self._library.get(request.model, request.version)
+        entry = self._registry.get(request.model, request.version)
         call.model = entry.name
         return entry
 
@@ -118,19 +118,24 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         """A request's progress and result, as its caller gets them."""
         call, entry, deadline = current.get(), self._named(request), self._deadline(context)
         price = self._admission.prices.price(request, entry)
-        with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as case:
-            case.watched = watched
-            room, answers = WRITTEN * price.answer, self._run(request, entry, case)
+        with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as admitted:
+            admitted.watched = watched
+            room, answers = WRITTEN * price.answer, self._run(request, entry, admitted)
             # It is sent when this has ended, and takes its room until then.
             call.answer = await call.kept.enter_async_context(self._answers.holding(call.caller, room))
             async with aclosing(answers):
-                while (told := await _timely(case, lambda: anext(answers, None))) is not None:
+                while (told := await _timely(admitted, lambda: anext(answers, None))) is not None:
                     yield told
 
-    async def _run(self, request: Request, entry: ModelVersion, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
-        async with self._seen(request, entry) as sight, aclosing(self._core.run(sight.request, case)) as answers:
+    async def _run(
+        self, request: Request, entry: ModelVersion, admitted: AdmittedRequest
+    ) -> AsyncGenerator[Told, None]:
+        async with (
+            self._seen(request, entry) as images,
+            aclosing(self._backend.run(images.request, admitted)) as answers,
+        ):
             async for told in answers:
-                yield await self._completed(told, sight, case)
+                yield await self._completed(told, images, admitted)
 
     @asynccontextmanager
     async def _seen(self, request: Request, entry: ModelVersion) -> AsyncIterator[RequestImages]:
@@ -145,49 +150,49 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
                 reason="PICTURE_TOO_LARGE",
             )
         async with self._codec.room(current.get().caller, found.bytes) as hold:
-            sight = await self._codec.run("decode", found.seconds, found.seen, stop)
-            hold.resize(sight.held)
-            yield sight
+            images = await self._codec.run("decode", found.seconds, found.seen, stop)
+            hold.resize(images.held)
+            yield images
 
-    async def _completed(self, told: Told, sight: RequestImages, case: AdmittedRequest) -> Told:
+    async def _completed(self, told: Told, images: RequestImages, admitted: AdmittedRequest) -> Told:
         """Puts the pictures into an answer, and takes note of it."""
         if isinstance(told, synthesize_pb2.Progress):
-            case.step, case.steps = told.step, told.steps
-            return await self._encoded(sight, sight.progress, told) if told.HasField("preview_pixels") else told
+            admitted.step, admitted.steps = told.step, told.steps
+            return await self._encoded(images, images.progress, told) if told.HasField("preview_pixels") else told
         if isinstance(told, explain_pb2.ExplainProgress):
             return told
         provenance = told.provenance
-        self._admission.prices.learn(case, provenance.device_seconds)
-        provenance.attempts, provenance.worker = case.attempts, case.worker or 0
-        if case.price.seconds is not None:
-            provenance.predicted_seconds = case.price.seconds
-        provenance.queue_seconds += case.waited
+        self._admission.prices.learn(admitted, provenance.device_seconds)
+        provenance.attempts, provenance.worker = admitted.attempts, admitted.worker or 0
+        if admitted.price.seconds is not None:
+            provenance.predicted_seconds = admitted.price.seconds
+        provenance.queue_seconds += admitted.waited
         complete: Callable[[Any, threading.Event], Told] = (
-            sight.explanation if isinstance(told, explain_pb2.ExplainResponse) else sight.synthesis
+            images.explanation if isinstance(told, explain_pb2.ExplainResponse) else images.synthesis
         )
-        answer = await self._encoded(sight, complete, told)
-        self._admission.prices.answered(case.price, answer.ByteSize())
+        answer = await self._encoded(images, complete, told)
+        self._admission.prices.answered(admitted.price, answer.ByteSize())
         return answer
 
-    async def _encoded(self, sight: RequestImages, complete: Callable[[Any, threading.Event], T], told: Any) -> T:  # noqa: ANN401
+    async def _encoded(self, images: RequestImages, complete: Callable[[Any, threading.Event], T], told: Any) -> T:  # noqa: ANN401
         stop = threading.Event()
-        if not sight.drawing_seconds:
+        if not images.drawing_seconds:
             return current.get().timed("encode", lambda: complete(told, stop))
-        return await self._codec.run("encode", sight.drawing_seconds, functools.partial(complete, told, stop), stop)
+        return await self._codec.run("encode", images.drawing_seconds, functools.partial(complete, told, stop), stop)
 
 
-async def _timely(case: AdmittedRequest, begin: Callable[[], Awaitable[T]]) -> T:
+async def _timely(admitted: AdmittedRequest, begin: Callable[[], Awaitable[T]]) -> T:
     """What is begun and awaited within a request's time. Raises `DeadlineExceeded`, and `Aborted` if an operator stops
     the request."""
     try:
-        if not case.stopped:
-            async with asyncio.timeout_at(_moment(case.deadline)) as case.patience:
+        if not admitted.stopped:
+            async with asyncio.timeout_at(_moment(admitted.deadline)) as admitted.patience:
                 return await begin()
     except TimeoutError:
-        if not case.stopped:
+        if not admitted.stopped:
             raise _late() from None
     finally:
-        case.patience = None
+        admitted.patience = None
     raise Aborted("an operator stopped this request")
 
 
@@ -203,19 +208,19 @@ def _late() -> DeadlineExceeded:
 class ModelService(explainer_pb2_grpc.ModelServiceServicer):
     """Tells what can be asked."""
 
-    def __init__(self, library: ModelRegistry, core: Backend, codec: CodecPool) -> None:
-        self._library, self._core, self._codec = library, core, codec
+    def __init__(self, registry: ModelRegistry, backend: Backend, codec: CodecPool) -> None:
+        self._registry, self._backend, self._codec = registry, backend, codec
         self._light = Budget(LIGHT, "the calls that tell of models")
 
     async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: Context
     ) -> models_pb2.ListModelsResponse:
         """Every version of every model."""
-        return self._library.listed()
+        return self._registry.listed()
 
     async def GetModel(self, request: models_pb2.GetModelRequest, context: Context) -> models_pb2.GetModelResponse:
         """One version."""
-        entry = self._library.get(request.model, request.version)
+        entry = self._registry.get(request.model, request.version)
         call: Call = current.get()
         call.model = entry.name
         return entry.described
@@ -224,12 +229,12 @@ class ModelService(explainer_pb2_grpc.ModelServiceServicer):
         self, request: models_pb2.GetFiltersRequest, context: Context
     ) -> models_pb2.GetFiltersResponse:
         """A layer's weights, and if asked for their picture."""
-        entry = self._library.get(request.model, request.version)
+        entry = self._registry.get(request.model, request.version)
         current.get().model = entry.name
         inner = models_pb2.GetFiltersRequest(model=entry.name, version=entry.version, layer=request.layer)
         async with self._light.holding(current.get().caller, 1):
             with entry.used():
-                response = await self._core.filters(inner)
+                response = await self._backend.filters(inner)
             if not request.picture:
                 return response
             seconds = FILTERS * len(response.weights.data)

@@ -17,7 +17,7 @@ from lightwell_server.contract.ask import EMBEDDING, INPUT, OUTPUT, Activation, 
 from lightwell_server.errors import InvalidArgument, Refused, last_line, nearest
 from lightwell_server.models import cost, head, rules
 from lightwell_server.models.folding import FOLDED
-from lightwell_server.models.grids import Sight, sights
+from lightwell_server.models.grids import NodeShape, node_shapes
 from lightwell_server.models.layout import channels_last
 from lightwell_server.models.nodes import BATCH, PIXELS, CallSite, ancestors, by_rows, kept_rows, of_size, size_of
 from lightwell_server.models.subgraph import Subgraph, SubgraphKey
@@ -72,7 +72,7 @@ class Graph:
     aliases: Mapping[str, str] = field(default_factory=dict)
     tokens: Grid | None = None
     on_cut: Callable[[bool], object] = lambda cached: None
-    _sizes: OrderedDict[tuple[int, ...], dict[fx.Node, Sight]] = field(default_factory=OrderedDict)
+    _sizes: OrderedDict[tuple[int, ...], dict[fx.Node, NodeShape]] = field(default_factory=OrderedDict)
     _cuts: OrderedDict[SubgraphKey, Subgraph] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -216,7 +216,7 @@ class Graph:
         row's. For images of the recorded size, or of another. Raises InvalidArgument if the model does not take it."""
         shape = tuple(node.meta["shape"])
         if size not in (None, self.size):
-            shape = self.sights(size)[node].shape
+            shape = self.node_shapes(size)[node].shape
         elif not by_rows(node, self.fixed):
             shape = tuple(node.meta.get("single", shape))
         if not by_rows(node, self.fixed):
@@ -225,16 +225,16 @@ class Graph:
 
     def _grid(self, node: fx.Node, size: tuple[int, ...] | None = None) -> Grid | None:
         """The places of a value, as they were found or as the card says."""
-        sight, single = self.sights(size).get(node), self._single(node)
-        if sight is None or not (single or by_rows(node, self.fixed)):
+        known, single = self.node_shapes(size).get(node), self._single(node)
+        if known is None or not (single or by_rows(node, self.fixed)):
             return None
-        if sight.grid is not None:
+        if known.grid is not None:
             # What keeps its channels last does so at all sizes.
-            return sight.grid if len(sight.shape) + single == 3 or sight.last == self.turned(node) else None
-        tokens = len(sight.shape) == 3 and self.tokens is not None and sight.shape[1] == self.tokens.tokens
+            return known.grid if len(known.shape) + single == 3 or known.last == self.turned(node) else None
+        tokens = len(known.shape) == 3 and self.tokens is not None and known.shape[1] == self.tokens.tokens
         return self.tokens if tokens and size in (None, self.size) else None
 
-    def sights(self, size: tuple[int, ...] | None = None) -> Mapping[fx.Node, Sight]:
+    def node_shapes(self, size: tuple[int, ...] | None = None) -> Mapping[fx.Node, NodeShape]:
         """The shapes and grids of all values that have names, for images of the recorded size or of another. Raises
         InvalidArgument if the model does not take it."""
         if size in (None, self.size):
@@ -259,17 +259,17 @@ class Graph:
         return InvalidArgument(told, reason="SIZE_NOT_SUPPORTED")
 
     @cached_property
-    def _recorded(self) -> dict[fx.Node, Sight]:
+    def _recorded(self) -> dict[fx.Node, NodeShape]:
         try:
             return self._seen(None)
         except RuntimeError as error:  # an operation that cannot be run on places; the model answers all the same
             self.notes.append(f"no layer has places, for they cannot be followed: {last_line(error)}")
             return {}
 
-    def _seen(self, size: tuple[int, ...] | None) -> dict[fx.Node, Sight]:
+    def _seen(self, size: tuple[int, ...] | None) -> dict[fx.Node, NodeShape]:
         wanted = set(self.nodes.values())
         single = {node for node in wanted if self._single(node)}
-        return sights(self.graph, self.root, wanted, single, self.fixed or 1, self.dtype, size)
+        return node_shapes(self.graph, self.root, wanted, single, self.fixed or 1, self.dtype, size)
 
     def _single(self, node: fx.Node) -> bool:
         """Whether a value is of one image, without a row, in a file that takes one."""
@@ -283,9 +283,9 @@ class Graph:
     def _turned(self) -> set[fx.Node]:
         """The values that keep their channels last, by their places where these are known."""
         found = channels_last(self.graph)
-        for node, sight in self._recorded.items():
-            if sight.grid is not None and len(sight.shape) == 4:
-                (found.add if sight.last else found.discard)(node)
+        for node, known in self._recorded.items():
+            if known.grid is not None and len(known.shape) == 4:
+                (found.add if known.last else found.discard)(node)
         return found
 
     @cached_property

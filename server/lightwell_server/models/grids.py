@@ -65,7 +65,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Sight:
+class NodeShape:
     """What is known of a node's value: its shape, its grid if it is one, and whether its channels come last."""
 
     shape: tuple[int, ...]
@@ -74,7 +74,7 @@ class Sight:
 
 
 @torch.no_grad()
-def sights(
+def node_shapes(
     graph: fx.Graph,
     root: torch.nn.Module,
     wanted: Collection[fx.Node],
@@ -82,7 +82,7 @@ def sights(
     rows: int,
     dtype: torch.dtype,
     size: Sequence[int] | None = None,
-) -> dict[fx.Node, Sight]:
+) -> dict[fx.Node, NodeShape]:
     """The shapes of the wanted values, for `rows` images of a size in a type of numbers, and their grids; without a
     size, of that which was recorded. Those of a `single` image have no rows in front. Raises InvalidArgument where the
     graph says that it does not take this size, RuntimeError where it fails at it."""
@@ -95,7 +95,7 @@ def sights(
         value = run.values[node] = run.value(node)
         if node in wanted and isinstance(value, Placed):
             boxes = value.boxes[None] if node in single else value.boxes
-            found[node] = Sight(tuple(value.like.shape), *run.grid(boxes))
+            found[node] = NodeShape(tuple(value.like.shape), *run.grid(boxes))
         for source in node.all_input_nodes:
             if last_use[source] is node:
                 del run.values[source]

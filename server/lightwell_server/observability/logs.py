@@ -63,7 +63,7 @@ class CallLog:
             "reason": call.reason,
             "seconds": round(call.seconds, 6),
         }
-        for name in dict.fromkeys(moment.name for moment in call.moments):
+        for name in dict.fromkeys(span.name for span in call.spans):
             fields[f"{name}_seconds"] = round(call.spent(name), 6)
         slow = call.seconds > self._slow
         log.log(

@@ -44,18 +44,18 @@ class Tracing:
             return int((moment + epoch) * 1e9)
 
         parent = self._context.extract({"traceparent": call.traceparent} if call.traceparent else {})
-        span = self._tracer.start_span(
+        root = self._tracer.start_span(
             call.rpc.strip("/"), parent, SpanKind.SERVER, _attributes(call), start_time=at(call.began)
         )
-        within = set_span_in_context(span)
-        for moment in call.moments:
+        within = set_span_in_context(root)
+        for span in call.spans:
             part = self._tracer.start_span(
-                moment.name, within, attributes=dict(moment.attributes), start_time=at(moment.began)
+                span.name, within, attributes=dict(span.attributes), start_time=at(span.began)
             )
-            part.end(at(moment.ended))
+            part.end(at(span.ended))
         if call.code != "OK":
-            span.set_status(Status(StatusCode.ERROR, call.reason or call.code))
-        span.end(at(call.ended))
+            root.set_status(Status(StatusCode.ERROR, call.reason or call.code))
+        root.end(at(call.ended))
 
     def stop(self) -> None:
         """Sends what is left, for a moment: a collector that is silent keeps nobody from stopping."""

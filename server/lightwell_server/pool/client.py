@@ -23,14 +23,14 @@ from lightwell_server.codec.statuses import error_of
 from lightwell_server.errors import DeadlineExceeded, Unavailable
 from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Told
-from lightwell_server.requests.call import Moment
+from lightwell_server.spans import Span
 
 NUMBER = "x-lightwell-number"
 """The header with a case's number."""
 CALLER = "x-lightwell-caller-bin"
 """The header with who has made it, in UTF-8: names of tokens and certificates may have any characters."""
-MOMENTS = "x-lightwell-moments"
-"""The trailer with the moments of a case in its worker; all processes of a machine share the clock."""
+SPANS = "x-lightwell-spans"
+"""The trailer with the spans of a request in its worker."""
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),  # pixels take more than the files that callers may send
     ("grpc.max_send_message_length", -1),
@@ -60,21 +60,21 @@ class WorkerClient:
         """Ends the connection."""
         await self._channel.close()
 
-    async def run(self, request: Request, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
+    async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Told, None]:
         """Answers a request."""
         arguments: dict[str, Any] = {
-            "timeout": max(0.0, case.deadline - time.monotonic()),
+            "timeout": max(0.0, admitted.deadline - time.monotonic()),
             "metadata": (
-                ("x-request-id", case.call.id),
-                (NUMBER, str(case.number)),
-                (CALLER, case.call.caller.encode()),
+                ("x-request-id", admitted.call.id),
+                (NUMBER, str(admitted.number)),
+                (CALLER, admitted.call.caller.encode()),
             ),
         }
         with _translated():
-            if isinstance(request, explain.ExplainRequest) and not case.watched:
+            if isinstance(request, explain.ExplainRequest) and not admitted.watched:
                 single = self._explainer.Explain(request, **arguments)
                 response = await single
-                case.call.moments += _unpacked(await single.trailing_metadata())
+                admitted.call.spans += _unpacked(await single.trailing_metadata())
                 yield response
                 return
             call = self._stream(request, arguments)
@@ -82,7 +82,7 @@ class WorkerClient:
                 async for event in call:
                     which = event.WhichOneof("event")
                     if which == "result":  # the last one: what follows is where the time went
-                        case.call.moments += _unpacked(await call.trailing_metadata())
+                        admitted.call.spans += _unpacked(await call.trailing_metadata())
                     yield getattr(event, which)
             finally:
                 call.cancel()
@@ -124,13 +124,13 @@ class WorkerClient:
             return (await self._admin.GetMetrics(admin.GetMetricsRequest(), timeout=patience)).text
 
 
-def packed(moments: Sequence[Moment]) -> str:
+def packed(spans: Sequence[Span]) -> str:
     """Moments as a header's text."""
-    return json.dumps([[m.name, m.began, m.ended, dict(m.attributes)] for m in moments], separators=(",", ":"))
+    return json.dumps([[m.name, m.began, m.ended, dict(m.attributes)] for m in spans], separators=(",", ":"))
 
 
-def _unpacked(trailer: Any) -> list[Moment]:  # noqa: ANN401 - grpc's metadata
-    return [Moment(*moment) for moment in json.loads(dict(trailer or ()).get(MOMENTS, "[]"))]
+def _unpacked(trailer: Any) -> list[Span]:  # noqa: ANN401 - grpc's metadata
+    return [Span(*span) for span in json.loads(dict(trailer or ()).get(SPANS, "[]"))]
 
 
 @contextmanager

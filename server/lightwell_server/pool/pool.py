@@ -60,11 +60,13 @@ class Pool:
         self._desired: dict[Key, None] = {}
         FORKING.submit(int).result()  # has its thread start
         self._reserve = Reserve()
-        self._line = Dispatcher(2 * settings.max_rows, self._metrics)  # a full step at work, and the next one at hand
+        self._dispatcher = Dispatcher(
+            2 * settings.max_rows, self._metrics
+        )  # a full step at work, and the next one at hand
         self._loop = asyncio.get_running_loop()
         patience = settings.worker_health_seconds, settings.max_seconds, settings.max_load_seconds
         self._strikes: dict[Key, int] = {}
-        self._places = [
+        self._slots = [
             WorkerSlot(
                 number,
                 device,
@@ -73,44 +75,44 @@ class Pool:
                 patience,
                 self._desired,
                 self._strikes,
-                self._line.seat,
+                self._dispatcher.assign,
                 self._reserve,
                 self._metrics,
             )
             for number, device in enumerate(settings.owned)
         ]
-        self._line.places = self._places
+        self._dispatcher.slots = self._slots
         for state in ("starting", "ready", "ended"):
             self._metrics.workers.labels(state).set_function(functools.partial(self._count, state))
 
     def _count(self, state: str) -> int:
         value = admin.WorkerState.Value(f"WORKER_STATE_{state.upper()}")
-        return sum(place.state == value for place in self._places)
+        return sum(slot.state == value for slot in self._slots)
 
     @property
     def workers(self) -> int:
         """How many have something loaded, and answer."""
-        return self._line.workers
+        return self._dispatcher.workers
 
     @property
     def warm(self) -> bool:
         """Whether one answers with every model that can load."""
-        return any(place.ready for place in self._places)
+        return any(slot.ready for slot in self._slots)
 
     def answers(self, name: str, version: str) -> bool:
         """Whether a worker has loaded it."""
-        return any((name, version) in place.models for place in self._places)
+        return any((name, version) in slot.models for slot in self._slots)
 
     @property
     def _listening(self) -> bool:
         """Whether there are workers, and all of them can be told what to load."""
-        living = [place for place in self._places if place.pid]
-        return bool(living) and all(place.link for place in living)
+        living = [slot for slot in self._slots if slot.pid]
+        return bool(living) and all(slot.client for slot in living)
 
     async def supervise(self) -> None:
         """Keeps the workers alive until it is cancelled. What fails in one place ends no other."""
         async with asyncio.TaskGroup() as tasks:
-            for work in (*(place.live for place in self._places), self._line.tell_those_who_wait):
+            for work in (*(slot.live for slot in self._slots), self._dispatcher.tell_those_who_wait):
                 tasks.create_task(_again(work))
 
     async def stop(self) -> None:
@@ -118,88 +120,88 @@ class Pool:
         self._reserve.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def run(self, request: Request, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
+    async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Told, None]:
         """Answers a request, if need be again and again from the start: what was told is not told again. Raises
         LightwellError."""
         way = Way()
         while True:
-            if self._line.gone:
+            if self._dispatcher.gone:
                 raise Unavailable("no worker answers; the log says more", reason="NO_WORKER", retry_seconds=GONE)
-            place = await self._line.seated(case, (request.model, request.version))
-            end, link, answered = place.end, place.link, False
+            slot = await self._dispatcher.acquire(admitted, (request.model, request.version))
+            end, client, answered = slot.end, slot.client, False
             try:
-                if link is None:
+                if client is None:
                     raise Lost("it ended at the same moment")
-                async with aclosing(link.run(request, case)) as answers:
+                async with aclosing(client.run(request, admitted)) as answers:
                     async for told in answers:
                         answered = True
                         if _step(told) is None or way.is_new(_step(told) or 0):
                             yield told
                 return
             except Lost as lost:
-                _judge(case, await self._ended(end, lost))
+                _judge(admitted, await self._ended(end, lost))
             finally:
-                place.leave(case, answered)
-                self._line.seat()
-            self._metrics.repeated.labels(case.call.method).inc()
-            log.warning("begun again", extra={"fields": {"request_id": case.call.id, "suspect": case.suspect}})
+                slot.leave(admitted, answered)
+                self._dispatcher.assign()
+            self._metrics.repeated.labels(admitted.call.method).inc()
+            log.warning("begun again", extra={"fields": {"request_id": admitted.call.id, "suspect": admitted.suspect}})
             way.again()
 
     async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
         """What a request would cost."""
         asked: Request = getattr(request, request.WhichOneof("request") or "explain")
-        return await self._by_one((asked.model, asked.version), lambda link: link.estimate(request))
+        return await self._by_one((asked.model, asked.version), lambda client: client.estimate(request))
 
     async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
         """The weights of a layer."""
-        return await self._by_one((request.model, request.version), lambda link: link.filters(request))
+        return await self._by_one((request.model, request.version), lambda client: client.filters(request))
 
     async def _by_one(self, key: Key, ask: Callable[[WorkerClient], Awaitable[T]]) -> T:
         """What the worker answers that has a model and least to do."""
         while True:
-            self._line.expect()
-            able = [place for place in self._places if key in place.models]
-            for place in sorted(able, key=lambda place: place.backlog):
+            self._dispatcher.expect()
+            able = [slot for slot in self._slots if key in slot.models]
+            for slot in sorted(able, key=lambda slot: slot.backlog):
                 with contextlib.suppress(Lost):
-                    if place.link is not None:
-                        return await ask(place.link)
-            await self._line.change()
+                    if slot.client is not None:
+                        return await ask(slot.client)
+            await self._dispatcher.change()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
         """Has one worker load a version, and the others when that has gone well: a model may end who loads it. Raises
         `Refused`."""
         key = (name, version)
         while not self._listening:  # who listens later loads it of its own accord, and would load it twice
-            self._line.expect()
-            await self._line.change()
+            self._dispatcher.expect()
+            await self._dispatcher.change()
         self._strikes.pop(key, None)
         first, described = await self._first(key)
         self._desired[key] = None
-        others = (place.load(key) for place in self._places if place is not first)
+        others = (slot.load(key) for slot in self._slots if slot is not first)
         await asyncio.gather(*others, return_exceptions=True)  # who cannot is not asked; the log has the reason
         return described
 
     async def _first(self, key: Key) -> tuple[WorkerSlot, models.GetModelResponse]:
         """Has the worker that has least to do load a version."""
         while True:
-            self._line.expect()
-            for place in sorted(self._places, key=lambda place: (place.loads, place.backlog)):
+            self._dispatcher.expect()
+            for slot in sorted(self._slots, key=lambda slot: (slot.loads, slot.backlog)):
                 with contextlib.suppress(Lost):
-                    return place, await place.load(key)
-            await self._line.change()
+                    return slot, await slot.load(key)
+            await self._dispatcher.change()
 
     async def unload(self, name: str, version: str) -> None:
         """Has all workers let go of a version."""
         self._desired.pop((name, version), None)
-        await asyncio.gather(*(place.unload((name, version)) for place in self._places))
+        await asyncio.gather(*(slot.unload((name, version)) for slot in self._slots))
 
     def attained(self) -> Mapping[int, float]:
         """Device seconds that requests have used in the attempt under way, as of the last look at their workers."""
-        return {number: seconds for place in self._places for number, seconds in place.attained.items()}
+        return {number: seconds for slot in self._slots for number, seconds in slot.attained.items()}
 
     def statuses(self) -> list[admin.WorkerStatus]:
         """How each worker is."""
-        return [place.status() for place in self._places]
+        return [slot.status() for slot in self._slots]
 
     def scraped(self) -> Iterator[Metric]:
         """The metrics of the workers that answer; asked from another thread than the loop's."""
@@ -210,9 +212,9 @@ class Pool:
                 yield family
 
     async def _scraped(self) -> Mapping[str, str]:
-        links = {str(place.number): place.link for place in self._places if place.link is not None}
-        texts = await asyncio.gather(*(link.metrics(PATIENCE) for link in links.values()), return_exceptions=True)
-        return {name: text for name, text in zip(links, texts, strict=True) if isinstance(text, str)}
+        clients = {str(slot.number): slot.client for slot in self._slots if slot.client is not None}
+        texts = await asyncio.gather(*(client.metrics(PATIENCE) for client in clients.values()), return_exceptions=True)
+        return {name: text for name, text in zip(clients, texts, strict=True) if isinstance(text, str)}
 
     async def _ended(self, end: asyncio.Future[End], lost: Lost) -> End:
         """How a worker ended that cannot be reached any more."""
@@ -241,22 +243,22 @@ def _step(told: Told) -> int | None:
     return told.step if isinstance(told, synthesize.Progress) else None
 
 
-def _judge(case: AdmittedRequest, end: End) -> None:
+def _judge(admitted: AdmittedRequest, end: End) -> None:
     """Whether a request had a part in the end of its worker. Raises `Aborted` for one under which two have ended while
     it was alone. One that was at work when a worker was killed from outside is taken for innocent the first time, and
     so is one that was there, between two steps or before its first, when a worker crashed."""
-    case.near += end.crashed
-    if case.number not in end.at_work and not (end.crashed and case.near > 1):
+    admitted.near += end.crashed
+    if admitted.number not in end.at_work and not (end.crashed and admitted.near > 1):
         return
-    alone = end.held == {case.number}
+    alone = end.held == {admitted.number}
     if end.crashed:
-        case.crashes += alone
-        case.suspect = True
+        admitted.crashes += alone
+        admitted.suspect = True
     else:
-        case.kills += 1
-        case.crashes += alone and case.suspect
-        case.suspect = case.kills > 1 or case.suspect
-    if case.crashes >= CRASHES:
+        admitted.kills += 1
+        admitted.crashes += alone and admitted.suspect
+        admitted.suspect = admitted.kills > 1 or admitted.suspect
+    if admitted.crashes >= CRASHES:
         raise Aborted(
             f"the request has ended the worker that ran it alone, {CRASHES} times ({end.why}); it is not run again",
             reason="POISONED",

@@ -1,4 +1,4 @@
-"""The place of one worker: starts its process, minds it, and starts the next one when it ends."""
+"""The slot of one worker process."""
 
 from __future__ import annotations
 
@@ -77,11 +77,12 @@ class End:
 
 
 class WorkerSlot:
-    """`told` is what a process is told of itself, `desired` what it shall have loaded, `strikes` counts the workers
-    that ended over the loading of a model, `patience` is for how long a worker may not answer, be at one step, and load
-    one model, `changed()` is called when there may be more room, and `reserve` is given back while a worker is started.
-    While there is a worker, `link` leads to it and `models` is what it has loaded; `cases` are those that it has at
-    work, `loads` counts the versions that it is to load."""
+    """Starts a worker process, watches it, and starts the next one when it ends. `told` is what a process is told of
+    itself, `desired` what it shall have loaded, `strikes` counts the workers that ended over the loading of a model,
+    `patience` is for how long a worker may not answer, be at one step, and load one model, `changed()` is called when
+    there may be more room, and `reserve` is given back while a worker is started. While there is a worker, `client`
+    leads to it and `models` is what it has loaded; `requests` are those that it has at work, `loads` counts the
+    versions that it is to load."""
 
     def __init__(
         self,
@@ -102,10 +103,10 @@ class WorkerSlot:
         self._desired, self._strikes, self._reserve = desired, strikes, reserve
         self._health, self._longest_step, self._longest_load = patience
         self._written = folder / f"{number}.record"
-        self._record = CrashJournal(self._written)
-        self.link: WorkerClient | None = None
+        self._journal = CrashJournal(self._written)
+        self.client: WorkerClient | None = None
         self.models: set[Key] = set()
-        self.cases: dict[int, AdmittedRequest] = {}
+        self.requests: dict[int, AdmittedRequest] = {}
         self.attained: dict[int, float] = {}
         self.state = admin.WORKER_STATE_ENDED
         self.restarts, self.last_end, self.pid, self._began = 0, "", 0, 0.0
@@ -125,21 +126,21 @@ class WorkerSlot:
     @property
     def long(self) -> int:
         """Cases of it that may be long."""
-        return sum(case.price.long for case in self.cases.values())
+        return sum(admitted.price.long for admitted in self.requests.values())
 
     @property
     def alone(self) -> bool:
         """Whether it runs a suspect."""
-        return any(case.suspect for case in self.cases.values())
+        return any(admitted.suspect for admitted in self.requests.values())
 
     @property
     def backlog(self) -> float:
         """Device seconds that its cases still need, as predicted."""
-        return sum(case.left for case in self.cases.values())
+        return sum(admitted.left for admitted in self.requests.values())
 
     def status(self) -> admin.WorkerStatus:
         """How it is."""
-        since, at_work = self._record.read()
+        since, at_work = self._journal.read()
         return admin.WorkerStatus(
             number=self.number,
             state=self.state,
@@ -148,22 +149,22 @@ class WorkerSlot:
             up_seconds=time.monotonic() - self._began if self.pid else 0.0,
             restarts=self.restarts,
             last_end=self.last_end,
-            jobs=len(self.cases),
+            jobs=len(self.requests),
             predicted_seconds=self.backlog,
             step_seconds=time.monotonic() - since if at_work else 0.0,
             alone=self.alone,
         )
 
-    def enter(self, case: AdmittedRequest) -> None:
+    def enter(self, admitted: AdmittedRequest) -> None:
         """Gives it a case."""
-        self.cases[case.number] = case
-        case.worker = self.number
-        case.attempts += 1
+        self.requests[admitted.number] = admitted
+        admitted.worker = self.number
+        admitted.attempts += 1
 
-    def leave(self, case: AdmittedRequest, answered: bool) -> None:
+    def leave(self, admitted: AdmittedRequest, answered: bool) -> None:
         """Takes a case from it."""
-        del self.cases[case.number]
-        case.worker = None
+        del self.requests[admitted.number]
+        admitted.worker = None
         self._answered = self._answered or answered
 
     async def live(self) -> None:
@@ -205,13 +206,13 @@ class WorkerSlot:
         end = self.end
         try:
             async with self._turns.of("@".join(key)):
-                link, end = self.link, self.end  # who waited for another load may find another worker, or none
-                if link is None:
+                client, end = self.client, self.end  # who waited for another load may find another worker, or none
+                if client is None:
                     raise Lost("there is no worker now")
                 if self._strikes.get(key, 0) >= STRIKES:
                     raise Refused("it has ended the worker that loaded it, or was loading for too long")
                 self._loading.add(key)
-                return await link.load(*key)
+                return await client.load(*key)
         except Lost:
             if key in self._loading:
                 await asyncio.shield(end)  # it looks at what was being loaded
@@ -229,9 +230,9 @@ class WorkerSlot:
     async def unload(self, key: Key) -> None:
         """Has its worker let go of a version."""
         self.models.discard(key)
-        if self.link is not None:
+        if self.client is not None:
             with contextlib.suppress(Lost):  # who has ended has nothing any more
-                await self.link.unload(*key)
+                await self.client.unload(*key)
 
     async def _life(self, socket: Path, left: contextlib.AsyncExitStack) -> tuple[int, str, bool]:
         """One worker, from its start to its end. Returns its exit status, why it was ended if it was, and whether the
@@ -241,8 +242,8 @@ class WorkerSlot:
             starting.enter_context(self._reserve.given_back())
             killed = memory_kills()
             self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies temporary files up may have taken it away
-            self._record = CrashJournal(self._written)
-            self._record.clear()
+            self._journal = CrashJournal(self._written)
+            self._journal.clear()
             process = await self._started(socket)
             exited = asyncio.create_task(_exited(process))
             minding = asyncio.create_task(self._mind(socket, left, starting.close))
@@ -252,7 +253,7 @@ class WorkerSlot:
             finally:  # also when this place is given up
                 minding.cancel()
                 process.kill()
-                self.link = None
+                self.client = None
                 code = await exited
                 left.callback(process.close)
         with self._reserve.given_back():
@@ -272,7 +273,7 @@ class WorkerSlot:
     def _ended(self, code: int, why: str, memory: bool) -> End:
         """Takes note of how a worker ended, and tells those who wait for it. `memory`: the system has killed something
         for want of memory meanwhile."""
-        _, at_work = self._record.read()
+        _, at_work = self._journal.read()
         overdue, self._overdue = self._overdue, ""
         outside = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) and not (why or memory)
         if overdue:  # the gateway has ended it: no request of it, and no other model, had a part in that
@@ -280,13 +281,13 @@ class WorkerSlot:
         if not why:
             want = " for want of memory" if memory and -code == signal.SIGKILL else ""
             why = f"signal {_name(-code)}{want}" if code < 0 else f"exit status {code}"
-        end = End(why, not outside, frozenset(self.cases), at_work & frozenset(self.cases))
+        end = End(why, not outside, frozenset(self.requests), at_work & frozenset(self.requests))
         if not outside and self._loading:
             for key in self._loading:
                 self._strikes[key] = self._strikes.get(key, 0) + (len(self._loading) == 1)
                 log.error("worker %d has ended while it loaded %s@%s", self.number, *key)
         self.models, self.pid, self.state, self.attained = set(), 0, admin.WORKER_STATE_ENDED, {}
-        self._record.clear()
+        self._journal.clear()
         self.end.set_result(end)
         self._changed()
         return end
@@ -294,18 +295,18 @@ class WorkerSlot:
     async def _mind(self, socket: Path, left: contextlib.AsyncExitStack, listening: Callable[[], object]) -> str:
         """Brings a worker up and looks after it; returns why it must be replaced. `listening()` is called when it
         listens."""
-        link = WorkerClient(socket)
-        left.push_async_callback(link.close)  # who waits for it is told of the worker's end before
+        client = WorkerClient(socket)
+        left.push_async_callback(client.close)  # who waits for it is told of the worker's end before
         try:
             async with asyncio.timeout(START):
-                await link.connected()
+                await client.connected()
         except TimeoutError:
             return f"it did not listen within {START:.0f} seconds"
         listening()
-        self.link = link
+        self.client = client
         filling = asyncio.create_task(self._fill())
         try:
-            return await self._look_after(link)
+            return await self._look_after(client)
         finally:
             filling.cancel()
 
@@ -323,17 +324,17 @@ class WorkerSlot:
         self.state = admin.WORKER_STATE_READY
         self._changed()
 
-    async def _look_after(self, link: WorkerClient) -> str:
+    async def _look_after(self, client: WorkerClient) -> str:
         well = time.monotonic()
         while True:
             patience = START if self._loading else self._health
             try:
-                self.attained = dict(await link.attained(patience))
+                self.attained = dict(await client.attained(patience))
                 well = time.monotonic()
             except (Lost, LightwellError):
                 if time.monotonic() - well >= patience:
                     return f"it did not answer for {patience:.0f} seconds"
-            since, at_work = self._record.read()
+            since, at_work = self._journal.read()
             if at_work and time.monotonic() - since > self._longest_step:
                 return f"its device was at one step for {self._longest_step:.0f} seconds"
             await asyncio.sleep(LOOKED)

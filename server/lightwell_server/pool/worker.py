@@ -34,7 +34,7 @@ from lightwell_server.codec.statuses import status
 from lightwell_server.engine.run import Run
 from lightwell_server.errors import Internal, LightwellError
 from lightwell_server.observability import logs, metrics
-from lightwell_server.pool.client import CALLER, MOMENTS, NUMBER, OPTIONS, packed
+from lightwell_server.pool.client import CALLER, NUMBER, OPTIONS, SPANS, packed
 from lightwell_server.pool.journal import CrashJournal
 from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.call import Call
@@ -59,8 +59,8 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
 
     async def Explain(self, request: explain.ExplainRequest, context: Context) -> explain.ExplainResponse:
         """One request, one answer."""
-        case = _case(context)
-        async with _statuses(context, case), aclosing(self._device.run(request, case)) as answers:
+        admitted = _admitted(context)
+        async with _statuses(context, admitted), aclosing(self._device.run(request, admitted)) as answers:
             async for told in answers:
                 if isinstance(told, explain.ExplainResponse):
                     return told
@@ -70,9 +70,9 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
         self, request: explain.ExplainStreamRequest, context: Context
     ) -> AsyncIterator[explain.ExplainStreamResponse]:
         """Progress, then one result."""
-        case = _case(context)
-        case.watched = True
-        async with _statuses(context, case), aclosing(self._device.run(request.request, case)) as answers:
+        admitted = _admitted(context)
+        admitted.watched = True
+        async with _statuses(context, admitted), aclosing(self._device.run(request.request, admitted)) as answers:
             async for told in answers:
                 which = "result" if isinstance(told, explain.ExplainResponse) else "progress"
                 yield explain.ExplainStreamResponse(**{which: told})  # type: ignore[arg-type]
@@ -81,8 +81,8 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
         self, request: synthesize.SynthesizeRequest, context: Context
     ) -> AsyncIterator[synthesize.SynthesizeResponse]:
         """Progress, then one result."""
-        case = _case(context)
-        async with _statuses(context, case), aclosing(self._device.run(request, case)) as answers:
+        admitted = _admitted(context)
+        async with _statuses(context, admitted), aclosing(self._device.run(request, admitted)) as answers:
             async for told in answers:
                 which = "result" if isinstance(told, synthesize.SynthesizeResult) else "progress"
                 yield synthesize.SynthesizeResponse(**{which: told})  # type: ignore[arg-type]
@@ -134,15 +134,15 @@ class Admin(explainer_pb2_grpc.AdminServiceServicer):
 class _statuses:
     """Turns what is raised inside into a status with details, and sends along where a case's time went."""
 
-    def __init__(self, context: Context, case: AdmittedRequest | None = None) -> None:
-        self._context, self._case = context, case
+    def __init__(self, context: Context, admitted: AdmittedRequest | None = None) -> None:
+        self._context, self._admitted = context, admitted
 
     async def __aenter__(self) -> None:
         return None
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._case is not None:
-            self._context.set_trailing_metadata(((MOMENTS, packed(self._case.call.moments)),))
+        if self._admitted is not None:
+            self._context.set_trailing_metadata(((SPANS, packed(self._admitted.call.spans)),))
         if isinstance(error, Exception):
             if not isinstance(error, LightwellError):
                 log.error("a call failed", exc_info=error)
@@ -150,7 +150,7 @@ class _statuses:
             await self._context.abort_with_status(rpc_status.to_status(status(error)))
 
 
-def _case(context: Context) -> AdmittedRequest:
+def _admitted(context: Context) -> AdmittedRequest:
     """A request as the gateway has sent it."""
     given = dict(context.invocation_metadata() or ())
     left = context.time_remaining()
@@ -163,10 +163,10 @@ def _case(context: Context) -> AdmittedRequest:
 
 async def serve(told: dict[str, Any]) -> None:
     """Serves until the process is ended."""
-    record = CrashJournal(Path(told["record"]))
+    journal = CrashJournal(Path(told["record"]))
 
     def watch(jobs: Collection[Run]) -> None:
-        record.write(job.number for job in jobs)
+        journal.write(job.number for job in jobs)
 
     device = Device(told["settings"], told["device"], watch, failed=lambda: os._exit(FAULT))
     ProcessCollector(registry=device.metrics.registry)

@@ -36,7 +36,7 @@ class Backend(Protocol):
     async def supervise(self) -> None:
         """Returns when nothing will ever answer again."""
 
-    def run(self, request: Request, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
+    def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Told, None]:
         """Answers a request; closing it stops the work at the next step. Raises LightwellError."""
 
     async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lightwell_server.requests.budget import Hold
+from lightwell_server.spans import Span
 
 T = TypeVar("T")
 
@@ -18,21 +19,6 @@ WRITTEN = 3
 """How often the bytes of an answer are in memory while it is sent: as a message, written, and as gRPC's."""
 LONGEST = 128
 """Characters of a request's name that a caller may choose."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A stretch of a call's time, in seconds of the monotonic clock."""
-
-    name: str
-    began: float
-    ended: float
-    attributes: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        """How long it was."""
-        return self.ended - self.began
 
 
 @dataclass
@@ -53,7 +39,7 @@ class Call:
     reason: str = ""
     answer: Hold | None = None
     kept: AsyncExitStack = field(default_factory=AsyncExitStack)
-    moments: list[Moment] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -66,11 +52,11 @@ class Call:
         try:
             return function()
         finally:
-            self.moments.append(Moment(name, began, time.monotonic()))
+            self.spans.append(Span(name, began, time.monotonic()))
 
     def spent(self, name: str) -> float:
-        """The seconds of all moments of that name."""
-        return sum(moment.seconds for moment in self.moments if moment.name == name)
+        """The seconds of all spans of that name."""
+        return sum(span.seconds for span in self.spans if span.name == name)
 
 
 current: ContextVar[Call] = ContextVar("call")

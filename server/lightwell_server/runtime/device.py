@@ -31,7 +31,6 @@ from lightwell_server.models.store import Model
 from lightwell_server.observability.metrics import DeviceMetrics
 from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Told
-from lightwell_server.requests.call import Moment
 from lightwell_server.resources import processors
 from lightwell_server.runtime import describe, responses
 from lightwell_server.runtime.estimate import estimate
@@ -56,7 +55,7 @@ class Device:
         self,
         settings: Settings,
         device: str,
-        watch: Callable[[Collection[Run]], object] = lambda jobs: None,
+        watch: Callable[[Collection[Run]], object] = lambda runs: None,
         failed: Callable[[], object] = lambda: None,
     ) -> None:
         threads = settings.threads or processors()
@@ -69,7 +68,7 @@ class Device:
         self._began = time.monotonic()
         self._loading = Loading(settings.max_load_seconds)
         self._threads = single_threaded_pool(4, "codec")
-        self._worker = Engine(
+        self._engine = Engine(
             deterministic_answer,
             settings.max_jobs + LOADERS,  # models that are warmed want a place, too
             settings.max_rows,
@@ -85,20 +84,20 @@ class Device:
     @property
     def workers(self) -> int:
         """One device, while its engine runs."""
-        return int(self._worker.alive)
+        return int(self._engine.alive)
 
     @property
     def warm(self) -> bool:
         """Whether its engine runs: what is loaded is warm."""
-        return self._worker.alive
+        return self._engine.alive
 
     def answers(self, name: str, version: str) -> bool:
         """Whether it is loaded, and the engine runs."""
-        return self._worker.alive and (name, version) in self._models
+        return self._engine.alive and (name, version) in self._models
 
     async def supervise(self) -> None:
         """Returns when the engine has failed."""
-        while self._worker.alive:
+        while self._engine.alive:
             await asyncio.sleep(LOOKED)
 
     def scraped(self) -> Iterable[Metric]:
@@ -106,18 +105,18 @@ class Device:
         return self.metrics.registry.collect()
 
     def attained(self) -> Mapping[int, float]:
-        """Device seconds that each job has used."""
-        return {job.number: job.attained for job in self._worker.jobs}
+        """Device seconds that each run has used."""
+        return {run.number: run.attained for run in self._engine.runs}
 
     def statuses(self) -> list[admin.WorkerStatus]:
         """How it is: this process."""
         return [
             admin.WorkerStatus(
-                state=admin.WORKER_STATE_READY if self._worker.alive else admin.WORKER_STATE_ENDED,
+                state=admin.WORKER_STATE_READY if self._engine.alive else admin.WORKER_STATE_ENDED,
                 pid=os.getpid(),
                 device=self._device,
                 up_seconds=time.monotonic() - self._began,
-                jobs=len(self._worker.jobs),
+                jobs=len(self._engine.runs),
             )
         ]
 
@@ -150,32 +149,32 @@ class Device:
         """Lets go of a version; requests at work keep it until they are over."""
         self._models.pop((name, version), None)
 
-    async def run(self, request: Request, case: AdmittedRequest) -> AsyncGenerator[Told, None]:
+    async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Told, None]:
         """Answers a request. Raises LightwellError."""
-        question = await self._beside(prepare, request, self._model(request))
+        prepared = await self._beside(prepare, request, self._model(request))
         if isinstance(request, synthesize.SynthesizeRequest):  # what would not fit is refused before its first step
-            await self._beside(estimate, question, self._limits, self._worker.seconds)
-        case.attempts, case.worker = 1, 0
-        async with aclosing(self._events(question, case)) as events:
-            async for event, job in events:
+            await self._beside(estimate, prepared, self._limits, self._engine.seconds)
+        admitted.attempts, admitted.worker = 1, 0
+        async with aclosing(self._events(prepared, admitted)) as events:
+            async for event, run in events:
                 if isinstance(event, Passed):
                     yield explain.ExplainProgress(row=event.row, rows=event.rows)
                 elif isinstance(event, Frame):
                     drawn = event.image is not None
-                    told = functools.partial(responses.progress, event, question)
+                    told = functools.partial(responses.progress, event, prepared)
                     yield await self._beside(told) if drawn else told()
                 elif isinstance(event, Done):
                     answered = (
                         responses.explanation if isinstance(request, explain.ExplainRequest) else responses.synthesis
                     )
-                    yield await self._beside(answered, question, event.result, job)
+                    yield await self._beside(answered, prepared, event.result, run)
 
     async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
         """What a request would cost. Raises LightwellError."""
         asked: Request = getattr(request, request.WhichOneof("request") or "explain")
-        question = await self._beside(prepare, asked, self._model(asked))
-        cost = await self._beside(estimate, question, self._limits, self._worker.seconds)
-        return responses.estimation(question, cost, self._limits.bytes)
+        prepared = await self._beside(prepare, asked, self._model(asked))
+        cost = await self._beside(estimate, prepared, self._limits, self._engine.seconds)
+        return responses.estimation(prepared, cost, self._limits.bytes)
 
     async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
         """The weights of a layer. Raises LightwellError."""
@@ -183,7 +182,7 @@ class Device:
 
     async def stop(self) -> None:
         """Ends the engine."""
-        await asyncio.to_thread(self._worker.stop)
+        await asyncio.to_thread(self._engine.stop)
 
     def _model(self, request: Request | models.GetFiltersRequest) -> Model:
         model = self._models.get((request.model, request.version))
@@ -192,34 +191,34 @@ class Device:
         return model
 
     async def _events(
-        self, question: PreparedRequest, case: AdmittedRequest
+        self, prepared: PreparedRequest, admitted: AdmittedRequest
     ) -> AsyncGenerator[tuple[Event, Run], None]:
         """Runs a question; yields its progress and its end. A caller that leaves stops the work at the next step."""
-        inbox = EventQueue(asyncio.get_running_loop())
-        call = case.call
-        job = question.job(inbox.put, case.deadline, case.watched, call.id, case.number, call.caller)
-        self._worker.submit(job)
+        queue = EventQueue(asyncio.get_running_loop())
+        call = admitted.call
+        run = prepared.run(queue.put, admitted.deadline, admitted.watched, call.id, admitted.number, call.caller)
+        self._engine.submit(run)
         try:
             event: Event | None = None
             while not isinstance(event, Done):
-                event = await inbox.get()
+                event = await queue.get()
                 if isinstance(event, Failed):
                     raise event.error
-                yield event, job
+                yield event, run
         finally:
-            self._worker.cancel(job)
-            self.metrics.queue_seconds.labels(job.method).observe(job.queued)
-            call.moments += [Moment(m.name, m.began, m.ended, {"lightwell.rows": m.rows}) for m in job.moments]
+            self._engine.cancel(run)
+            self.metrics.queue_seconds.labels(run.method).observe(run.queued)
+            call.spans += run.spans
 
     async def _warm(self, model: Model) -> None:
         """Has a model answer one row, in line with all that the device does. Raises LightwellError."""
-        inbox = EventQueue(asyncio.get_running_loop())
-        job = Run("warm", _once(model), {None: model.graph}, inbox.put, _inputs(model), name=model.id)
-        self._worker.submit(job)
+        queue = EventQueue(asyncio.get_running_loop())
+        run = Run("warm", _once(model), {None: model.graph}, queue.put, _inputs(model), name=model.id)
+        self._engine.submit(run)
         try:
-            event = await inbox.get()
+            event = await queue.get()
         except asyncio.CancelledError:
-            self._worker.cancel(job)
+            self._engine.cancel(run)
             raise
         if isinstance(event, Failed):
             raise event.error

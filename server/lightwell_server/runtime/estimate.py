@@ -53,15 +53,15 @@ class Cost:
         return Cost(**vars(self))
 
 
-def estimate(question: PreparedRequest, limits: Limits, seconds: Pricing) -> Cost:
+def estimate(prepared: PreparedRequest, limits: Limits, seconds: Pricing) -> Cost:
     """The cost of a question. What a method does between its first two frames it is taken to do between all. Raises
     what `limits` refuses."""
     cost, before, reply = Cost(), Cost(), None
-    given = dict(question.parameters)
+    given = dict(prepared.parameters)
     early = bool(given.get("stop_early"))
     if early:
         given["stop_early"] = False  # it is driven to its second frame
-    steps = replace(question, parameters=given).steps()
+    steps = replace(prepared, parameters=given).steps()
     for _ in range(ASKS):
         try:
             step = steps.send(reply)
@@ -70,7 +70,7 @@ def estimate(question: PreparedRequest, limits: Limits, seconds: Pricing) -> Cos
         reply = None
         if isinstance(step, Frame):
             if step.steps > limits.steps:
-                raise _too_many(question.method.name, step.steps, limits.steps)
+                raise _too_many(prepared.method.name, step.steps, limits.steps)
             if cost.steps:
                 cost.times(step.steps - step.step, before)
                 break
@@ -78,10 +78,10 @@ def estimate(question: PreparedRequest, limits: Limits, seconds: Pricing) -> Cos
         elif isinstance(step, Work):
             reply = step.function(*step.arguments)
         else:
-            graph = question.graph(step)
+            graph = prepared.graph(step)
             limits.fitting(graph, step)
-            cost.add(graph, step, seconds(graph, step, question.inputs))
-            index = getattr(question.target, "index", None)
+            cost.add(graph, step, seconds(graph, step, prepared.inputs))
+            index = getattr(prepared.target, "index", None)
             reply = empty(graph, step, index if isinstance(index, int) else 0)
     steps.close()
     cost.early = early

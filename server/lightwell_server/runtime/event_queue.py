@@ -17,7 +17,7 @@ PICTURES = 16
 
 
 class EventQueue:
-    """The events of one job, in order."""
+    """The events of one run, in order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -52,7 +52,7 @@ class PreparedRequest:
     def _models(self) -> dict[str | None, Graph]:
         return {None: self.model.graph}
 
-    def job(
+    def run(
         self,
         deliver: Callable[[Event], None],
         deadline: float = math.inf,
@@ -114,31 +114,31 @@ def prepare(request: Request, model: Model) -> PreparedRequest:
         return _placed(_decoded(image, path, model).whole(), model)
 
     given = read_parameters(getattr(request, method.name), method.name, picture)
-    question = PreparedRequest(
+    prepared = PreparedRequest(
         request,
         model,
         method,
         read_target(request.target, model.facts, model.labels, method.aimed),
         method.parameters(model.facts, given, model.id),
     )
-    question.inputs = _inputs(request, model)
-    _look(question)
-    if question.image is not None and question.image.shape[2:] != model.facts.size and _layered(question):
-        _resize(question, given)
-    return question
+    prepared.inputs = _inputs(request, model)
+    _look(prepared)
+    if prepared.image is not None and prepared.image.shape[2:] != model.facts.size and _layered(prepared):
+        _resize(prepared, given)
+    return prepared
 
 
-def _look(question: PreparedRequest) -> None:
+def _look(prepared: PreparedRequest) -> None:
     """Brings the image to what the method looks at, and to what the model sees."""
-    model, request = question.model, question.request
+    model, request = prepared.model, prepared.request
     image = _decoded(request.image, "image", model)
     seen = image
-    if request.image.fit != types.FIT_EXACT or question.method.whole:
+    if request.image.fit != types.FIT_EXACT or prepared.method.whole:
         seen, _ = image.fitted(model.card.fit)
-    question.fitted = question.image = _placed(seen.whole(), model)
-    if question.method.whole:
-        question.image = _placed(image.whole(), model)
-    if question.target.placed and question.image.shape[2:] != model.facts.size:
+    prepared.fitted = prepared.image = _placed(seen.whole(), model)
+    if prepared.method.whole:
+        prepared.image = _placed(image.whole(), model)
+    if prepared.target.placed and prepared.image.shape[2:] != model.facts.size:
         kind = request.target.WhichOneof("target")
         raise InvalidArgument.at(f"target.{kind}", "places are those at the card's size; fit the image by the card")
 
@@ -149,19 +149,19 @@ def _decoded(image: types.Image, path: str, model: Model) -> images.Decoded:
     return images.sent(image, path, channels=channels).decoded()
 
 
-def _layered(question: PreparedRequest) -> bool:
+def _layered(prepared: PreparedRequest) -> bool:
     """Whether it concerns layers of the model as it sees the image."""
-    named = question.request.target.WhichOneof("target") in ("channel", "direction")
-    return not question.method.whole and (named or question.method.layered)
+    named = prepared.request.target.WhichOneof("target") in ("channel", "direction")
+    return not prepared.method.whole and (named or prepared.method.layered)
 
 
-def _resize(question: PreparedRequest, given: Mapping[str, Any]) -> None:
+def _resize(prepared: PreparedRequest, given: Mapping[str, Any]) -> None:
     """Layers are other ones at another size of the image: what names them is checked anew."""
-    assert question.image is not None  # it has a size
-    height, width = question.image.shape[2:]
-    model = question.model = question.model.at((height, width))
-    question.parameters = question.method.parameters(model.facts, given, model.id)
-    question.target = read_target(question.request.target, model.facts, model.labels, question.method.aimed)
+    assert prepared.image is not None  # it has a size
+    height, width = prepared.image.shape[2:]
+    model = prepared.model = prepared.model.at((height, width))
+    prepared.parameters = prepared.method.parameters(model.facts, given, model.id)
+    prepared.target = read_target(prepared.request.target, model.facts, model.labels, prepared.method.aimed)
 
 
 def _placed(rows: Tensor, model: Model) -> Tensor:

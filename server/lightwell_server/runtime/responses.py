@@ -43,52 +43,52 @@ _ENLARGEMENTS = {
 }
 
 
-def explanation(question: PreparedRequest, observed: Observed, job: Run) -> explain.ExplainResponse:
+def explanation(prepared: PreparedRequest, observed: Observed, run: Run) -> explain.ExplainResponse:
     """The response to an Explain request."""
-    result, seen, dtype = observed.result, observed.seen, question.request.output.dtype
-    assert isinstance(result, Explanation) and question.image is not None
-    target = _settled(question.target, seen)
+    result, seen, dtype = observed.result, observed.seen, prepared.request.output.dtype
+    assert isinstance(result, Explanation) and prepared.image is not None
+    target = _settled(prepared.target, seen)
     response = explain.ExplainResponse(
         tensors=_tensors(result.tensors, dtype),
         measures=_measures(result.measures),
-        target=explained(target, seen, question.model) if type(target) is not Target else None,
-        predictions=predictions(seen.out, question.model, question.predictions(result.predictions)),
-        provenance=provenance(question, job),
-        resolved=_resolved(question, target),
+        target=explained(target, seen, prepared.model) if type(target) is not Target else None,
+        predictions=predictions(seen.out, prepared.model, prepared.predictions(result.predictions)),
+        provenance=provenance(prepared, run),
+        resolved=_resolved(prepared, target),
     )
     if result.map is not None:
-        response.map.CopyFrom(_heatmap(result.map, question.image, dtype))
-    response.warnings.extend(_warnings(question, target, seen, result.map))
+        response.map.CopyFrom(_heatmap(result.map, prepared.image, dtype))
+    response.warnings.extend(_warnings(prepared, target, seen, result.map))
     return response
 
 
-def synthesis(question: PreparedRequest, observed: Observed, job: Run) -> synthesize.SynthesizeResult:
+def synthesis(prepared: PreparedRequest, observed: Observed, run: Run) -> synthesize.SynthesizeResult:
     """The last message of a Synthesize stream."""
-    result, seen, request = observed.result, observed.seen, question.request
+    result, seen, request = observed.result, observed.seen, prepared.request
     assert isinstance(result, Synthesis) and isinstance(request, synthesize.SynthesizeRequest)
     output = request.output
     picture = result.image if result.picture is None else result.picture
-    target = _settled(question.target, seen)
-    tensors = {"image": result.image[0]} if output.image_tensor or question.model.facts.tensor else {}
+    target = _settled(prepared.target, seen)
+    tensors = {"image": result.image[0]} if output.image_tensor or prepared.model.facts.tensor else {}
     response = synthesize.SynthesizeResult(
-        pixels=_pixels(picture, question),
+        pixels=_pixels(picture, prepared),
         succeeded=result.succeeded,
         tensors=_tensors(tensors | result.tensors, output.dtype),
-        pictures=[types.Picture(name=name, pixels=_pixels(p, question)) for name, p in result.pictures.items()],
+        pictures=[types.Picture(name=name, pixels=_pixels(p, prepared)) for name, p in result.pictures.items()],
         measures=_measures(result.measures),
-        target=explained(target, seen, question.model) if seen.score is not None else None,
-        predictions_before=predictions(seen.out, question.model, question.predictions()),
-        predictions_after=predictions(result.final, question.model, question.predictions()),
-        provenance=provenance(question, job),
-        resolved=_resolved(question, target),
+        target=explained(target, seen, prepared.model) if seen.score is not None else None,
+        predictions_before=predictions(seen.out, prepared.model, prepared.predictions()),
+        predictions_after=predictions(result.final, prepared.model, prepared.predictions()),
+        provenance=provenance(prepared, run),
+        resolved=_resolved(prepared, target),
     )
-    response.warnings.extend(_warnings(question, target, seen, None))
+    response.warnings.extend(_warnings(prepared, target, seen, None))
     if not bool(result.image.isfinite().all()):
         response.warnings.add(code=types.WARNING_CODE_NOT_FINITE, message="The image holds values that are not finite.")
     return response
 
 
-def estimation(question: PreparedRequest, cost: Cost, limit: int) -> estimates.EstimateResponse:
+def estimation(prepared: PreparedRequest, cost: Cost, limit: int) -> estimates.EstimateResponse:
     """What a request would cost, where a device step may have `limit` bytes."""
     told = estimates.Cost(
         rows=round(cost.rows),
@@ -99,20 +99,20 @@ def estimation(question: PreparedRequest, cost: Cost, limit: int) -> estimates.E
         memory_limit_bytes=limit,
         device_seconds=cost.seconds,
     )
-    resolved = {question.method.kind: question.resolved()}
+    resolved = {prepared.method.kind: prepared.resolved()}
     return estimates.EstimateResponse(applies=True, cost=told, **resolved)
 
 
-def progress(frame: Frame, question: PreparedRequest) -> synthesize.Progress:
+def progress(frame: Frame, prepared: PreparedRequest) -> synthesize.Progress:
     """A step's message, with its picture if it still has one."""
     message = synthesize.Progress(step=frame.step, steps=frame.steps, objective=frame.objective)
     if frame.image is not None:
-        message.preview_pixels.CopyFrom(_pixels(frame.image, question))
+        message.preview_pixels.CopyFrom(_pixels(frame.image, prepared))
     return message
 
 
-def _pixels(image: Tensor, question: PreparedRequest) -> types.Tensor:
-    return images.from_pixels(images.to_picture(image, question.model.card.input.drawn))
+def _pixels(image: Tensor, prepared: PreparedRequest) -> types.Tensor:
+    return images.from_pixels(images.to_picture(image, prepared.model.card.input.drawn))
 
 
 def predictions(out: Tensor | None, model: Model, count: int) -> list[types.Prediction]:
@@ -155,24 +155,24 @@ def _chances(out: Tensor | None, model: Model) -> Tensor | None:
     return reading(out.double(), "probability", activation)[0]
 
 
-def provenance(question: PreparedRequest, job: Run) -> types.Provenance:
+def provenance(prepared: PreparedRequest, run: Run) -> types.Provenance:
     """Where a result comes from."""
-    device = question.model.graph.device
+    device = prepared.model.graph.device
     cuda = device.type == "cuda"
     return types.Provenance(
-        model=question.model.name,
-        version=question.model.version,
-        digest=question.model.digest,
+        model=prepared.model.name,
+        version=prepared.model.version,
+        digest=prepared.model.digest,
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         threads=0 if cuda else torch.get_num_threads(),
-        dtype=data_type(question.model.graph.dtype),
+        dtype=data_type(prepared.model.graph.dtype),
         server_version=__version__,
         library_version=torch.__version__,
-        queue_seconds=job.queued,
-        device_seconds=job.attained,
-        steps=job.device_steps,
-        exceptions=job.exceptions,
+        queue_seconds=run.queued,
+        device_seconds=run.attained,
+        steps=run.device_steps,
+        exceptions=run.exceptions,
         attempts=1,
     )
 
@@ -184,10 +184,10 @@ def _settled(target: Target, seen: Seen) -> Target:
     return target
 
 
-def _resolved(question: PreparedRequest, target: Target) -> Any:  # noqa: ANN401 - of the request's own type
-    resolved = question.resolved()
+def _resolved(prepared: PreparedRequest, target: Target) -> Any:  # noqa: ANN401 - of the request's own type
+    resolved = prepared.resolved()
     if type(target) is not Target:
-        resolved.target.CopyFrom(write_target(target, question.model.facts))
+        resolved.target.CopyFrom(write_target(target, prepared.model.facts))
     return resolved
 
 
@@ -215,13 +215,13 @@ def _measures(measures: Mapping[str, float]) -> list[types.Measure]:
     return [types.Measure(name=name, value=value) for name, value in measures.items()]
 
 
-def _warnings(question: PreparedRequest, target: Target, seen: Seen, result: Heatmap | None) -> Iterator[types.Warning]:
+def _warnings(prepared: PreparedRequest, target: Target, seen: Seen, result: Heatmap | None) -> Iterator[types.Warning]:
     if result is not None and not bool(result.values.any()):
         yield types.Warning(code=types.WARNING_CODE_ZERO, message="The map is zero everywhere.")
     if result is not None and not bool(result.values.isfinite().all()):
         yield types.Warning(code=types.WARNING_CODE_NOT_FINITE, message="The map holds values that are not finite.")
     yield from _saturation(target, seen)
-    if question.model.graph.row_by_row:
+    if prepared.model.graph.row_by_row:
         yield types.Warning(
             code=types.WARNING_CODE_ROW_BY_ROW,
             message="The model mixes its rows, or takes one at a time: it is run row by row.",

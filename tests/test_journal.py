@@ -8,8 +8,8 @@ from lightwell_server.pool.journal import NUMBERS, CrashJournal
 
 WRITES = """
 import pathlib, sys
-from lightwell_server.pool.journal import Record
-record = Record(pathlib.Path(sys.argv[1]))
+from lightwell_server.pool.journal import CrashJournal
+record = CrashJournal(pathlib.Path(sys.argv[1]))
 print("at work", flush=True)
 while True:
     record.write([7, 8, 9])
