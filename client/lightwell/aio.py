@@ -166,8 +166,8 @@ class AsyncClient:
     ) -> Sheet:
         """Asks for many answers at once, to be seen side by side; as `Client.sheet`."""
         plan = await asyncio.to_thread(Plan, images, methods, targets, models, sweep or {}, options)
-        told = [answer async for answer in self._cells(plan, plan.questions())]
-        cells, answers = plan.cells(told), []
+        first = [answer async for answer in self._cells(plan, plan.questions())]
+        cells, answers = plan.cells(first), []
         with bar(len(cells), progress) as advance:
             async with aclosing(self._cells(plan, cells)) as answered:
                 async for answer in answered:

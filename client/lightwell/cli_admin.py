@@ -102,11 +102,11 @@ def _seen(
 ) -> tuple[RenderableType | dict[str, Any], bool]:
     """What is shown of the server, and whether it was reached."""
     try:
-        told = status_of(address, channel, connection)
+        found = status_of(address, channel, connection)
     except (UnavailableError, DeadlineError) as error:
         unreached = {"server": address, "reachable": False, "reason": error.message}
         return unreached if as_json else f"{address} does not answer: {error.message}", False
-    return tell_admin.status(told) if as_json else tell_admin.status_shown(told), True
+    return tell_admin.status(found) if as_json else tell_admin.status_shown(found), True
 
 
 def _nothing_given(context: typer.Context) -> None:

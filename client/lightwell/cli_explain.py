@@ -125,7 +125,7 @@ def estimate(
 ) -> None:
     """What a request would cost, without running it; methods of explain and of synthesize."""
     with server.client() as client:
-        told = client.estimate(
+        cost = client.estimate(
             method_of(command_of(method), method, parameter or ()),
             image,
             model=model,
@@ -135,7 +135,7 @@ def estimate(
             fit=fit.value,
             seed=seed,
         )
-        say(tell.estimate(told, method) if as_json else tell.estimate_line(told, method))
+        say(tell.estimate(cost, method) if as_json else tell.estimate_line(cost, method))
 
 
 def _asker(client: Client, message: Message, top: int | None, alone: bool, options: ExplainOptions) -> Ask:
@@ -170,7 +170,7 @@ def _outcomes(
             raise
 
 
-def _made(plan: Plan, fit: Fit, ask: Ask, told: Tell) -> list[Line] | BadImage:
+def _made(plan: Plan, fit: Fit, ask: Ask, cost: Tell) -> list[Line] | BadImage:
     """Explains one image, writes its files, and gives the lines that tell of them."""
     try:
         answers = ask(to_message(plan.image, fit.value))
@@ -185,7 +185,7 @@ def _made(plan: Plan, fit: Fit, ask: Ask, told: Tell) -> list[Line] | BadImage:
     for seen, place in reversed(list(zip_longest(answers, plan.places[: len(answers)]))):
         if place:
             files.write(place, partial(_save, seen))
-        lines.append(told(seen, str(plan.image), place))
+        lines.append(cost(seen, str(plan.image), place))
     return lines[::-1]
 
 

@@ -30,9 +30,9 @@ def list_models(server: Server, as_json: Json = False) -> None:
     """Every version of every model."""
     with server.client() as client:
         for model in client.models():
-            told = tell.plain(model)
-            words = (told[key] for key in ("name", "version", "kind", "state", "reason"))
-            say(told if as_json else "  ".join(word for word in words if word not in ("", "unspecified")))
+            shown = tell.plain(model)
+            words = (shown[key] for key in ("name", "version", "kind", "state", "reason"))
+            say(shown if as_json else "  ".join(word for word in words if word not in ("", "unspecified")))
 
 
 @app.command()
@@ -147,14 +147,14 @@ def _supported(found: Inspection) -> Iterable[tuple[str, str]]:
 
 
 def _shown(model: models_pb2.GetModelResponse) -> None:
-    summary, card, told = model.summary, model.card, tell.plain(model)
-    say(f"{summary.name} version {summary.version}, {told['summary']['kind']}, {summary.digest[:12]}")
+    summary, card, shown = model.summary, model.card, tell.plain(model)
+    say(f"{summary.name} version {summary.version}, {shown['summary']['kind']}, {summary.digest[:12]}")
     sizes = "any size" if model.any_size else "no other size"
     say(f"  input {card.height} x {card.width} of images resized to {card.resize}; {sizes} can be sent")
-    form = [told["card"]["order"], told["card"]["layout"], *(["uint8"] if card.integers else [])]
+    form = [shown["card"]["order"], shown["card"]["layout"], *(["uint8"] if card.integers else [])]
     say(f"  taken as {', '.join(form)}{', one image at a time' if card.HasField('batch') and not card.batch else ''}")
     say(f"  channels {card.channels}, mean {_numbers(card.mean)}, std {_numbers(card.std)}")
-    say(f"  computed in {told['dtype']}, {'in batches' if model.batches else 'row by row'}")
+    say(f"  computed in {shown['dtype']}, {'in batches' if model.batches else 'row by row'}")
     say(f"  outputs: {', '.join(map(_output, model.outputs))}")
     if card.labels:
         say(f"  {len(card.labels)} classes: {', '.join(card.labels[:12])}{' ...' if len(card.labels) > 12 else ''}")

@@ -69,8 +69,8 @@ def sheet(
         if len(errors) == len(made.rows) * len(made.columns):
             raise failed(errors[0].message)
         files.write(place, made.save)
-        for told in tell_sheet.sheet(made, out) if as_json else [tell_sheet.sheet_line(made, out)]:
-            say(told)
+        for summary in tell_sheet.sheet(made, out) if as_json else [tell_sheet.sheet_line(made, out)]:
+            say(summary)
 
 
 def _values(word: str) -> tuple[str, list[str]]:

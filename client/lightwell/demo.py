@@ -31,7 +31,7 @@ METHODS: dict[str, Message] = {
     "guided_backprop": GuidedBackprop(),
 }
 
-Told = Callable[[int, int], None]
+Report = Callable[[int, int], None]
 """Is told how many steps are done, and of how many."""
 
 
@@ -75,20 +75,20 @@ def _asked(client: Client, steps: int, console: Console) -> Gallery:
         )
 
 
-def _bar(progress: Progress, name: str) -> Told:
+def _bar(progress: Progress, name: str) -> Report:
     task = progress.add_task(name, total=None)
     return lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _explained(client: Client, pictures: list[Path], method: Message, told: Told) -> list[Explanation]:
+def _explained(client: Client, pictures: list[Path], method: Message, report: Report) -> list[Explanation]:
     answers = []
     for answer in client.explain_all(pictures, method, predictions=1):
         answers.append(answer)
-        told(len(answers), len(pictures))
+        report(len(answers), len(pictures))
     return answers
 
 
-def _attacks(client: Client, pictures: list[Path], told: Told) -> list[Attack]:
+def _attacks(client: Client, pictures: list[Path], report: Report) -> list[Attack]:
     """Pictures of exactly the model's size, so that what is shown before is what the model saw."""
     card = client.model().card
     attacks = []
@@ -96,18 +96,18 @@ def _attacks(client: Client, pictures: list[Path], told: Told) -> list[Attack]:
         before = Pil.open(path).convert("RGB").resize((card.width, card.height), Pil.Resampling.LANCZOS)
         method = synthesize.Pgd(steps=20, stop_early=False)
         attacks.append(Attack(before, client.synthesize(method, image=before, fit="exact").result()))
-        told(len(attacks), len(pictures))
+        report(len(attacks), len(pictures))
     return attacks
 
 
-def _painted(client: Client, steps: int, told: Told) -> Painted:
+def _painted(client: Client, steps: int, report: Report) -> Painted:
     style = synthesize.Style(image=images.to_message(PAINTING))
     # Broad strokes, as the painting has them, stay visible on a small picture.
     method = synthesize.StyleTransfer(styles=[style], size=256, steps=steps, style_scale=2, style_weight=500)
     stream = client.synthesize(method, image=SCENE, previews=PREVIEWS)
     way = []
     for step in stream:
-        told(step.step, step.steps)
+        report(step.step, step.steps)
         if step.image is not None:
             way.append(Step(step.step, step.image))
     return Painted(Pil.open(SCENE), Pil.open(PAINTING), stream.result(), way)

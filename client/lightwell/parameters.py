@@ -64,7 +64,7 @@ def assign(message: Message, method: str, name: str, value: Any) -> None:  # noq
         setattr(message, name, value)
 
 
-def told(message: Message) -> dict[str, str]:
+def described(message: Message) -> dict[str, str]:
     """The parameters that are set, as words; without those that are messages, or several."""
     return {
         field.name: _word(field, value)

@@ -37,14 +37,14 @@ def status(address: str, channel: grpc.Channel, connection: Connection) -> Statu
     names = [service.full_name for service in explainer_pb2.DESCRIPTOR.services_by_name.values()]
     services = {name: _health(channel, name, connection) for name in names}
     admin, models = explainer_pb2_grpc.AdminServiceStub(channel), explainer_pb2_grpc.ModelServiceStub(channel)
-    own, reason = _told(admin.GetStatus, admin_pb2.GetStatusRequest(), connection)
-    listed = own or _told(models.ListModels, models_pb2.ListModelsRequest(), connection)[0]
+    own, reason = _answered(admin.GetStatus, admin_pb2.GetStatusRequest(), connection)
+    listed = own or _answered(models.ListModels, models_pb2.ListModelsRequest(), connection)[0]
     found = None if listed is None else list(listed.models)
     health = {name: _health(channel, name, connection) for name in dict.fromkeys(model.name for model in found or ())}
     return Status(address, services, found, health, own, reason)
 
 
-def _told(ask: Callable[..., Any], request: Message, connection: Connection) -> tuple[Any, str]:
+def _answered(ask: Callable[..., Any], request: Message, connection: Connection) -> tuple[Any, str]:
     """The answer; None and why, if the caller has no right to it or the server does not know the question."""
     request_id = new_request_id()
     try:

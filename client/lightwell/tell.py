@@ -18,8 +18,8 @@ from lightwell.v1 import types_pb2 as types
 
 def plain(message: Message) -> dict[str, Any]:
     """A message as values that JSON knows: enums as words, what is not finite as null, without what is unset."""
-    told = (field for field in message.DESCRIPTOR.fields if not field.has_presence or message.HasField(field.name))
-    return {field.name: _values(cast(FieldDescriptor, field), getattr(message, field.name)) for field in told}
+    shown = (field for field in message.DESCRIPTOR.fields if not field.has_presence or message.HasField(field.name))
+    return {field.name: _values(cast(FieldDescriptor, field), getattr(message, field.name)) for field in shown}
 
 
 def explanation(seen: Explanation, image: str, file: Path | None) -> dict[str, Any]:
@@ -64,28 +64,28 @@ def synthesis_line(made: Synthesis, file: Path) -> Text:
     return noted(at(line, file), made.warnings)
 
 
-def estimate(told: Estimate, method: str) -> dict[str, Any]:
+def estimate(cost: Estimate, method: str) -> dict[str, Any]:
     """An estimate, with the parameters that the method would have."""
-    figures = {field.name: getattr(told, field.name) for field in fields(told) if field.name != "resolved"}
-    parameters = plain(getattr(told.resolved, method)) if told.resolved is not None else None
+    figures = {field.name: getattr(cost, field.name) for field in fields(cost) if field.name != "resolved"}
+    parameters = plain(getattr(cost.resolved, method)) if cost.resolved is not None else None
     return {"method": method, **figures, "parameters": parameters}
 
 
-def estimate_line(told: Estimate, method: str) -> Text:
+def estimate_line(cost: Estimate, method: str) -> Text:
     """What a request would cost, or why it cannot be asked."""
     line = Text(method, "bold")
-    if not told.applies:
-        return line.append("  does not apply: ", "red").append(told.reason)
-    bound = "at most " if told.may_stop_early else ""
-    line.append(f"  {bound}{counted(told.rows, 'row')}", "yellow")
-    if told.gradients:
+    if not cost.applies:
+        return line.append("  does not apply: ", "red").append(cost.reason)
+    bound = "at most " if cost.may_stop_early else ""
+    line.append(f"  {bound}{counted(cost.rows, 'row')}", "yellow")
+    if cost.gradients:
         line.append(
-            " with gradients" if told.gradients == told.rows else f", {told.gradients:,} with gradients", "yellow"
+            " with gradients" if cost.gradients == cost.rows else f", {cost.gradients:,} with gradients", "yellow"
         )
-    if told.steps:
-        line.append(f"  {bound}{counted(told.steps, 'step')}")
-    line.append(f"  a row needs {_bytes(told.memory_bytes)} of {_bytes(told.memory_limit_bytes)}")
-    seconds = "seconds not known yet" if told.device_seconds is None else f"about {told.device_seconds:.2g} s"
+    if cost.steps:
+        line.append(f"  {bound}{counted(cost.steps, 'step')}")
+    line.append(f"  a row needs {_bytes(cost.memory_bytes)} of {_bytes(cost.memory_limit_bytes)}")
+    seconds = "seconds not known yet" if cost.device_seconds is None else f"about {cost.device_seconds:.2g} s"
     return line.append(f"  {seconds}", "cyan")
 
 

@@ -26,27 +26,27 @@ _STYLES = {
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
-def status(told: Status) -> dict[str, Any]:
+def status(found: Status) -> dict[str, Any]:
     """A server's status; `models` and `status` are null where the caller is not told them."""
     models = None
-    if told.models is not None:
+    if found.models is not None:
         models = {
-            name: {"health": health, "versions": [model.version for model in told.models if model.name == name]}
-            for name, health in told.health.items()
+            name: {"health": health, "versions": [model.version for model in found.models if model.name == name]}
+            for name, health in found.health.items()
         }
     return {
-        "server": told.address,
+        "server": found.address,
         "reachable": True,
-        "services": told.services,
+        "services": found.services,
         "models": models,
-        "status": plain(told.own) if told.own else None,
-        **({"reason": told.reason} if told.reason else {}),
+        "status": plain(found.own) if found.own else None,
+        **({"reason": found.reason} if found.reason else {}),
     }
 
 
-def status_shown(told: Status) -> Group:
+def status_shown(found: Status) -> Group:
     """The same for people."""
-    return Group(*_status(told))
+    return Group(*_status(found))
 
 
 def jobs_table(jobs: Iterable[admin_pb2.Job]) -> Table:
@@ -54,18 +54,18 @@ def jobs_table(jobs: Iterable[admin_pb2.Job]) -> Table:
     return table(("job", "state", "age", "used", "predicted", "request"), map(_job, jobs))
 
 
-def _status(told: Status) -> Iterator[RenderableType]:
-    untold = "workers and queue" if told.models is not None else "models, workers and queue"
-    known = "" if told.models is None else f" and holds {counted(len(told.health), 'model')}"
-    yield Text(f"{told.address} is reachable{known}")
-    for name, health in told.services.items():
+def _status(found: Status) -> Iterator[RenderableType]:
+    untold = "workers and queue" if found.models is not None else "models, workers and queue"
+    known = "" if found.models is None else f" and holds {counted(len(found.health), 'model')}"
+    yield Text(f"{found.address} is reachable{known}")
+    for name, health in found.services.items():
         yield Text(f"  {name}  {health}")
-    if told.own:
-        yield from _own(told.own)
+    if found.own:
+        yield from _own(found.own)
     else:
-        yield Text(f"  does not tell its {untold}: {told.reason}")
-    if told.models:
-        yield from _models(told.models, told.health, told.own.aliases if told.own else {})
+        yield Text(f"  does not tell its {untold}: {found.reason}")
+    if found.models:
+        yield from _models(found.models, found.health, found.own.aliases if found.own else {})
 
 
 def _own(own: admin_pb2.GetStatusResponse) -> Iterator[RenderableType]:

@@ -61,11 +61,11 @@ def _usage() -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        told = error.format_message()
-        if not told or "\n" in told:  # the help, which `lightwell` alone is answered with
+        message = error.format_message()
+        if not message or "\n" in message:  # the help, which `lightwell` alone is answered with
             raise
         where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
-        raise failed(told.rstrip(".") + where, WRONG) from None
+        raise failed(message.rstrip(".") + where, WRONG) from None
 
 
 def sentence(error: Exception) -> str:

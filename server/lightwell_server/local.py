@@ -153,7 +153,7 @@ class Local:
         except NotApplicable as error:
             return Estimate.of(EstimateResponse(applies=False, reason=error.message))
         except LightwellError as error:
-            raise _told(error) from None
+            raise _sdk_error(error) from None
         response = responses.estimation(prepared, cost, self._limits.bytes)
         images.understood(getattr(response, response.WhichOneof("resolved") or "explain"))
         return Estimate.of(response)
@@ -163,7 +163,7 @@ class Local:
         try:
             response = filters(self.model, layer)
         except LightwellError as error:
-            raise _told(error) from None
+            raise _sdk_error(error) from None
         return Filters(with_picture(response) if picture else response)
 
     def close(self) -> None:
@@ -184,7 +184,7 @@ class Local:
                 running.run.exceptions.append(NOT_DETERMINISTIC)
             self._engine.submit(running.run)
         except LightwellError as error:
-            raise _told(error) from None
+            raise _sdk_error(error) from None
         return running
 
     def _explained(self, request: ExplainRequest) -> Iterator[ExplainStreamResponse]:
@@ -226,7 +226,7 @@ class _Running:
         while not isinstance(event, Done):
             event = self.events.get()
             if isinstance(event, Failed):
-                raise _told(event.error)
+                raise _sdk_error(event.error)
             yield event
 
     def explanation(self, done: Done) -> ExplainResponse:
@@ -239,7 +239,7 @@ def _finished(running: _Running) -> Explanation:
     return Explanation(running.explanation(done), running.images.asked.image)
 
 
-def _told(error: LightwellError) -> Exception:
+def _sdk_error(error: LightwellError) -> Exception:
     violations = tuple(error.violations) if isinstance(error, InvalidArgument) else ()
     return error_for(error.code, error.message, error.reason, violations)
 
@@ -258,4 +258,4 @@ def _loaded(
             trace(model, tuple(example(card.sample(), 2)), path)
             return load_file(path, card, names, type(model).__name__, "1", device, dtype)
     except LightwellError as error:
-        raise _told(error) from None
+        raise _sdk_error(error) from None

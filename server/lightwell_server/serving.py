@@ -104,7 +104,7 @@ class Serving:
             self._metrics,
         )
         self._reconciler = Reconciler(
-            settings.repository, self._registry, self._backend, self._told, settings.versions == "all"
+            settings.repository, self._registry, self._backend, self._update_health, settings.versions == "all"
         )
         exposition.serve(settings.metrics_port, self._metrics, self._backend.scraped)
         self._add_services()
@@ -180,11 +180,11 @@ class Serving:
                 for service in SERVICES:
                     self._health.set(service, serves=ready)
             for name in {entry.name for entry in self._registry.all()}:
-                await self._told(name)
+                await self._update_health(name)
             self._admission.attained(self._backend.attained())
             await asyncio.sleep(LOOKED)
 
-    async def _told(self, name: str) -> None:
+    async def _update_health(self, name: str) -> None:
         """A model may have begun or ceased to answer."""
         ready = [entry for entry in self._registry.versions(name) if entry.ready]
         answers = any(self._backend.answers(entry.name, entry.version) for entry in ready)

@@ -79,9 +79,9 @@ class Plan:
         column = Column(explain_pb2.Predictions(k=self._targets))
         return [Cell(Row(name, image, model, None), column) for (name, image), model in self._pairs]
 
-    def cells(self, told: Sequence[Answer]) -> list[Cell]:
-        """All cells, row by row; `told` are the answers to the questions."""
-        targets = [self._targets] * len(self._pairs) if not isinstance(self._targets, int) else map(_classes, told)
+    def cells(self, answers: Sequence[Answer]) -> list[Cell]:
+        """All cells, row by row; `answers` are the answers to the questions."""
+        targets = [self._targets] * len(self._pairs) if not isinstance(self._targets, int) else map(_classes, answers)
         return [
             Cell(Row(name, image, model, target), column)
             for ((name, image), model), several in zip(self._pairs, targets, strict=True)
@@ -113,9 +113,9 @@ def _swept(method: Message, sweep: Sweep) -> Iterator[Column]:
         words = []
         for name, (number, value) in zip(own, chosen, strict=True):
             parameters.assign(made, name_of(method), name, value)
-            if name not in parameters.told(made):
+            if name not in parameters.described(made):
                 words.append(f"{name}={Path(value).name if isinstance(value, str) else number}")
-        yield Column(made, (*(f"{name}={word}" for name, word in parameters.told(made).items()), *words))
+        yield Column(made, (*(f"{name}={word}" for name, word in parameters.described(made).items()), *words))
 
 
 def ask_all(plan: Plan, asker: Any, progress: bool) -> Sheet:  # noqa: ANN401 - as for `asked`

@@ -83,7 +83,7 @@ class File:
 
     def decoded(self) -> Pil.Image:
         """The first picture, as `opened` tells."""
-        with _told(self.path):
+        with _blamed_on(self.path):
             picture = self.opened()
             if (picture.height, picture.width) != self.size:
                 raise ValueError("its header tells another size")
@@ -116,7 +116,7 @@ def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading
     """A file by its header; nothing is decoded yet, and decoding ends early when `stop` is set. Raises InvalidArgument
     for `path`, saying what to change."""
     file = functools.partial(_opened, Stoppable(data, stop), path, max_pixels)
-    with _told(path):
+    with _blamed_on(path):
         if (webp := _webp_size(data)) is not None:
             return _webp(file, webp, path, max_pixels)
         picture = file()
@@ -177,7 +177,7 @@ def _opened(file: Stoppable, path: str, max_pixels: int) -> Pil.Image:
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def _blamed_on(path: str) -> Iterator[None]:
     """Has whatever a decoder raises be told of the file: it is that which is bad."""
     try:
         yield

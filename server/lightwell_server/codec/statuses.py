@@ -74,30 +74,30 @@ def _short(text: str, most: int) -> str:
     return text if len(data) <= most else data[:most].decode(errors="ignore") + "…"
 
 
-def error_of(told: status_pb2.Status) -> LightwellError | None:
+def error_of(message: status_pb2.Status) -> LightwellError | None:
     """The error that a status tells of; None if Lightwell has not told it."""
     info, bad, retry = details.ErrorInfo(), details.BadRequest(), details.RetryInfo()
     resource, unmet = details.ResourceInfo(), details.PreconditionFailure()
-    for detail in told.details:
+    for detail in message.details:
         for message in (info, bad, retry, resource, unmet):
             if detail.Is(message.DESCRIPTOR):
                 detail.Unpack(message)
     if info.domain != DOMAIN:
         return None
-    code = next(code for code in Code if code.value[0] == told.code)
+    code = next(code for code in Code if code.value[0] == message.code)
     seconds = retry.retry_delay.ToMilliseconds() / 1000
     if code is Code.INVALID_ARGUMENT:
         violations = [(violation.field, violation.description) for violation in bad.field_violations]
-        return InvalidArgument(told.message, info.reason, violations)
+        return InvalidArgument(message.message, info.reason, violations)
     if code is Code.NOT_FOUND:
-        return NotFound(told.message, info.reason, resource.resource_type, resource.resource_name)
+        return NotFound(message.message, info.reason, resource.resource_type, resource.resource_name)
     if code is Code.FAILED_PRECONDITION and unmet.violations:
-        return NotApplicable(told.message, info.reason, unmet.violations[0].subject)
+        return NotApplicable(message.message, info.reason, unmet.violations[0].subject)
     if code is Code.RESOURCE_EXHAUSTED and retry.HasField("retry_delay"):
-        return Overloaded(told.message, info.reason, seconds)
+        return Overloaded(message.message, info.reason, seconds)
     if code is Code.UNAVAILABLE:
-        return Unavailable(told.message, info.reason, seconds)
-    return _PLAIN.get(code, Internal)(told.message, info.reason)
+        return Unavailable(message.message, info.reason, seconds)
+    return _PLAIN.get(code, Internal)(message.message, info.reason)
 
 
 _PLAIN: dict[Code, type[LightwellError]] = {

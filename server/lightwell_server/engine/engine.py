@@ -212,7 +212,7 @@ class Engine:
             for part in take.slices:
                 self._step(Take([part]))
         else:
-            self._over(_run_of(take.slices[0]), Failed(_told(error, _run_of(take.slices[0]))))
+            self._over(_run_of(take.slices[0]), Failed(_caller_error(error, _run_of(take.slices[0]))))
 
     def _collect(self, part: Slice, answer: Answer, seconds: float) -> None:
         run = _run_of(part)
@@ -223,7 +223,7 @@ class Engine:
         try:
             whole = run.collect(answer, not run.left)
         except Exception as error:  # many rows' answers may not fit into memory together
-            self._over(run, Failed(_told(error, run)))
+            self._over(run, Failed(_caller_error(error, run)))
             return
         if whole is not None:
             self._resume(run, whole)
@@ -240,7 +240,7 @@ class Engine:
         except Exception as error:
             if ruinous(error):
                 raise
-            self._over(run, Failed(_told(error, run)))
+            self._over(run, Failed(_caller_error(error, run)))
             return
         if step is None:
             self._over(run, None)
@@ -283,7 +283,7 @@ class Engine:
         self._watch(self._working)
         error = done.exception()
         if error is not None:
-            self._over(run, Failed(_told(error, run)))
+            self._over(run, Failed(_caller_error(error, run)))
         elif run.deadline <= time.monotonic():
             self._late(run)
         else:
@@ -366,7 +366,7 @@ def _late() -> DeadlineExceeded:
     return DeadlineExceeded("the request could not be finished before its deadline")
 
 
-def _told(error: BaseException, run: Run) -> LightwellError:
+def _caller_error(error: BaseException, run: Run) -> LightwellError:
     """An error as a caller may hear of it: a bug's trace goes to the log."""
     if isinstance(error, LightwellError):
         return error

@@ -39,7 +39,7 @@ class Least:
         """Takes a figure in that says only that it may be as little."""
         self.figure = min(self.figure, seconds)
 
-    def told(self, now: float) -> float:
+    def value(self, now: float) -> float:
         """What may be relied on; 0 as long as that is nothing."""
         return self.figure * 0.5 ** ((now - self.since) / HALVED) if self.count >= ENOUGH else 0.0
 

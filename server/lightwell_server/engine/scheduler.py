@@ -295,7 +295,7 @@ class Scheduler:
     def bare_seconds(self, key: Hashable, now: float) -> float:
         """The least that a row of that key costs; 0 as long as that is not known."""
         known = self._experience.get(key)
-        return known.least.told(now) if known is not None else 0.0
+        return known.least.value(now) if known is not None else 0.0
 
     def hopeless(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket's rows cannot be answered in time, even at the least that such rows cost."""

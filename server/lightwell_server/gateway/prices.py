@@ -89,7 +89,7 @@ class CostModel:
         answer = (known.answer if known is not None else 0) or _largest(request, entry)
         if known is None:
             return Price(alike, family, steps, guess=guess, answer=answer)
-        least = known.least.told(self._clock()) * times
+        least = known.least.value(self._clock()) * times
         return Price(alike, family, steps, known.median * times, least, guess, answer)
 
     def cost(self, price: Price) -> float:
@@ -160,15 +160,15 @@ def _place(target: types.Target) -> Hashable:
 def _largest(request: Request, entry: ModelVersion) -> int:
     """Bytes that an answer may have where nothing like it was asked before: those of an image's numbers, or of the
     layers that the method reads, if these are more."""
-    method, told = method_of(request), entry.described
+    method, described = method_of(request), entry.described
     if not isinstance(request, explain_pb2.ExplainRequest):
         return ANSWER
     named = getattr(getattr(request, method.name), "layer", "")
-    own = next((each.default_layers for each in told.methods if each.method == method.name), ())
+    own = next((each.default_layers for each in described.methods if each.method == method.name), ())
     wanted = {named} if named else set(own)
-    read = (layer for layer in told.layers if wanted.intersection((layer.name, *layer.aliases)))
-    usual = max(1, told.card.height * told.card.width)
-    numbers = max(told.card.channels * usual, *(math.prod(layer.shape) for layer in read), 0)
+    read = (layer for layer in described.layers if wanted.intersection((layer.name, *layer.aliases)))
+    usual = max(1, described.card.height * described.card.width)
+    numbers = max(described.card.channels * usual, *(math.prod(layer.shape) for layer in read), 0)
     sides = _sides(request.image) if method.whole or request.image.fit == types.FIT_EXACT else None
     return max(ANSWER, FLOAT * numbers * (usual if sides is None else math.prod(sides)) // usual)
 

@@ -37,10 +37,10 @@ class Reconciler:
         repository: Path,
         registry: ModelRegistry,
         backend: Backend,
-        told: Callable[[str], Awaitable[object]],
+        notify: Callable[[str], Awaitable[object]],
         every_version: bool = False,
     ) -> None:
-        self._repository, self._registry, self._backend, self._told = repository, registry, backend, told
+        self._repository, self._registry, self._backend, self._notify = repository, registry, backend, notify
         self._every_version = every_version
         self._stamps: dict[Key, Hashable] = {}
         self._loaded: dict[Key, Hashable] = {}
@@ -135,7 +135,7 @@ class Reconciler:
         self._away.add((entry.name, entry.version))
         self._asked.discard((entry.name, entry.version))
         self._retire(entry)
-        await self._told(entry.name)
+        await self._notify(entry.name)
 
     async def _look(self) -> dict[Key, Hashable] | None:
         """What is in the repository now, and what its aliases mean. None if it is away, or does not answer: disks may
@@ -156,7 +156,7 @@ class Reconciler:
     async def _follow(self) -> None:
         """Takes note of what has changed, and tells of the models that may answer no more."""
         for name in self._settle():
-            await self._told(name)
+            await self._notify(name)
 
     def _settle(self) -> list[str]:
         """Begins to load what is wanted and not there, and lets go of what is there and not wanted; but while anything
@@ -226,7 +226,7 @@ class Reconciler:
             self._loaded[key] = stamp
             del self._loads[key]
         for name in (key[0], *self._settle()):
-            await self._told(name)
+            await self._notify(name)
 
     async def _loaded_or_not(self, key: Key) -> models.GetModelResponse | LightwellError:
         """What a version tells of itself, or why it is refused."""

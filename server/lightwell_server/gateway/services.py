@@ -20,7 +20,7 @@ from lightwell_server.gateway.codec_pool import CodecPool
 from lightwell_server.gateway.images import RequestImages, read_headers, with_picture
 from lightwell_server.gateway.registry import ModelRegistry, ModelVersion
 from lightwell_server.requests.admitted import AdmittedRequest, Price
-from lightwell_server.requests.backend import Backend, Told
+from lightwell_server.requests.backend import Backend, Response
 from lightwell_server.requests.budget import Budget
 from lightwell_server.requests.call import WRITTEN, Call, current
 
@@ -53,9 +53,9 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
         """One request, one answer."""
         async with aclosing(self._answered(request, context)) as answers:
-            async for told in answers:
-                if isinstance(told, explain_pb2.ExplainResponse):
-                    return told
+            async for response in answers:
+                if isinstance(response, explain_pb2.ExplainResponse):
+                    return response
         raise _late()
 
     async def ExplainStream(
@@ -63,22 +63,22 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
     ) -> AsyncIterator[explain_pb2.ExplainStreamResponse]:
         """Progress, then one result."""
         async with aclosing(self._answered(request.request, context, watched=True)) as answers:
-            async for told in answers:
-                if isinstance(told, explain_pb2.ExplainProgress):
-                    yield explain_pb2.ExplainStreamResponse(progress=told)
-                elif isinstance(told, explain_pb2.ExplainResponse):
-                    yield explain_pb2.ExplainStreamResponse(result=told)
+            async for response in answers:
+                if isinstance(response, explain_pb2.ExplainProgress):
+                    yield explain_pb2.ExplainStreamResponse(progress=response)
+                elif isinstance(response, explain_pb2.ExplainResponse):
+                    yield explain_pb2.ExplainStreamResponse(result=response)
 
     async def Synthesize(
         self, request: synthesize_pb2.SynthesizeRequest, context: Context
     ) -> AsyncIterator[synthesize_pb2.SynthesizeResponse]:
         """Progress, then one result."""
         async with aclosing(self._answered(request, context, watched=True)) as answers:
-            async for told in answers:
-                if isinstance(told, synthesize_pb2.Progress):
-                    yield synthesize_pb2.SynthesizeResponse(progress=told)
-                elif isinstance(told, synthesize_pb2.SynthesizeResult):
-                    yield synthesize_pb2.SynthesizeResponse(result=told)
+            async for response in answers:
+                if isinstance(response, synthesize_pb2.Progress):
+                    yield synthesize_pb2.SynthesizeResponse(progress=response)
+                elif isinstance(response, synthesize_pb2.SynthesizeResult):
+                    yield synthesize_pb2.SynthesizeResponse(result=response)
 
     async def Estimate(self, request: estimate_pb2.EstimateRequest, context: Context) -> estimate_pb2.EstimateResponse:
         """What a request would cost; a method that does not apply is an answer, not a failure."""
@@ -114,7 +114,9 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
         call.model = entry.name
         return entry
 
-    async def _answered(self, request: Request, context: Context, watched: bool = False) -> AsyncGenerator[Told, None]:
+    async def _answered(
+        self, request: Request, context: Context, watched: bool = False
+    ) -> AsyncGenerator[Response, None]:
         """A request's progress and result, as its caller gets them."""
         call, entry, deadline = current.get(), self._named(request), self._deadline(context)
         price = self._admission.prices.price(request, entry)
@@ -124,18 +126,18 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
             # It is sent when this has ended, and takes its room until then.
             call.answer = await call.kept.enter_async_context(self._answers.holding(call.caller, room))
             async with aclosing(answers):
-                while (told := await _timely(admitted, lambda: anext(answers, None))) is not None:
-                    yield told
+                while (response := await _timely(admitted, lambda: anext(answers, None))) is not None:
+                    yield response
 
     async def _run(
         self, request: Request, entry: ModelVersion, admitted: AdmittedRequest
-    ) -> AsyncGenerator[Told, None]:
+    ) -> AsyncGenerator[Response, None]:
         async with (
             self._seen(request, entry) as images,
             aclosing(self._backend.run(images.request, admitted)) as answers,
         ):
-            async for told in answers:
-                yield await self._completed(told, images, admitted)
+            async for response in answers:
+                yield await self._completed(response, images, admitted)
 
     @asynccontextmanager
     async def _seen(self, request: Request, entry: ModelVersion) -> AsyncIterator[RequestImages]:
@@ -154,31 +156,37 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
             hold.resize(images.held)
             yield images
 
-    async def _completed(self, told: Told, images: RequestImages, admitted: AdmittedRequest) -> Told:
+    async def _completed(self, response: Response, images: RequestImages, admitted: AdmittedRequest) -> Response:
         """Puts the pictures into an answer, and takes note of it."""
-        if isinstance(told, synthesize_pb2.Progress):
-            admitted.step, admitted.steps = told.step, told.steps
-            return await self._encoded(images, images.progress, told) if told.HasField("preview_pixels") else told
-        if isinstance(told, explain_pb2.ExplainProgress):
-            return told
-        provenance = told.provenance
+        if isinstance(response, synthesize_pb2.Progress):
+            admitted.step, admitted.steps = response.step, response.steps
+            return (
+                await self._encoded(images, images.progress, response)
+                if response.HasField("preview_pixels")
+                else response
+            )
+        if isinstance(response, explain_pb2.ExplainProgress):
+            return response
+        provenance = response.provenance
         self._admission.prices.learn(admitted, provenance.device_seconds)
         provenance.attempts, provenance.worker = admitted.attempts, admitted.worker or 0
         if admitted.price.seconds is not None:
             provenance.predicted_seconds = admitted.price.seconds
         provenance.queue_seconds += admitted.waited
-        complete: Callable[[Any, threading.Event], Told] = (
-            images.explanation if isinstance(told, explain_pb2.ExplainResponse) else images.synthesis
+        complete: Callable[[Any, threading.Event], Response] = (
+            images.explanation if isinstance(response, explain_pb2.ExplainResponse) else images.synthesis
         )
-        answer = await self._encoded(images, complete, told)
+        answer = await self._encoded(images, complete, response)
         self._admission.prices.answered(admitted.price, answer.ByteSize())
         return answer
 
-    async def _encoded(self, images: RequestImages, complete: Callable[[Any, threading.Event], T], told: Any) -> T:  # noqa: ANN401
+    async def _encoded(self, images: RequestImages, complete: Callable[[Any, threading.Event], T], response: Any) -> T:  # noqa: ANN401
         stop = threading.Event()
         if not images.drawing_seconds:
-            return current.get().timed("encode", lambda: complete(told, stop))
-        return await self._codec.run("encode", images.drawing_seconds, functools.partial(complete, told, stop), stop)
+            return current.get().timed("encode", lambda: complete(response, stop))
+        return await self._codec.run(
+            "encode", images.drawing_seconds, functools.partial(complete, response, stop), stop
+        )
 
 
 async def _timely(admitted: AdmittedRequest, begin: Callable[[], Awaitable[T]]) -> T:

@@ -97,23 +97,23 @@ def _described(archive: zipfile.ZipFile, members: Mapping[str, str], channels: i
     if "extra/config.txt" not in members:
         return Given()
     with suppress(ValueError, KeyError, TypeError, AttributeError):
-        told = json.loads(archive.read(members["extra/config.txt"]))
-        plain = told.get("author") == "Ultralytics"
+        description = json.loads(archive.read(members["extra/config.txt"]))
+        plain = description.get("author") == "Ultralytics"
         return Given(
-            size=_size(told.get("imgsz") or told.get("shape", [])[-2:]),
-            labels=_names(told.get("names") or []),
+            size=_size(description.get("imgsz") or description.get("shape", [])[-2:]),
+            labels=_names(description.get("names") or []),
             mean=(0.0,) * channels if plain else None,
             std=(1.0,) * channels if plain else None,
         )
     return Given()
 
 
-def _size(told: int | list[int]) -> tuple[int, int] | None:
-    height, width = (told, told) if isinstance(told, int) else told or (0, 0)
+def _size(size: int | list[int]) -> tuple[int, int] | None:
+    height, width = (size, size) if isinstance(size, int) else size or (0, 0)
     return (int(height), int(width)) if height and width else None
 
 
-def _names(told: list[str] | dict[str, str]) -> tuple[str, ...] | None:
+def _names(names: list[str] | dict[str, str]) -> tuple[str, ...] | None:
     """The names in the order of their numbers."""
-    ordered = [told[key] for key in sorted(told, key=int)] if isinstance(told, dict) else told
+    ordered = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
     return tuple(map(str, ordered)) or None

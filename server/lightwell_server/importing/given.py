@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lightwell_server.models.card import Card, told
+from lightwell_server.models.card import Card, validation_message
 
 LABELS = "labels.txt"
 _INPUT = (
@@ -76,7 +76,7 @@ class Given:
         try:
             return Card.model_validate({**own, **tables[""], **parts})
         except ValidationError as error:
-            raise ValueError(told(error)) from None
+            raise ValueError(validation_message(error)) from None
 
     def toml(self) -> str:
         """The text of the card."""

@@ -66,7 +66,7 @@ def inspect(path: Path, given: Given) -> Inspection:
         model, found = _loaded(path, given)
     except LightwellError as error:
         raise ValueError(error.message) from error
-    return _told(path, model, found, time.perf_counter() - begun)
+    return _inspected(path, model, found, time.perf_counter() - begun)
 
 
 def _loaded(path: Path, given: Given) -> tuple[Model, Declared]:
@@ -82,7 +82,7 @@ def _loaded(path: Path, given: Given) -> tuple[Model, Declared]:
     return model, found
 
 
-def _told(path: Path, model: Model, found: Declared, seconds: float) -> Inspection:
+def _inspected(path: Path, model: Model, found: Declared, seconds: float) -> Inspection:
     graph, facts, card = model.graph, model.facts, model.card
     operations = sum(layer.functional for layer in facts.layers)
     return Inspection(

@@ -10,10 +10,10 @@ def reasons(model: Model, declared: Declared) -> dict[str, str]:
     """Each choice with its reason, by what was chosen: what the file declares of its input, output and activation."""
     graph, card = model.graph, model.card
     activation, why = activation_of(graph, card, model.facts.classes)
-    told = {
+    reasons = {
         name: f"{_shown(getattr(declared.given, name))}: from {source}" for name, source in declared.sources.items()
     }
-    return {**told, "output": _output(model), "activation": f"{activation}: {why}"}
+    return {**reasons, "output": _output(model), "activation": f"{activation}: {why}"}
 
 
 def _output(model: Model) -> str:

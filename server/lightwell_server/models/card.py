@@ -232,7 +232,7 @@ _FLOATING = {
 }
 
 
-def told(error: ValidationError) -> str:
+def validation_message(error: ValidationError) -> str:
     """What is wrong with a card: each field with its sentence."""
     wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
     return "; ".join(wrong)
@@ -248,7 +248,7 @@ def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Refused(f"card.toml is no TOML: {error}", reason="BAD_CARD") from error
     except ValidationError as error:
-        raise Refused(f"card.toml: {told(error)}", reason="BAD_CARD") from error
+        raise Refused(f"card.toml: {validation_message(error)}", reason="BAD_CARD") from error
     if not isinstance(card.output.labels, str):
         return card, card.output.labels
     labels = inside(card.output.labels, "output.labels", directory, repository)

@@ -162,10 +162,10 @@ class Graph:
         self.tokens = tokens
         self.__dict__.pop("layers", None)
         if not any(layer.grid is tokens for layer in self.layers):
-            told = f"{tokens.rows} x {tokens.columns} tokens and {tokens.front} in front"
+            message = f"{tokens.rows} x {tokens.columns} tokens and {tokens.front} in front"
             counts = sorted({layer.shape[0] for layer in self.layers if len(layer.shape) == 2 and not layer.has_grid})
             others = f"those whose places are unknown have {', '.join(map(str, counts)) or 'none'}"
-            raise Refused(f"the card says {told}, and no layer has {tokens.tokens}; {others}", reason="BAD_CARD")
+            raise Refused(f"the card says {message}, and no layer has {tokens.tokens}; {others}", reason="BAD_CARD")
 
     def name(self, aliases: Mapping[str, str]) -> None:
         """Gives layers further names. Raises `Refused` for one that is a layer's own, or means none."""
@@ -255,8 +255,8 @@ class Graph:
     def unfit(self, size: tuple[int, ...]) -> InvalidArgument:
         """The error that tells of a size that the model does not take."""
         sides, own = (" x ".join(map(str, one)) for one in (size, self.size))
-        told = f"the model does not take images of {sides}; it was made for {own}"
-        return InvalidArgument(told, reason="SIZE_NOT_SUPPORTED")
+        message = f"the model does not take images of {sides}; it was made for {own}"
+        return InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
 
     @cached_property
     def _recorded(self) -> dict[fx.Node, NodeShape]:

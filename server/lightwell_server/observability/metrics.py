@@ -29,14 +29,14 @@ class _Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
 
-    def _counter(self, name: str, told: str, *labels: str) -> Counter:
-        return Counter(f"lightwell_{name}", told, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"lightwell_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, told: str, *labels: str) -> Gauge:
-        return Gauge(f"lightwell_{name}", told, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"lightwell_{name}", text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, told: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-        return Histogram(f"lightwell_{name}", told, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(f"lightwell_{name}", text, labels, buckets=buckets, registry=self.registry)
 
 
 class GatewayMetrics(_Metrics):

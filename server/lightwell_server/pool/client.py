@@ -22,7 +22,7 @@ from lightwell_server.catalog import Request
 from lightwell_server.codec.statuses import error_of
 from lightwell_server.errors import DeadlineExceeded, Unavailable
 from lightwell_server.requests.admitted import AdmittedRequest
-from lightwell_server.requests.backend import Told
+from lightwell_server.requests.backend import Response
 from lightwell_server.spans import Span
 
 NUMBER = "x-lightwell-number"
@@ -60,7 +60,7 @@ class WorkerClient:
         """Ends the connection."""
         await self._channel.close()
 
-    async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Told, None]:
+    async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
         """Answers a request."""
         arguments: dict[str, Any] = {
             "timeout": max(0.0, admitted.deadline - time.monotonic()),
@@ -115,8 +115,8 @@ class WorkerClient:
     async def attained(self, patience: float) -> Mapping[int, float]:
         """Device seconds that each job has used, by number. Raises DeadlineExceeded after `patience` seconds."""
         with _translated():
-            told = await self._admin.ListJobs(admin.ListJobsRequest(), timeout=patience)
-        return {job.number: job.device_seconds for job in told.jobs}
+            reported = await self._admin.ListJobs(admin.ListJobsRequest(), timeout=patience)
+        return {job.number: job.device_seconds for job in reported.jobs}
 
     async def metrics(self, patience: float) -> str:
         """The worker's metrics as text."""
@@ -145,9 +145,9 @@ def _translated() -> Iterator[None]:
         raise Lost("the connection was closed") from None
     except grpc.aio.AioRpcError as error:
         status = rpc_status.from_call(error)
-        told = None if status is None else error_of(status)
-        if told is not None and not isinstance(told, Unavailable):
-            raise told from None
-        if told is None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        reported = None if status is None else error_of(status)
+        if reported is not None and not isinstance(reported, Unavailable):
+            raise reported from None
+        if reported is None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise DeadlineExceeded("the deadline passed before the request was finished") from None
         raise Lost(error.details() or error.code().name) from None

@@ -32,7 +32,7 @@ from lightwell_server.pool.client import Lost, WorkerClient
 from lightwell_server.pool.dispatcher import GONE, Dispatcher
 from lightwell_server.pool.slot import FORKING, End, Key, WorkerSlot
 from lightwell_server.requests.admitted import AdmittedRequest
-from lightwell_server.requests.backend import Told
+from lightwell_server.requests.backend import Response
 from lightwell_server.resources import processors
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Pool:
             WorkerSlot(
                 number,
                 device,
-                _told(settings),
+                _launch_arguments(settings),
                 self._folder,
                 patience,
                 self._desired,
@@ -120,7 +120,7 @@ class Pool:
         self._reserve.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Told, None]:
+    async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
         """Answers a request, if need be again and again from the start: what was told is not told again. Raises
         LightwellError."""
         way = Way()
@@ -133,10 +133,10 @@ class Pool:
                 if client is None:
                     raise Lost("it ended at the same moment")
                 async with aclosing(client.run(request, admitted)) as answers:
-                    async for told in answers:
+                    async for response in answers:
                         answered = True
-                        if _step(told) is None or way.is_new(_step(told) or 0):
-                            yield told
+                        if _step(response) is None or way.is_new(_step(response) or 0):
+                            yield response
                 return
             except Lost as lost:
                 _judge(admitted, await self._ended(end, lost))
@@ -236,11 +236,11 @@ async def _again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await asyncio.sleep(PAUSE)
 
 
-def _step(told: Told) -> int | None:
+def _step(response: Response) -> int | None:
     """How far progress tells that a request is; None of a result."""
-    if isinstance(told, explain.ExplainProgress):
-        return told.row
-    return told.step if isinstance(told, synthesize.Progress) else None
+    if isinstance(response, explain.ExplainProgress):
+        return response.row
+    return response.step if isinstance(response, synthesize.Progress) else None
 
 
 def _judge(admitted: AdmittedRequest, end: End) -> None:
@@ -265,7 +265,7 @@ def _judge(admitted: AdmittedRequest, end: End) -> None:
         )
 
 
-def _told(settings: Settings) -> dict[str, Any]:
+def _launch_arguments(settings: Settings) -> dict[str, Any]:
     """What worker processes are told: the settings as they were read once, and a fair share of the processors."""
     share = max(1, processors() // len(settings.owned))
     threads = settings.threads or (share if len(settings.owned) > 1 else 0)

@@ -60,9 +60,9 @@ UNTOLD = 255
 Key = tuple[str, str]
 
 
-def run(module: str, told: dict[str, Any]) -> None:
+def run(module: str, launch: dict[str, Any]) -> None:
     """A worker process, from its start to its end."""
-    importlib.import_module(module).main(told)
+    importlib.import_module(module).main(launch)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class End:
 
 
 class WorkerSlot:
-    """Starts a worker process, watches it, and starts the next one when it ends. `told` is what a process is told of
+    """Starts a worker process, watches it, and starts the next one when it ends. `launch` is what a process is told of
     itself, `desired` what it shall have loaded, `strikes` counts the workers that ended over the loading of a model,
     `patience` is for how long a worker may not answer, be at one step, and load one model, `changed()` is called when
     there may be more room, and `reserve` is given back while a worker is started. While there is a worker, `client`
@@ -88,7 +88,7 @@ class WorkerSlot:
         self,
         number: int,
         device: str,
-        told: dict[str, Any],
+        launch: dict[str, Any],
         folder: Path,
         patience: tuple[float, float, float],
         desired: Collection[Key],
@@ -99,7 +99,7 @@ class WorkerSlot:
     ) -> None:
         self._metrics = metrics
         self.number, self.device = number, device
-        self._told, self._folder, self._changed = told, folder, changed
+        self._launch, self._folder, self._changed = launch, folder, changed
         self._desired, self._strikes, self._reserve = desired, strikes, reserve
         self._health, self._longest_step, self._longest_load = patience
         self._written = folder / f"{number}.record"
@@ -264,8 +264,9 @@ class WorkerSlot:
 
     async def _started(self, socket: Path) -> BaseProcess:
         """A process that has been told what it is."""
-        told = {"number": self.number, "device": self.device, "socket": str(socket), "record": str(self._written)}
-        process = FORKS.Process(target=run, args=(MODULE, self._told | told), name=f"worker-{self.number}", daemon=True)
+        launch = {"number": self.number, "device": self.device, "socket": str(socket), "record": str(self._written)}
+        arguments = (MODULE, self._launch | launch)
+        process = FORKS.Process(target=run, args=arguments, name=f"worker-{self.number}", daemon=True)
         await _forking(functools.partial(_start, process))
         self.pid, self.state = process.pid or 0, admin.WORKER_STATE_STARTING
         return process

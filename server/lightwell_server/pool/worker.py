@@ -61,9 +61,9 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
         """One request, one answer."""
         admitted = _admitted(context)
         async with _statuses(context, admitted), aclosing(self._device.run(request, admitted)) as answers:
-            async for told in answers:
-                if isinstance(told, explain.ExplainResponse):
-                    return told
+            async for response in answers:
+                if isinstance(response, explain.ExplainResponse):
+                    return response
         raise AssertionError("a request ended without its result")
 
     async def ExplainStream(
@@ -73,9 +73,9 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
         admitted = _admitted(context)
         admitted.watched = True
         async with _statuses(context, admitted), aclosing(self._device.run(request.request, admitted)) as answers:
-            async for told in answers:
-                which = "result" if isinstance(told, explain.ExplainResponse) else "progress"
-                yield explain.ExplainStreamResponse(**{which: told})  # type: ignore[arg-type]
+            async for response in answers:
+                which = "result" if isinstance(response, explain.ExplainResponse) else "progress"
+                yield explain.ExplainStreamResponse(**{which: response})  # type: ignore[arg-type]
 
     async def Synthesize(
         self, request: synthesize.SynthesizeRequest, context: Context
@@ -83,9 +83,9 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
         """Progress, then one result."""
         admitted = _admitted(context)
         async with _statuses(context, admitted), aclosing(self._device.run(request, admitted)) as answers:
-            async for told in answers:
-                which = "result" if isinstance(told, synthesize.SynthesizeResult) else "progress"
-                yield synthesize.SynthesizeResponse(**{which: told})  # type: ignore[arg-type]
+            async for response in answers:
+                which = "result" if isinstance(response, synthesize.SynthesizeResult) else "progress"
+                yield synthesize.SynthesizeResponse(**{which: response})  # type: ignore[arg-type]
 
     async def Estimate(self, request: estimates.EstimateRequest, context: Context) -> estimates.EstimateResponse:
         """What a request would cost."""
@@ -161,21 +161,21 @@ def _admitted(context: Context) -> AdmittedRequest:
     return AdmittedRequest(call, int(given.get(NUMBER, 0)), deadline=deadline)
 
 
-async def serve(told: dict[str, Any]) -> None:
+async def serve(launch: dict[str, Any]) -> None:
     """Serves until the process is ended."""
-    journal = CrashJournal(Path(told["record"]))
+    journal = CrashJournal(Path(launch["record"]))
 
     def watch(jobs: Collection[Run]) -> None:
         journal.write(job.number for job in jobs)
 
-    device = Device(told["settings"], told["device"], watch, failed=lambda: os._exit(FAULT))
+    device = Device(launch["settings"], launch["device"], watch, failed=lambda: os._exit(FAULT))
     ProcessCollector(registry=device.metrics.registry)
     server = grpc.aio.server(options=OPTIONS)
     explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(Explainer(device), server)
     weights, own = Models(device), Admin(device)  # type: ignore[abstract] # the gateway asks for nothing else
     explainer_pb2_grpc.add_ModelServiceServicer_to_server(weights, server)
     explainer_pb2_grpc.add_AdminServiceServicer_to_server(own, server)
-    server.add_insecure_port(f"unix:{told['socket']}")
+    server.add_insecure_port(f"unix:{launch['socket']}")
     await server.start()
     await server.wait_for_termination()
 
@@ -187,12 +187,12 @@ def _end_with_gateway() -> None:
     os._exit(0)
 
 
-def main(told: dict[str, Any]) -> None:
+def main(launch: dict[str, Any]) -> None:
     """Serves, as it is told: the settings, the worker's number, its device, its socket, and the file of its record."""
     os.setsid()  # a terminal's interrupt is for the gateway, which lets its workers finish
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # one that is meant for this process ends it, and is no crash
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the gateway's own words alone go to its output
-    logs.start(told["settings"].log_level, worker=told["number"])
+    logs.start(launch["settings"].log_level, worker=launch["number"])
     metrics.without_created()
     threading.Thread(target=_end_with_gateway, name="gateway", daemon=True).start()
-    uvloop.run(serve(told))
+    uvloop.run(serve(launch))

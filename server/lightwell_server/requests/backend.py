@@ -15,7 +15,7 @@ from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server.catalog import Request
 from lightwell_server.requests.admitted import AdmittedRequest
 
-Told = explain.ExplainProgress | explain.ExplainResponse | synthesize.Progress | synthesize.SynthesizeResult
+Response = explain.ExplainProgress | explain.ExplainResponse | synthesize.Progress | synthesize.SynthesizeResult
 """What a request is answered with: progress, and last its result."""
 
 
@@ -36,7 +36,7 @@ class Backend(Protocol):
     async def supervise(self) -> None:
         """Returns when nothing will ever answer again."""
 
-    def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Told, None]:
+    def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
         """Answers a request; closing it stops the work at the next step. Raises LightwellError."""
 
     async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:

@@ -30,7 +30,7 @@ from lightwell_server.models.answer import deterministic_answer
 from lightwell_server.models.store import Model
 from lightwell_server.observability.metrics import DeviceMetrics
 from lightwell_server.requests.admitted import AdmittedRequest
-from lightwell_server.requests.backend import Told
+from lightwell_server.requests.backend import Response
 from lightwell_server.resources import processors
 from lightwell_server.runtime import describe, responses
 from lightwell_server.runtime.estimate import estimate
@@ -149,7 +149,7 @@ class Device:
         """Lets go of a version; requests at work keep it until they are over."""
         self._models.pop((name, version), None)
 
-    async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Told, None]:
+    async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
         """Answers a request. Raises LightwellError."""
         prepared = await self._beside(prepare, request, self._model(request))
         if isinstance(request, synthesize.SynthesizeRequest):  # what would not fit is refused before its first step
@@ -161,8 +161,8 @@ class Device:
                     yield explain.ExplainProgress(row=event.row, rows=event.rows)
                 elif isinstance(event, Frame):
                     drawn = event.image is not None
-                    told = functools.partial(responses.progress, event, prepared)
-                    yield await self._beside(told) if drawn else told()
+                    message = functools.partial(responses.progress, event, prepared)
+                    yield await self._beside(message) if drawn else message()
                 elif isinstance(event, Done):
                     answered = (
                         responses.explanation if isinstance(request, explain.ExplainRequest) else responses.synthesis

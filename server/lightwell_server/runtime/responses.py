@@ -90,7 +90,7 @@ def synthesis(prepared: PreparedRequest, observed: Observed, run: Run) -> synthe
 
 def estimation(prepared: PreparedRequest, cost: Cost, limit: int) -> estimates.EstimateResponse:
     """What a request would cost, where a device step may have `limit` bytes."""
-    told = estimates.Cost(
+    message = estimates.Cost(
         rows=round(cost.rows),
         gradients=round(cost.gradients),
         steps=cost.steps,
@@ -100,7 +100,7 @@ def estimation(prepared: PreparedRequest, cost: Cost, limit: int) -> estimates.E
         device_seconds=cost.seconds,
     )
     resolved = {prepared.method.kind: prepared.resolved()}
-    return estimates.EstimateResponse(applies=True, cost=told, **resolved)
+    return estimates.EstimateResponse(applies=True, cost=message, **resolved)
 
 
 def progress(frame: Frame, prepared: PreparedRequest) -> synthesize.Progress:

@@ -108,22 +108,22 @@ class _Watch:
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         self.boundary.metrics.in_progress.dec()
-        told = self._told(error)
-        if told is not None:
-            self.call.code, self.call.reason = told.code.name, told.reason
+        failure = self._failure(error)
+        if failure is not None:
+            self.call.code, self.call.reason = failure.code.name, failure.reason
         elif error is not None:
             left = self.context.time_remaining()
             self.call.code = (Code.DEADLINE_EXCEEDED if left is not None and left <= 0 else Code.CANCELLED).name
         self._tell()
-        if told is not None:
-            failed = rpc_status.to_status(status(told))
+        if failure is not None:
+            failed = rpc_status.to_status(status(failure))
             await self.context.abort(failed.code, failed.details, (*failed.trailing_metadata, *self._named))
         if isinstance(error, Stalled):  # nothing can be sent behind what is not read: the call ends without a status
             cut_off()
             raise asyncio.CancelledError
         return isinstance(error, Gone)
 
-    def _told(self, error: BaseException | None) -> LightwellError | None:
+    def _failure(self, error: BaseException | None) -> LightwellError | None:
         """What the caller is told; None if all went well, or if nobody listens."""
         if error is None or isinstance(error, Gone | Stalled | GeneratorExit):
             return None

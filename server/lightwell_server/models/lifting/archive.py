@@ -120,18 +120,18 @@ def _older(path: Path) -> str:
     )
 
 
-def unreadable(path: Path, told: str) -> str:
+def unreadable(path: Path, reason: str) -> str:
     """The sentence for a file that torch cannot read."""
-    if unknown := re.search(r"Unknown type name '__torch__\.torch\.classes\.([\w.]+)'", told):
+    if unknown := re.search(r"Unknown type name '__torch__\.torch\.classes\.([\w.]+)'", reason):
         return (
             f"{path.name} holds an object of a class {unknown[1]} that this torch does not know, as a compiler's or a "
             "library's own is; save the network before it is compiled"
         )
-    if "maximum supported version" in told or "schema version" in told or "upgrader" in told:
+    if "maximum supported version" in reason or "schema version" in reason or "upgrader" in reason:
         return _newer(path)
-    if not torch.cuda.is_available() and re.search(r"CUDA|NVIDIA", told):
+    if not torch.cuda.is_available() and re.search(r"CUDA|NVIDIA", reason):
         return f"{path.name} was exported on a GPU and names it, and there is none here; export the network on the CPU"
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    lines = [line.strip() for line in reason.splitlines() if line.strip()]
     return f"{path.name} cannot be read ({lines[0] if lines else 'no reason given'}); {EXPORT}"
 
 

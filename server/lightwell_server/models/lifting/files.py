@@ -113,8 +113,8 @@ def opened(path: Path) -> ModelFile:
     except Refused:
         raise
     except Exception as error:  # whatever a reader raises, it is the file that cannot be read
-        told = hushed.reason if "the warnings above" in str(error) else str(error)
-        raise Refused(archive.unreadable(path, told)) from error
+        reason = hushed.reason if "the warnings above" in str(error) else str(error)
+        raise Refused(archive.unreadable(path, reason)) from error
 
 
 class _Hushed(logging.Filter):

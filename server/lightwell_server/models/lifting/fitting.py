@@ -52,40 +52,40 @@ def takes(file: ModelFile, sample: Sample) -> bool:
     return any(runs(file, sample, count) for count in file.counts)
 
 
-def whatever_rows(file: ModelFile, sample: Sample, told: str) -> bool:
+def whatever_rows(file: ModelFile, sample: Sample, reason: str) -> bool:
     """Whether what a file fails with for one row it fails with for two: then the number of rows is not the cause."""
-    found = _mismatch(told)
+    found = _mismatch(reason)
     return any(found) and _mismatch(failure(file, sample, 2) or "") == found
 
 
-def _mismatch(told: str) -> tuple[list[float], list[tuple[str, str]]]:
+def _mismatch(reason: str) -> tuple[list[float], list[tuple[str, str]]]:
     """What does not fit, by what a file fails with."""
-    return list(_shares(told)), _CHANNELS.findall(told)
+    return list(_shares(reason)), _CHANNELS.findall(reason)
 
 
-def explained(file: ModelFile, sample: Sample, told: str) -> str:
+def explained(file: ModelFile, sample: Sample, reason: str) -> str:
     """What a file fails with, and what to do where it does not run as the card says."""
     if takes(file, sample):
-        return told
-    setting = mended(file, sample, told)
-    return f"{told}; {setting}" if setting else instead(file, sample, told)
+        return reason
+    setting = mended(file, sample, reason)
+    return f"{reason}; {setting}" if setting else instead(file, sample, reason)
 
 
-def mended(file: ModelFile, sample: Sample, told: str) -> str | None:
+def mended(file: ModelFile, sample: Sample, reason: str) -> str | None:
     """What to set in the card, if the file that fails so runs with that."""
-    for other, setting in _others(file, sample, told):
+    for other, setting in _others(file, sample, reason):
         if any(runs(file, other, count) for count in _affordable(file, sample, other)):
             return f"the file runs with {setting}: set it in the card"
     return None
 
 
-def instead(file: ModelFile, sample: Sample, told: str) -> str:
+def instead(file: ModelFile, sample: Sample, reason: str) -> str:
     """What a file takes in place of an image, or what it fails with, whatever the card says."""
     if sample.kind == "generator":
-        return told
+        return reason
     height, width = sample.size
     own = f"so does the file itself on images of {height} x {width}, as the card has them: export it for those"
-    return inputs.instead(file) or f"{told}; {own}"
+    return inputs.instead(file) or f"{reason}; {own}"
 
 
 def _affordable(file: ModelFile, sample: Sample, other: Sample) -> Iterator[int]:
@@ -97,25 +97,25 @@ def _affordable(file: ModelFile, sample: Sample, other: Sample) -> Iterator[int]
             yield count
 
 
-def _others(file: ModelFile, sample: Sample, told: str) -> Iterator[tuple[Sample, str]]:
+def _others(file: ModelFile, sample: Sample, reason: str) -> Iterator[tuple[Sample, str]]:
     """Samples that the file may take, and what the card would say of them."""
     if sample.kind == "generator":
         return
-    found = _CHANNELS.search(told)
+    found = _CHANNELS.search(reason)
     if found:
         count = int(found[1])
         plain = replace(sample, channels=count, mean=(0.0,) * count, std=(1.0,) * count, tensor=count not in (1, 3))
         yield plain, f"input.channels = {count}"
-    for height, width in _sizes(file, sample, told):
+    for height, width in _sizes(file, sample, reason):
         yield replace(sample, size=(height, width)), f"input.size = [{height}, {width}]"
 
 
-def _sizes(file: ModelFile, sample: Sample, told: str) -> list[tuple[int, int]]:
+def _sizes(file: ModelFile, sample: Sample, reason: str) -> list[tuple[int, int]]:
     """Sizes that the file may be made for: that of its sample, and those at which the numbers would be right."""
     height, width = sample.size
     own = _own_size(file, sample)
     found = [own] if own else []
-    for share in list(_shares(told)) or [LARGEST, 1 / LARGEST]:
+    for share in list(_shares(reason)) or [LARGEST, 1 / LARGEST]:
         scale = math.sqrt(share)
         for step in (32, 16, 8, 4, 1):
             found.append((_near(height * scale, step), _near(width * scale, step)))
@@ -133,12 +133,12 @@ def _near(side: float, step: int) -> int:
     return max(step, round(side / step) * step)
 
 
-def _shares(told: str) -> Iterator[float]:
+def _shares(reason: str) -> Iterator[float]:
     """How many times the card's pixels the file may be made for."""
     for pattern in (_PRODUCT, _TOKENS):
-        for given, taken in pattern.findall(told):
+        for given, taken in pattern.findall(reason):
             yield int(taken) / int(given)
-    for given, rows in _ROWS.findall(told):
+    for given, rows in _ROWS.findall(reason):
         yield int(rows) / int(given)
-    for sides, size in _RESHAPED.findall(told):
+    for sides, size in _RESHAPED.findall(reason):
         yield abs(math.prod(int(side) for side in sides.split(","))) / int(size)

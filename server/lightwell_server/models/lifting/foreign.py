@@ -38,9 +38,9 @@ READ = 512
 
 def beginning(begins: bytes) -> str:
     """What a file is that is no zip archive, by its first bytes."""
-    for place, magic, told in _BEGINNINGS:
+    for place, magic, description in _BEGINNINGS:
         if begins[place:].startswith(magic):
-            return told
+            return description
     if _ONNX.match(begins):
         return f"is an ONNX model, without operations of torch; {EXPORT}"
     if _SAFETENSORS.match(begins):
@@ -70,9 +70,9 @@ _MEMBERS = (
 
 def members(names: Set[str]) -> str:
     """What a zip archive is that holds neither TorchScript's code nor a program, by the names in it."""
-    for pattern, told in _MEMBERS:
+    for pattern, description in _MEMBERS:
         if any(re.search(pattern, name) for name in names):
-            return told
+            return description
     return f"is a zip archive, but no model: it holds neither code nor a program; {EXPORT}"
 
 
@@ -94,7 +94,7 @@ def compiled(path: Path) -> str | None:
     """What a TorchScript archive was compiled for, by its code; None if there are torch's own operations in it."""
     with zipfile.ZipFile(path) as archive:
         sources = [archive.read(name) for name in archive.namelist() if "code/" in name and name.endswith(".py")]
-    for pattern, told in _CODE:
+    for pattern, description in _CODE:
         if any(re.search(pattern, source) for source in sources):
-            return told
+            return description
     return None

@@ -32,10 +32,10 @@ def differentiate(graph: Graph, sample: Sample) -> None:
         raise Refused(_without_gradient(graph, rows, inputs, ""))
 
 
-def _without_gradient(graph: Graph, rows: Tensor, inputs: dict[str, Tensor], told: str) -> str:
+def _without_gradient(graph: Graph, rows: Tensor, inputs: dict[str, Tensor], reason: str) -> str:
     """The sentence that names the first operation behind which no gradient comes back."""
     node = _blocking(graph, rows, inputs)
-    reason = f" ({told})" if told else ""
+    reason = f" ({reason})" if reason else ""
     if node is None:
         return f"no gradient of the output reaches the image{reason}; nothing can be explained"
     place = node.meta.get("path") or "the model"

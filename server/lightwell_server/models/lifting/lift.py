@@ -82,11 +82,11 @@ def _tried(file: ModelFile, sample: Sample) -> None:
     lifting does. Raises `Refused`."""
     if file.unbounded or (file.shape is not None and file.shape[0] is not None):  # it declares its rows and size
         return
-    told = fitting.failure(file, sample, file.counts[0])
-    if told is None or (not fitting.whatever_rows(file, sample, told) and fitting.takes(file, sample)):
+    reason = fitting.failure(file, sample, file.counts[0])
+    if reason is None or (not fitting.whatever_rows(file, sample, reason) and fitting.takes(file, sample)):
         return
-    if setting := fitting.mended(file, sample, told):
-        raise Refused(f"the file fails as the card has it ({told}); {setting}")
+    if setting := fitting.mended(file, sample, reason):
+        raise Refused(f"the file fails as the card has it ({reason}); {setting}")
     try:
         drafted(file, sample, file.counts[0])
     except Misfit as error:  # its sentence names the operation

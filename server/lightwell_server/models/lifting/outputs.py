@@ -57,11 +57,11 @@ def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind, scored: bool
             "them; export it without its argmax, comparison or rounding"
         )
     if len(fitting) != 1:
-        told = "; ".join(f"{path or 'output'} {_shown(shape)}" for _, path, shape in floating) or "none"
+        returned = "; ".join(f"{path or 'output'} {_shown(shape)}" for _, path, shape in floating) or "none"
         raise Refused(
             f"the model returns {len(fitting)} floating tensors {form} that depend on the image, and one is needed; "
             "name one as output.path in the card, set its kind, or its output.activation to none if it is no scores of "
-            f"classes. It returns: {told}"
+            f"classes. It returns: {returned}"
         )
     return fitting[0]
 

@@ -192,10 +192,10 @@ def _agrees(shape: tuple[int | None, ...] | None, sample: Sample) -> None:
     """What a program declares must be of the card's form."""
     if shape is None or len(shape) not in (3, 4):
         return
-    told = f"the model's first input has shape [{', '.join('any' if side is None else str(side) for side in shape)}]"
+    reason = f"the model's first input has shape [{', '.join('any' if side is None else str(side) for side in shape)}]"
     if sample.batch is not None and sample.batch != (len(shape) == 4):
-        raise Refused(f"{told}; set input.batch in the card to {str(not sample.batch).lower()}")
+        raise Refused(f"{reason}; set input.batch in the card to {str(not sample.batch).lower()}")
     first, last = shape[-3], shape[-1]
     own, other, layout = (first, last, "nhwc") if sample.layout == "nchw" else (last, first, "nchw")
     if own not in (None, sample.channels) and other == sample.channels:
-        raise Refused(f'{told}; set input.layout in the card to "{layout}"')
+        raise Refused(f'{reason}; set input.layout in the card to "{layout}"')

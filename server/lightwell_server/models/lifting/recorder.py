@@ -239,10 +239,10 @@ class Recorder:
         try:
             result = target(*concrete, **named)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            if "allocate memory" in told or "not enough memory" in told:
-                raise self.refuse(f"it needs more memory than there is ({told}); give the server more") from error
-            raise self.misfit(f"it fails ({told})") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if "allocate memory" in reason or "not enough memory" in reason:
+                raise self.refuse(f"it needs more memory than there is ({reason}); give the server more") from error
+            raise self.misfit(f"it fails ({reason})") from error
         same = [arg for arg in tree_leaves((args, kwargs)) if isinstance(arg, Box) and arg.value is result]
         if same and isinstance(result, Tensor):
             return same[0]
