@@ -21,8 +21,8 @@ import grpc
 
 from bench._asker import photographs
 from lightwell import Saliency
-from lightwell.errors import from_rpc
 from lightwell.requests import explain_request
+from lightwell.transport.errors import from_rpc
 
 EXPLAIN = "/lightwell.v1.ExplainerService/Explain"
 

@@ -18,7 +18,7 @@ import numpy as np
 from bench._engine import job, pictures, received
 from bench._serving import asker
 from lightwell.serving import served
-from lightwell_server.contract.ask import GRAD, OUTPUT, Answer, Part
+from lightwell_server.contract import GRAD, OUTPUT, Answer, Part
 from lightwell_server.engine.engine import Engine
 from lightwell_server.engine.run import Event, Failed, Run
 from lightwell_server.engine.scheduler import Charged, Scheduler, Ticket

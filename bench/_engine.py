@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lightwell_server.catalog import catalog
-from lightwell_server.contract.ask import Explanation, Heatmap, Part, Result, Step, Work
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget, Explanation, Heatmap, Part, Result, Step, Work
 from lightwell_server.engine.engine import Engine
 from lightwell_server.engine.run import Done, Event, Failed, Run
 from lightwell_server.models.answer import answer

@@ -19,8 +19,8 @@ from bench._operator import all_ready, operator
 from bench._proof import Proof, none
 from bench._table import Goal
 from lightwell import AsyncClient
-from lightwell.errors import from_rpc
 from lightwell.serving import Server, bundled, served
+from lightwell.transport.errors import from_rpc
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import explainer_pb2_grpc
 

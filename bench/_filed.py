@@ -21,7 +21,7 @@ from torch import Tensor
 from bench._figures import SMALL, cause, distance, resident, risen
 from bench._quiet import quiet
 from lightwell_server.catalog import catalog
-from lightwell_server.contract.ask import GRAD, OUT, Ask, Part
+from lightwell_server.contract import GRAD, OUT, Ask, Part
 from lightwell_server.errors import LightwellError, last_line
 from lightwell_server.importing.given import Given
 from lightwell_server.models import card as cards

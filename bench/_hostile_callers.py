@@ -14,7 +14,7 @@ from bench._proof import none
 from bench._steps import longest
 from bench._swarm import swarming
 from bench._table import Goal, ms
-from lightwell.errors import from_rpc
+from lightwell.transport.errors import from_rpc
 
 SHORT, DENSE, STRIDE = 200, 16, 2
 """Short requests and dense occlusions at a time, and the stride of those."""

@@ -32,7 +32,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from bench._table import Goal, medians, print_goals, report, table
-from lightwell import render
+from lightwell.pictures import render
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.codec import pictures
 from lightwell_server.codec.images import Decoded

@@ -33,8 +33,7 @@ from bench._engine import TOP, Lone, pictures, together
 from bench._nets import SAMPLE, deployed
 from bench._peers import PEERS, Peer, fastest, settings
 from bench._table import Goal, Row, medians, ms, print_goals, report, table
-from lightwell_server.contract.ask import OUT, Ask, Explanation, Part
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import OUT, Ask, ClassTarget, Explanation, Part
 from lightwell_server.models.answer import answer
 from lightwell_server.threads import single_threaded_pool
 

@@ -35,8 +35,7 @@ from bench._engine import pictures
 from bench._nets import SAMPLE, Normalised, deployed
 from bench._serving import throughputs
 from bench._table import Goal, Row, medians, ms, print_goals, report, table
-from lightwell_server.contract.ask import ACT, GRAD, Answer, Ask, Part
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ACT, GRAD, Answer, Ask, ClassTarget, Part
 from lightwell_server.models.answer import answer
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.store import Model, load_version

@@ -4,7 +4,7 @@ import json
 
 from typer.testing import CliRunner
 
-from lightwell.cli import app
+from lightwell.cli.app import app
 
 
 def run(address, *words, columns=200):

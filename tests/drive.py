@@ -1,6 +1,6 @@
 """Runs a method against a lifted graph with neither engine nor server between them."""
 
-from lightwell_server.contract.ask import Ask, Part, Work
+from lightwell_server.contract import Ask, Part, Work
 from lightwell_server.models.answer import answer
 
 

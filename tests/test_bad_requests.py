@@ -30,9 +30,9 @@ from lightwell import (
     Style,
     StyleTransfer,
 )
-from lightwell.errors import from_rpc
 from lightwell.images import to_message, to_tensor
 from lightwell.requests import explain_request, synthesize_request
+from lightwell.transport.errors import from_rpc
 from lightwell.v1 import estimate_pb2, explain_pb2, models_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.catalog import catalog
@@ -182,9 +182,9 @@ def targets():
         ("a direction without a vector", types.Direction(layer="head"), "direction.vector.dtype"),
         ("a direction that is too short", types.Direction(layer="head", vector=ONES), "direction.vector"),
         ("a direction of no layer", types.Direction(layer="hed", vector=ONES), "direction.layer"),
-        ("an unknown reading", types.Target(class_index=1, of=77), "of"),
+        ("an unknown reading", types.Target(class_index=1, readout=77), "readout"),
         ("the probability of a neuron",
-         types.Target(neuron=types.Neuron(layer="head"), of=types.OF_PROBABILITY), "of"),
+         types.Target(neuron=types.Neuron(layer="head"), readout=types.READOUT_PROBABILITY), "readout"),
     ):  # fmt: skip
         yield Row(name, explain(target=target), field=f"target.{field}")
 
@@ -235,7 +235,7 @@ def sums():
               field="segmentation.background")  # fmt: skip
     early = types.Channel(layer="features.2")
     yield Row("a CAM of a channel", explain(Cam(), target=early), field="target")
-    yield Row("a CAM of a probability", explain(Cam(), target=types.Target(class_index=1, of=2)), field="target")
+    yield Row("a CAM of a probability", explain(Cam(), target=types.Target(class_index=1, readout=2)), field="target")
     behind = explain(LayerCam(layer="features.6"), target=early)
     yield Row("a layer behind the target", behind, reason="NO_INFLUENCE")
     many = explain(Activations(layer="features.0"), np.zeros((300, 300, 3), np.uint8), fit="exact")

@@ -23,7 +23,7 @@ from lightwell import (
     StyleTransfer,
 )
 from lightwell.images import to_message
-from lightwell_server.contract.ask import GRAD, OUT, Ask, Part
+from lightwell_server.contract import GRAD, OUT, Ask, Part
 from lightwell_server.errors import Refused
 from lightwell_server.importing import add as bring
 from lightwell_server.importing.given import Given

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lightwell import cli_models, parameters
+from lightwell import parameters
+from lightwell.cli import models
 from lightwell.v1.explain_pb2 import Occlusion, Saliency
 from lightwell.v1.synthesize_pb2 import Norm, StyleTransfer
 from lightwell.v1.types_pb2 import Channel
@@ -65,11 +66,12 @@ def test_explain_writes_an_overlay_for_each_image_and_says_so(lightwell, photo, 
 
 def test_explain_prints_json_that_says_everything(lightwell, photo, tmp_path):
     out = tmp_path / "map.png"
-    words = ("-p", "layer=features.10", "-p", "relu=false", "--target", 3, "--of", "probability", "--seed", 7)
+    words = ("-p", "layer=features.10", "-p", "relu=false", "--target", 3, "--readout", "probability", "--seed", 7)
     [answer] = told(lightwell("explain", photo, *words, "--out", out, "--json"))
     assert answer["parameters"] == {"layer": "features.10", "relu": False}
     assert (
-        answer["target"]["target"] == {"class_index": 3, "of": "probability"} and answer["target"]["label"] == "circle"
+        answer["target"]["target"] == {"class_index": 3, "readout": "probability"}
+        and answer["target"]["label"] == "circle"
     )
     assert len(answer["predictions"]) == 5 and answer["predictions"][0].keys() == {
         "class_index",
@@ -523,7 +525,7 @@ def test_check_takes_every_option_of_the_card_that_add_takes(lightwell):
 
 @pytest.mark.parametrize("words", [("check", "model.pt"), ("add", "model.pt", "--repository", "models")])
 def test_without_a_server_installed_models_are_neither_added_nor_checked(lightwell, monkeypatch, words):
-    monkeypatch.setattr(cli_models, "missing", lambda: "torch cannot be found; install lightwell[server]")
+    monkeypatch.setattr(models, "missing", lambda: "torch cannot be found; install lightwell[server]")
     assert "install lightwell[server]" in sentence(lightwell("models", *words), 1)
 
 

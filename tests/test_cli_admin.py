@@ -19,7 +19,8 @@ from grpc_health.v1 import health, health_pb2_grpc
 from rich.console import Console
 
 import lightwell
-from lightwell import AbortedError, Client, Style, StyleTransfer, tell_admin
+from lightwell import AbortedError, Client, Style, StyleTransfer
+from lightwell.cli import formatting_admin
 from lightwell.images import to_message
 from lightwell.v1 import admin_pb2, explainer_pb2_grpc, models_pb2
 from tests.commands import run, sentence, told
@@ -234,7 +235,7 @@ def test_a_narrow_terminal_cuts_nothing_off():
         attempts=2,
     )
     console = Console(file=io.StringIO(), width=80)
-    console.print(tell_admin.jobs_table([job]))
+    console.print(formatting_admin.jobs_table([job]))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80 and lines[1].split()[:6] == ["100014", "worker", "1", "3h12m", "12ms", "3m25s"]
     last = "".join(line[lines[0].index("request") :].strip() for line in lines[1:])

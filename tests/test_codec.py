@@ -9,7 +9,7 @@ import pytest
 from PIL import ExifTags
 from PIL import Image as Pil
 
-from lightwell import decoding
+from lightwell.pictures import decode
 from lightwell.v1 import explain_pb2, models_pb2
 from lightwell_server.codec import images, pictures
 from lightwell_server.errors import InvalidArgument
@@ -69,7 +69,7 @@ def test_small_pictures_wait_for_no_large_ones():
 
 def test_a_webp_is_not_opened_before_it_is_decoded(monkeypatch):
     data = encoded(Pil.new("RGB", (64, 48)), "WEBP")
-    monkeypatch.setattr(decoding, "opened", lambda file: pytest.fail("its decoder takes memory at once"))
+    monkeypatch.setattr(decode, "opened", lambda file: pytest.fail("its decoder takes memory at once"))
     assert pictures.headed(data, "image").size == pictures.header_size(data) == (48, 64)
 
 

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from lightwell import demo, serving
+from lightwell import serving
+from lightwell.demo import main
 
 
 class Page(HTMLParser):
@@ -30,7 +31,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    return demo.run(tmp_path_factory.mktemp("demo") / "gallery", steps=12)
+    return main.run(tmp_path_factory.mktemp("demo") / "gallery", steps=12)
 
 
 def test_the_page_needs_nothing_but_itself(page):
@@ -56,16 +57,16 @@ def test_all_methods_are_on_the_page(page):
             "step 12",
         )
     )
-    names = [path.stem for path in demo.samples()][: demo.EXPLAINED]
+    names = [path.stem for path in main.samples()][: main.EXPLAINED]
     assert all(f"<b>{name}</b>" in text for name in names), "the model named its own samples differently"
 
 
 def test_its_pictures_lie_beside_it(page):
     files = {path.name for path in page.parent.glob("*.png")}
-    names = [path.stem for path in demo.samples()][: demo.EXPLAINED]
-    assert {f"{name}_{method}.png" for name in names for method in demo.METHODS} <= files
-    assert len([name for name in files if name.startswith("painted_step_")]) == demo.PREVIEWS
-    assert all(Image.open(page.parent / f"attack_{n}_after.png").size == (96, 96) for n in range(1, demo.ATTACKED + 1))
+    names = [path.stem for path in main.samples()][: main.EXPLAINED]
+    assert {f"{name}_{method}.png" for name in names for method in main.METHODS} <= files
+    assert len([name for name in files if name.startswith("painted_step_")]) == main.PREVIEWS
+    assert all(Image.open(page.parent / f"attack_{n}_after.png").size == (96, 96) for n in range(1, main.ATTACKED + 1))
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
-from lightwell import cli
+from lightwell.cli import app
 from lightwell_server import errors
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
@@ -63,7 +63,7 @@ def test_every_metric_has_its_line_and_its_labels():
 def flags() -> set[str]:
     """All that a command of ours takes."""
     found = {f"--{name.replace('_', '-')}" for name in Settings.model_fields} | {"--help"}
-    commands = [get_command(cli.app)]
+    commands = [get_command(app)]
     for command in commands:
         commands += getattr(command, "commands", {}).values()
         found |= {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from lightwell_server.contract.ask import (
+from lightwell_server.contract import (
     ACT,
     GRAD,
     INPUT,
@@ -143,16 +143,16 @@ def captioned_alone(graph, tokens):
     class Held:
         device, dtype, row_by_row, inputs, size = graph.device, graph.dtype, False, {}, graph.size
 
-        def cut(self, where):
-            inner = graph.cut(where)
+        def subgraph(self, key):
+            inner = graph.subgraph(key)
 
-            class Cut:
+            class Alone:
                 influential, alone, apart = inner.influential, inner.alone, inner.apart
 
                 def run(self, rows, inputs, index, edit=None, grad=False, act=False):
                     return inner.run(rows, {"tokens": tokens.expand(len(rows), -1)}, index, edit, grad, act)
 
-            return Cut()
+            return Alone()
 
     return Held()
 

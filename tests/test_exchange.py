@@ -15,7 +15,7 @@ from PIL import Image as Pil
 
 from bench._frames import Stranger, deaf, message
 from lightwell import Client, InvalidArgumentError, Saliency, UnavailableError
-from lightwell.errors import from_rpc
+from lightwell.transport.errors import from_rpc
 from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell_server.requests.budget import Budget
 from lightwell_server.requests.call import WRITTEN

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightwell_server.contract.ask import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Edit, Part
+from lightwell_server.contract import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Edit, Part
 from lightwell_server.errors import InvalidArgument, OutOfMemory
 from lightwell_server.models.answer import answer
 from lightwell_server.models.folding import scaled
@@ -35,36 +35,36 @@ def first(values, index):
     return values[:, 0]
 
 
-def operations(cut):
+def operations(subgraph):
     """Everything that a cut computes, in order."""
-    nodes = [node for stage in cut.stages for node in stage.module.graph.nodes]
+    nodes = [node for stage in subgraph.stages for node in stage.module.graph.nodes]
     return [node.target for node in nodes if node.op == "call_function"]
 
 
 def test_what_lies_behind_the_layer_read_is_not_in_the_cut(graph):
     aten = torch.ops.aten
-    assert operations(graph.cut(SubgraphKey(("stem",)))) == [aten.conv2d.default]
-    assert aten.linear.default in operations(graph.cut(SubgraphKey((OUTPUT,))))
+    assert operations(graph.subgraph(SubgraphKey(("stem",)))) == [aten.conv2d.default]
+    assert aten.linear.default in operations(graph.subgraph(SubgraphKey((OUTPUT,))))
 
 
 def test_what_lies_before_wrt_runs_without_autograd(graph, monkeypatch):
     modes = []
-    cut = graph.cut(SubgraphKey((OUTPUT,), wrt="conv"))
-    for stage in cut.stages:
+    subgraph = graph.subgraph(SubgraphKey((OUTPUT,), wrt="conv"))
+    for stage in subgraph.stages:
         stage.module.register_forward_pre_hook(lambda *_: modes.append(torch.is_grad_enabled()))
-    _, act = cut.run(image(), {}, torch.arange(1), grad=True)
+    _, act = subgraph.run(image(), {}, torch.arange(1), grad=True)
     assert modes == [False, True]
     assert act.is_leaf and act.requires_grad
 
 
 def test_without_gradients_wanted_no_autograd_runs_at_all(graph):
-    (out,), act = graph.cut(SubgraphKey((OUTPUT,))).run(image(), {}, torch.arange(1))
+    (out,), act = graph.subgraph(SubgraphKey((OUTPUT,))).run(image(), {}, torch.arange(1))
     assert not out.requires_grad and not act.requires_grad
 
 
 def test_batch_norms_are_folded_unless_the_layer_between_is_asked_for(graph):
-    assert scaled not in operations(graph.cut(SubgraphKey((OUTPUT,))))
-    assert scaled in operations(graph.cut(SubgraphKey(("stem", OUTPUT))))
+    assert scaled not in operations(graph.subgraph(SubgraphKey((OUTPUT,))))
+    assert scaled in operations(graph.subgraph(SubgraphKey(("stem", OUTPUT))))
     folded, plain = ask(graph, image(2), want=OUT).out, ask(graph, image(2), at=("stem", OUTPUT), want=OUT).out[1]
     assert torch.allclose(folded, plain, rtol=0, atol=1e-12)
 
@@ -142,7 +142,7 @@ def test_one_row_with_many_edits_is_many_rows(tmp_path, make, layer, shares):
         rows = acts.unflatten(0, (len(index), -1))
         return (rows * scale[index].view(-1, *[1] * (rows.dim() - 1))).flatten(0, 1)
 
-    assert graph.cut(SubgraphKey((OUTPUT,), edit=layer)).expands is shares
+    assert graph.subgraph(SubgraphKey((OUTPUT,), edit=layer)).expands is shares
     many = ask(graph, x, first, edit=Edit(layer, edit, count=3), want=SCORE).score
     each = torch.cat([ask(graph, x, first, edit=Edit(layer, lambda a, i, s=s: a * s)).score for s in scale])
     assert torch.allclose(many, each, atol=1e-12)

@@ -8,7 +8,7 @@ from torch import nn
 
 from lightwell import Channel, GradCam, InvalidArgumentError
 from lightwell_server.catalog import catalog
-from lightwell_server.contract.ask import OUT, Ask, Grid, Part
+from lightwell_server.contract import OUT, Ask, Grid, Part
 from lightwell_server.errors import InvalidArgument, Refused
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer

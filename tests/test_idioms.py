@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightwell_server.contract.ask import GRAD, OUT, Ask, Part
+from lightwell_server.contract import GRAD, OUT, Ask, Part
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lifting.lift import Sample, lift
 from tests.nets import PLAIN, export, seeded

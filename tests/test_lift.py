@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lightwell_server.contract.ask import GRAD, OUT, OUTPUT, Ask, Part
+from lightwell_server.contract import GRAD, OUT, OUTPUT, Ask, Part
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lifting.lift import InputSpec, Sample, lift
@@ -128,7 +128,7 @@ def test_sizes_are_free_where_the_file_allows_it(case):
     takes_any = form != "pt2" and not isinstance(net, torchvision.models.VisionTransformer)
     assert graph.any_size == takes_any
     if takes_any:
-        out, _ = graph.cut(SubgraphKey((OUTPUT,))).run(
+        out, _ = graph.subgraph(SubgraphKey((OUTPUT,))).run(
             torch.rand(1, 3, 96, 80, dtype=torch.float64), {}, torch.arange(1)
         )
         assert out[0].shape == (1, 10)
@@ -170,7 +170,7 @@ def test_other_inputs_are_inputs_of_the_graph(tmp_path, form):
     net = seeded(Captioned)
     graph = lifted(net, tmp_path, form, inputs={"tokens": InputSpec((4,), torch.int64)})
     x, tokens = torch.rand(3, 3, 16, 16), torch.tensor([[1, 2, 3, 4]] * 3)
-    out, _ = graph.cut(SubgraphKey((OUTPUT,))).run(x, {"tokens": tokens}, torch.arange(3))
+    out, _ = graph.subgraph(SubgraphKey((OUTPUT,))).run(x, {"tokens": tokens}, torch.arange(3))
     assert torch.allclose(out[0], net(x, tokens), atol=1e-6)
 
 
@@ -188,7 +188,7 @@ def test_scores_are_read_before_a_final_softmax_unless_told_otherwise(tmp_path, 
     net, x = seeded(Softmaxed), torch.rand(2, 3, 16, 16)
     for before, truth in ((True, net.net(x)), (False, net(x))):
         graph = lifted(net, tmp_path, form, before_activation=before)
-        out, _ = graph.cut(SubgraphKey((OUTPUT,))).run(x, {}, torch.arange(2))
+        out, _ = graph.subgraph(SubgraphKey((OUTPUT,))).run(x, {}, torch.arange(2))
         assert torch.allclose(out[0], truth, atol=1e-5)
 
 
@@ -219,9 +219,9 @@ class BranchOnShape(nn.Module):
 def test_a_branch_on_a_shape_is_guarded(tmp_path):
     graph = lifted(BranchOnShape(), tmp_path)
     x = torch.rand(2, 3, 16, 16)
-    assert torch.allclose(graph.cut(SubgraphKey((OUTPUT,))).run(x, {}, torch.arange(2))[0][0], x.amax((2, 3)))
+    assert torch.allclose(graph.subgraph(SubgraphKey((OUTPUT,))).run(x, {}, torch.arange(2))[0][0], x.amax((2, 3)))
     with pytest.raises(InvalidArgument, match="another branch"):
-        graph.cut(SubgraphKey((OUTPUT,))).run(torch.rand(2, 3, 48, 48), {}, torch.arange(2))
+        graph.subgraph(SubgraphKey((OUTPUT,))).run(torch.rand(2, 3, 48, 48), {}, torch.arange(2))
 
 
 class Misnamed(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, note, reject, seed, settings
 from torch.autograd import forward_ad
 
-from lightwell_server.contract.ask import OUTPUT
+from lightwell_server.contract import OUTPUT
 from lightwell_server.models.lifting.lift import Sample, lift
 from lightwell_server.models.subgraph import SubgraphKey
 from tests.nets import PLAIN, export, seeded
@@ -316,7 +316,7 @@ def compare(graph, model, count):
     """Graph and model on some rows: outputs, and the gradient of a weighted sum of them."""
     rng = torch.Generator().manual_seed(count)
     x = torch.rand(count, 3, 16, 16, generator=rng, dtype=torch.float64)
-    (ours,), leaf = graph.cut(SubgraphKey((OUTPUT,))).run(x, {}, torch.arange(count), grad=True)
+    (ours,), leaf = graph.subgraph(SubgraphKey((OUTPUT,))).run(x, {}, torch.arange(count), grad=True)
     with torch.no_grad():
         theirs = model(x.clone())
     near(ours.detach(), theirs)

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from lightwell import Client, DeadlineError, InvalidArgumentError, Occlusion, OverloadedError, Pgd, Saliency
 from lightwell.requests import explain_request, synthesize_request
 from lightwell.v1 import estimate_pb2, explain_pb2, explainer_pb2_grpc
-from lightwell_server.contract.ask import ACT, GRAD, SCORE, Ask, Part
+from lightwell_server.contract import ACT, GRAD, SCORE, Ask, Part
 from lightwell_server.errors import OutOfMemory
 from lightwell_server.models.answer import answer
 from lightwell_server.models.footprint import row_bytes
@@ -199,9 +199,9 @@ def test_pictures_in_progress_do_not_fill_the_memory(client):
 def test_an_explanation_streams_the_rows_it_has_passed(stub):
     request = explain_pb2.ExplainStreamRequest(request=explain_request(STAR, Occlusion(stride=4)))
     *progress, last = stub.ExplainStream(request)
-    rows = [event.progress.row for event in progress]
+    rows = [event.progress.passes_done for event in progress]
     assert len(rows) > 1 and rows == sorted(set(rows)) and rows[-1] == 17 * 17
-    assert {event.progress.rows for event in progress} == {17 * 17}
+    assert {event.progress.passes_total for event in progress} == {17 * 17}
     alone = stub.Explain(request.request)
     for made in (last.result, alone):
         made.provenance.Clear()
@@ -233,7 +233,7 @@ def test_free_memory_is_known():
 def test_a_slow_reader_gets_the_newest(tmp_path):
     import asyncio
 
-    from lightwell_server.contract.ask import Frame
+    from lightwell_server.contract import Frame
     from lightwell_server.engine.run import Done
     from lightwell_server.runtime import event_queue
 

@@ -180,7 +180,7 @@ def test_a_process_that_leaves_models_at_work_ends_their_threads_first():
 
 def test_a_program_keeps_its_own_filters_of_warnings(tmp_path):
     script = """
-import sys, threading, warnings, numpy, torch
+import sys, threading, warnings, numpy, sympy, torch  # some set filters of their own when they are imported
 before = list(warnings.filters)
 from lightwell import Saliency
 from lightwell_server.local import Local

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightwell import Client, GradCam, InvalidArgumentError, Occlusion, Saliency
 from lightwell.v1 import types_pb2
-from lightwell_server.contract.ask import GRAD, OUT, Ask, Part
+from lightwell_server.contract import GRAD, OUT, Ask, Part
 from lightwell_server.errors import Refused
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer
@@ -310,9 +310,9 @@ def test_a_regression_has_no_probability_to_explain():
         seen = local.explain(picture, Occlusion(window=8, stride=8))
         assert seen.message.resolved.occlusion.value == 1, "the score is recorded where there is no probability"
         with pytest.raises(InvalidArgumentError, match="no probabilities"):
-            local.explain(picture, Occlusion(window=8, stride=8, value="OF_PROBABILITY"))
+            local.explain(picture, Occlusion(window=8, stride=8, value="READOUT_PROBABILITY"))
         with pytest.raises(InvalidArgumentError, match="no probabilities"):
-            local.explain(picture, Occlusion(window=8), target=0, of="log_probability")
+            local.explain(picture, Occlusion(window=8), target=0, readout="log_probability")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightwell_server.contract.ask import OUT, Ask, Part
+from lightwell_server.contract import OUT, Ask, Part
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lifting.lift import Sample, lift
 from tests.files.make import ROWS, pixels

@@ -10,8 +10,8 @@ import pytest
 from bench._ender import end as ended
 from bench._scrape import metered
 from lightwell import Client, GradCam, LightwellError, Occlusion, OverloadedError, Pgd, Saliency, StyleTransfer
-from lightwell.errors import from_rpc
 from lightwell.requests import synthesize_request
+from lightwell.transport.errors import from_rpc
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import types_pb2 as types
 from tests.serving import bundled, served_as_is

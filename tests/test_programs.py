@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from lightwell_server.contract.ask import OUT, Ask, Part
+from lightwell_server.contract import OUT, Ask, Part
 from lightwell_server.errors import InvalidArgument, Refused
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lifting.exported import record

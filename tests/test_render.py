@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from lightwell import colors, drawing, images, render, tiles
+from lightwell import images
+from lightwell.pictures import colors, drawing, render, tiles
 from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
 

@@ -30,7 +30,7 @@ from lightwell import (
     UnavailableError,
 )
 from lightwell.images import to_message
-from lightwell.retrying import TOKENS, Budget, Course
+from lightwell.transport.retry import TOKENS, Budget, Course
 from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc
 from lightwell.v1 import synthesize_pb2 as synthesize
 from tests.serving import bundled, served
@@ -273,7 +273,7 @@ def test_arguments_that_make_no_sense_are_told():
 def test_a_spent_budget_stops_all_streams_of_a_client():
     budget = Budget()
     assert [budget.fail() for _ in range(TOKENS)] == [True] * (TOKENS // 2 - 1) + [False] * (TOKENS // 2 + 1)
-    gone = lightwell.errors.error_for(grpc.StatusCode.UNAVAILABLE, "gone")
+    gone = lightwell.transport.errors.error_for(grpc.StatusCode.UNAVAILABLE, "gone")
     with pytest.raises(UnavailableError):
         Course(retries=100, timeout=None, budget=budget).pause(gone)
     for _ in range(60):  # ten failures need fifty successes, and one more to be above the half
@@ -287,12 +287,12 @@ def test_a_spent_budget_stops_all_streams_of_a_client():
 )
 def test_what_is_shown_is_what_an_unbroken_stream_shows(passes, breaks):
     events = [
-        explain_pb2.ExplainStreamResponse(progress=explain_pb2.ExplainProgress(row=row, rows=40))
+        explain_pb2.ExplainStreamResponse(progress=explain_pb2.ExplainProgress(passes_done=row, passes_total=40))
         for steps in passes
         for row in steps
     ]
     course, shown = Course(retries=len(breaks), timeout=None, budget=Budget()), []
-    gone = lightwell.errors.error_for(grpc.StatusCode.UNAVAILABLE, "gone")
+    gone = lightwell.transport.errors.error_for(grpc.StatusCode.UNAVAILABLE, "gone")
     for length in breaks:
         shown += filter(course.is_new, events[:length])
         course.pause(gone)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightwell import Element, GradCam, InvalidArgumentError, NotApplicableError, Occlusion, Pgd, Predictions, Saliency
-from lightwell_server.contract.ask import GRAD, OUT, Ask, Part
+from lightwell_server.contract import GRAD, OUT, Ask, Part
 from lightwell_server.local import Local
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card

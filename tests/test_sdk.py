@@ -88,7 +88,7 @@ def test_the_classes_on_top_are_explained_each(top, client):
 
 
 def test_there_are_no_more_targets_than_classes(top):
-    seen = top(STAR, GradCam(), model="shapes", targets=1000, of="probability")
+    seen = top(STAR, GradCam(), model="shapes", targets=1000, readout="probability")
     assert len({one.target.target.class_index for one in seen}) == len(seen) == 15
     assert sum(one.target.probability for one in seen) == pytest.approx(1, abs=1e-5)
 

@@ -256,7 +256,8 @@ def test_a_full_queue_says_when_to_come_back(repository, tmp_path, asks, reason)
 
 
 def test_sigterm_finishes_what_is_accepted_and_refuses_the_rest(repository):
-    with served(repository, "--settle-seconds", "0.5") as server, Client(server.address, timeout=90) as client:
+    slow = ("--settle-seconds", "0.5", "--grace-seconds", "85")  # a busy machine may need more than the default
+    with served(repository, *slow) as server, Client(server.address, timeout=90) as client:
         watch = health_pb2_grpc.HealthStub(grpc.insecure_channel(server.address)).Watch(health_pb2.HealthCheckRequest())
         states = [next(watch).status]
         stream = client.synthesize(StyleTransfer(styles=[PAINTING], size=96, steps=150), image=STAR, model="shapes")

@@ -293,7 +293,7 @@ def test_the_command_draws_a_sheet(command, tmp_path):
 
 def test_a_person_sees_how_far_a_sheet_is(server, tmp_path):
     words = ["sheet", str(STAR), "--model", "shapes", "--top", "3", "--out", str(tmp_path / "sheet.png")]
-    program = "from lightwell.cli import app; app()"
+    program = "from lightwell.cli.app import app; app()"
     code, lines = on_terminal([sys.executable, "-c", program, *words, "--server", server.address])
     assert code == 0 and any("100%" in line for line in lines) and any("3 x 1 cells" in line for line in lines)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightwell import Client, InvalidArgumentError, Saliency
-from lightwell_server.contract.ask import ACT, GRAD, OUT, Ask, Edit, Part
+from lightwell_server.contract import ACT, GRAD, OUT, Ask, Edit, Part
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.answer import answer
 from lightwell_server.models.lifting.lift import Sample, lift

@@ -249,13 +249,13 @@ def test_the_tokens_of_a_transformer_have_channels_and_places(tmp_path, image):
             assert near(ours, theirs) and seen.target.score == pytest.approx(float(score(tokens[-1])), abs=1e-6)
 
 
-@pytest.mark.parametrize("of", READINGS)
+@pytest.mark.parametrize("readout", READINGS)
 @pytest.mark.parametrize("kind", ["class", "unset", "contrast"])
-def test_the_gradient_is_that_of_the_reading(residual, eager, image, kind, of):
+def test_the_gradient_is_that_of_the_reading(residual, eager, image, kind, readout):
     target, score = TARGETS[kind]
-    ours, seen = gradient(residual, image, target, of=of)
-    assert near(ours, wanted(lambda rows: score(READINGS[of](eager(rows)), None), image))
-    assert seen.target.score == pytest.approx(float(score(READINGS[of](eager(image[None])), None)), abs=1e-6)
+    ours, seen = gradient(residual, image, target, readout=readout)
+    assert near(ours, wanted(lambda rows: score(READINGS[readout](eager(rows)), None), image))
+    assert seen.target.score == pytest.approx(float(score(READINGS[readout](eager(image[None])), None)), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -272,11 +272,11 @@ def test_every_method_takes_every_target(residual, image, name, kind):
         assert seen.values.any()
 
 
-@pytest.mark.parametrize("of", READINGS)
+@pytest.mark.parametrize("readout", READINGS)
 @pytest.mark.parametrize("name", DIFFERENTIATING)
-def test_every_method_takes_every_reading(residual, image, name, of):
-    seen = residual.explain(image.numpy(), message(name, layer="stem"), target=3, of=of, fit="exact")
-    assert seen.message.resolved.target.of == {"score": 1, "probability": 2, "log_probability": 3}[of]
+def test_every_method_takes_every_reading(residual, image, name, readout):
+    seen = residual.explain(image.numpy(), message(name, layer="stem"), target=3, readout=readout, fit="exact")
+    assert seen.message.resolved.target.readout == {"score": 1, "probability": 2, "log_probability": 3}[readout]
     assert np.isfinite(seen.values).all()
 
 
@@ -365,7 +365,7 @@ def test_a_bad_target_is_told(residual, image, kind):
 @pytest.mark.parametrize("target", [Element(index=[1]), Direction(layer="stem", vector=to_tensor(np.ones(8)))])
 def test_only_classes_have_probabilities(residual, image, target):
     with pytest.raises(InvalidArgumentError, match="only classes have probabilities"):
-        residual.explain(image.numpy(), Saliency(), target=target, of="probability", fit="exact")
+        residual.explain(image.numpy(), Saliency(), target=target, readout="probability", fit="exact")
 
 
 def test_through_a_server(tmp_path, image):

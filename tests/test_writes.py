@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightwell_server.contract.ask import ACT, GRAD, OUT, Ask, Part
+from lightwell_server.contract import ACT, GRAD, OUT, Ask, Part
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.answer import answer
 from tests.nets import lifted, seeded

@@ -10,7 +10,10 @@ A method's parameters are its message (`GradCam(layer="layer4")`); what is unset
 
 from lightwell.aio import AsyncClient, AsyncStream
 from lightwell.client import Client, Stream
-from lightwell.errors import (
+from lightwell.filters import Filters
+from lightwell.results import Estimate, Explanation, Progress, Synthesis
+from lightwell.sheets.sheet import Sheet
+from lightwell.transport.errors import (
     AbortedError,
     CancelledCallError,
     DeadlineError,
@@ -23,9 +26,6 @@ from lightwell.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from lightwell.filters import Filters
-from lightwell.results import Estimate, Explanation, Progress, Synthesis
-from lightwell.sheets.sheet import Sheet
 from lightwell.v1 import methods_pb2
 from lightwell.v1.methods_pb2 import *  # noqa: F403 - every method's message, by the protos
 from lightwell.v1.synthesize_pb2 import LayerWeight, Style

@@ -24,8 +24,6 @@ from typing import Any, Generic, TypeVar, Unpack, overload
 import grpc
 from google.protobuf.message import Message
 
-from lightwell.channel import Certificate, Connection, Token, new_request_id
-from lightwell.errors import LightwellError, cancelled, from_rpc, translated
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.progress import bar
@@ -42,10 +40,12 @@ from lightwell.requests import (
     top_request,
 )
 from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
-from lightwell.retrying import Event
 from lightwell.sheets.plan import Cell, Plan, SheetOptions, Sweep, asked, settled
 from lightwell.sheets.sheet import Sheet
 from lightwell.sheets.table import Answer
+from lightwell.transport.channel import Certificate, Connection, Token, new_request_id
+from lightwell.transport.errors import LightwellError, cancelled, from_rpc, translated
+from lightwell.transport.retry import Event
 from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
 

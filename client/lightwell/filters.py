@@ -9,8 +9,9 @@ from pathlib import Path
 
 from PIL import Image as Pil
 
-from lightwell import images, tiles
-from lightwell.heatmap import Floats
+from lightwell import images
+from lightwell.pictures import tiles
+from lightwell.pictures.heatmap import Floats
 from lightwell.v1 import models_pb2
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pil
 
-from lightwell import decoding
+from lightwell.pictures import decode
 from lightwell.v1 import types_pb2 as types
 
 ImageLike = str | Path | bytes | Pil.Image | NDArray[Any] | types.Image
@@ -45,7 +45,7 @@ def to_message(image: ImageLike, fit: str = "card") -> types.Image:
     elif isinstance(image, bytes):
         message.encoded = image
     elif isinstance(image, Pil.Image):
-        message.encoded = png(decoding.rgb(image))
+        message.encoded = png(decode.rgb(image))
     elif isinstance(image, np.ndarray):
         message.tensor.CopyFrom(to_tensor(_bytes(_channels_first(image))))
     else:
@@ -70,7 +70,7 @@ def to_picture(message: types.Image, bands: Sequence[int] = ()) -> Pil.Image:
     """The image for drawing on: upright, RGB; of a tensor whose channels are no colours one or three `bands`, counted
     from 1, if none are given the first."""
     if message.WhichOneof("source") == "encoded":
-        return decoding.rgb(decoding.opened(io.BytesIO(message.encoded)))
+        return decode.rgb(decode.opened(io.BytesIO(message.encoded)))
     array = to_array(message.tensor)
     bands = bands or ([] if len(array) == 3 else [1, 2, 3] if len(array) > 3 else [1])
     array = np.broadcast_to(array[[band - 1 for band in bands]], (3, *array.shape[1:])) if bands else array

@@ -103,7 +103,7 @@ def target(text: str | None) -> Any:  # noqa: ANN401 - what `to_target` takes
 
 
 def enum_words(enum: EnumDescriptor) -> dict[str, int]:
-    """An enum's values by their lower-case words: OF_LOG_PROBABILITY is log_probability."""
+    """An enum's values by their lower-case words: READOUT_LOG_PROBABILITY is log_probability."""
     prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
     return {value.name.removeprefix(prefix).lower(): value.number for value in enum.values if value.number}
 

@@ -27,15 +27,15 @@ RequestT = TypeVar("RequestT", explain_pb2.ExplainRequest, synthesize_pb2.Synthe
 
 
 class Options(TypedDict, total=False):
-    """What every request may say. `model` and `version` (unset: the only one, the newest); `target` and `of` (score,
-    probability, log_probability); `fit` (card, exact); `inputs`, the model's other inputs by name; `seed`;
+    """What every request may say. `model` and `version` (unset: the only one, the newest); `target` and `readout`
+    (score, probability, log_probability); `fit` (card, exact); `inputs`, the model's other inputs by name; `seed`;
     `reproducible`, the same bits whatever the load; `predictions`, how many come back; `dtype` of the tensors (float32,
     float16)."""
 
     model: str
     version: str
     target: TargetLike
-    of: str
+    readout: str
     fit: str
     inputs: Mapping[str, NDArray[Any]]
     seed: int
@@ -126,7 +126,7 @@ def _request(request: RequestT, method: Message, image: ImageLike | None, option
     if unknown := set(options) - _KNOWN:
         raise TypeError(f"there is no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(_KNOWN))}")
     request.model, request.version = options.get("model", ""), options.get("version", "")
-    request.target.CopyFrom(to_target(options.get("target"), options.get("of", "score")))
+    request.target.CopyFrom(to_target(options.get("target"), options.get("readout", "score")))
     request.seed, request.reproducible = options.get("seed", 0), options.get("reproducible", False)
     if image is not None:
         request.image.CopyFrom(images.to_message(image, options.get("fit", "card")))
@@ -152,11 +152,11 @@ def explains(method: Message) -> bool:
     return _field(explain_pb2.ExplainRequest(), method) is not None
 
 
-def to_target(target: TargetLike, of: str = "score") -> types.Target:
-    """The target as a message; `of` is score, probability or log_probability."""
+def to_target(target: TargetLike, readout: str = "score") -> types.Target:
+    """The target as a message; `readout` is score, probability or log_probability."""
     if isinstance(target, types.Target):
         return target
-    message = types.Target(of=types.Of.Value(f"OF_{of.upper()}"))
+    message = types.Target(readout=types.Readout.Value(f"READOUT_{readout.upper()}"))
     if isinstance(target, SupportsIndex):  # NumPy's whole numbers, too
         message.class_index = target.__index__()
     elif isinstance(target, str):

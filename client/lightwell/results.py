@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 from PIL import Image as Pil
 
-from lightwell import drawing, images, render
-from lightwell.heatmap import Floats, enlarged
+from lightwell import images
+from lightwell.pictures import drawing, render
+from lightwell.pictures.heatmap import Floats, enlarged
 from lightwell.v1 import estimate_pb2, explain_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 
@@ -127,8 +128,8 @@ class Explanation(_Shared):
 @dataclass(frozen=True)
 class Progress:
     """How far a stream is. Of a synthesis: the steps done and planned, the `objective`, and an `image` where a preview
-    was due. Of an explanation: the rows that the model has answered and those that the method asked for, counted anew
-    each time it asks."""
+    was due. Of an explanation: the passes through the model that are done and those that the method asked for,
+    counted anew each time it asks."""
 
     step: int
     steps: int
@@ -139,7 +140,7 @@ class Progress:
     def of(cls, message: synthesize_pb2.Progress | explain_pb2.ExplainProgress) -> Progress:
         """From the stream's message."""
         if isinstance(message, explain_pb2.ExplainProgress):
-            return cls(message.row, message.rows)
+            return cls(message.passes_done, message.passes_total)
         objective = message.objective if message.HasField("objective") else None
         due = message.preview or message.HasField("preview_pixels")
         image = _opened(message.preview, message.preview_pixels) if due else None

@@ -17,8 +17,7 @@ from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from lightwell.v1 import explain_pb2, synthesize_pb2
-from lightwell_server.contract.ask import Facts, Result, Step
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import Facts, Result, Step, Target
 from lightwell_server.errors import InvalidArgument, NotApplicable
 
 Kind = Literal["explain", "synthesize"]

@@ -14,7 +14,6 @@ import torch
 from google.protobuf.message import Message
 
 from lightwell.client import Stream
-from lightwell.errors import error_for
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.progress import bar
@@ -32,11 +31,12 @@ from lightwell.requests import (
 from lightwell.results import Estimate, Explanation, Synthesis
 from lightwell.sheets.plan import Plan, SheetOptions, Sweep, ask_all
 from lightwell.sheets.sheet import Sheet
+from lightwell.transport.errors import error_for
 from lightwell.v1.estimate_pb2 import EstimateResponse
 from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainResponse, ExplainStreamResponse
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
 from lightwell_server.catalog import Request
-from lightwell_server.contract.ask import Frame
+from lightwell_server.contract import Frame
 from lightwell_server.engine.engine import Engine
 from lightwell_server.engine.run import Done, Event, Failed, Passed, Run
 from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable
@@ -192,7 +192,9 @@ class Local:
         try:
             for event in running:
                 if isinstance(event, Passed):
-                    yield ExplainStreamResponse(progress=ExplainProgress(row=event.row, rows=event.rows))
+                    yield ExplainStreamResponse(
+                        progress=ExplainProgress(passes_done=event.done, passes_total=event.total)
+                    )
                 elif isinstance(event, Done):
                     yield ExplainStreamResponse(result=running.explanation(event))
         finally:

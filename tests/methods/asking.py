@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from lightwell_server.catalog import catalog
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import Model, load_file
 from tests.drive import drive

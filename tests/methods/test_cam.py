@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightwell_server.contract.target import ChannelTarget, ClassTarget, ContrastTarget
+from lightwell_server.contract import ChannelTarget, ClassTarget, ContrastTarget
 from lightwell_server.errors import InvalidArgument, NotApplicable
 from tests.methods.asking import ask, close, model, picture
 from tests.nets import FORMS, Residual, seeded

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightwell_server.contract.ask import Rows
+from lightwell_server.contract import Rows
 from lightwell_server.models.card import Card
 from lightwell_server.models.store import load_file
 from tests.methods.asking import ask, picture

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from captum.attr import Deconvolution, GuidedBackprop
 from torch import nn
 
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget
 from lightwell_server.errors import NotApplicable
 from tests.methods.asking import ask, close, model, picture
 from tests.nets import seeded

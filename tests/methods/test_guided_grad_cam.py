@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightwell.heatmap import bilinear
-from lightwell_server.contract.target import ClassTarget
+from lightwell.pictures.heatmap import bilinear
+from lightwell_server.contract import ClassTarget
 from tests.methods.asking import ask, close, model, picture
 from tests.nets import FORMS, Residual, seeded
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget
 from tests.methods.asking import ask, close, model, picture
 from tests.nets import Linear, seeded
 

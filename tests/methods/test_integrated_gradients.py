@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods.integrated_gradients import _rule
 from tests.methods.asking import ask, close, model, picture

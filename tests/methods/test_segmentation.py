@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightwell_server.contract.ask import Work
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget, Work
 from lightwell_server.errors import InvalidArgument
 from tests.methods.asking import ask, model, picture
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lightwell_server.contract.ask import Rows
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget, Rows
 from lightwell_server.errors import InvalidArgument
 from tests.methods.asking import ask, close, model, picture
 from tests.nets import Residual, seeded

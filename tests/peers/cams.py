@@ -13,7 +13,7 @@ from pytorch_grad_cam.ablation_layer import AblationLayer
 from pytorch_grad_cam.utils import svd_on_activations
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from lightwell.heatmap import bilinear
+from lightwell.pictures.heatmap import bilinear
 from tests.peers.captums import doubled
 from tests.peers.twins import agree
 

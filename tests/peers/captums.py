@@ -7,7 +7,7 @@ import captum.attr as captum
 import torch
 from captum.attr._utils.approximation_methods import approximation_parameters
 
-from lightwell_server.contract.ask import GRAD, Ask
+from lightwell_server.contract import GRAD, Ask
 
 RULES = {
     "gauss_legendre": "gausslegendre",

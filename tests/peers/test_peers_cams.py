@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightwell_server.catalog import catalog
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget
 from tests.peers.cams import MENDED, ONE_PASS, TRYING, agree_as_pictures, agree_cut_off, cam, tried
 from tests.peers.captums import grad_cam
 from tests.peers.files import FILES, LAYERS, PLACES

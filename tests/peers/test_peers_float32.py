@@ -4,7 +4,7 @@ network; values and class activation maps at late layers agree to 1e-4."""
 import pytest
 import torch
 
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget
 from tests.peers.cams import ONE_PASS, cam, tried
 from tests.peers.captums import attributed, well_integrated
 from tests.peers.files import MIXED

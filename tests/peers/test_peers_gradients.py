@@ -4,7 +4,7 @@ import captum.attr as captum
 import pytest
 import torch
 
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget
 from lightwell_server.methods._math import blurred
 from tests.peers.captums import KINDS, RULES, attributed, integrated, smoothed, well_integrated
 from tests.peers.conftest import CARD

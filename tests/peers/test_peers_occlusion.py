@@ -9,9 +9,9 @@ import torch
 from captum.attr import Occlusion
 from torchvision.transforms.functional import gaussian_blur
 
-from lightwell.heatmap import enlarged
+from lightwell.pictures.heatmap import enlarged
 from lightwell.v1 import types_pb2 as types
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget
 from lightwell_server.methods._math import blurred
 from tests.peers.files import MIXED, SIDE, SMALL, SMALL_FILES
 from tests.peers.twins import agree
@@ -36,27 +36,27 @@ def masked(case, window, stride):
 
 
 @pytest.mark.parametrize("case", MIXED, indirect=True)
-@pytest.mark.parametrize("of", READINGS)
+@pytest.mark.parametrize("readout", READINGS)
 @pytest.mark.parametrize(("window", "stride"), PLACES)
-def test_grid_of_values(case, window, stride, of):
+def test_grid_of_values(case, window, stride, readout):
     logits = case.twin(torch.cat(list(masked(case, window, stride))))
-    ours = case.ask("occlusion", ClassTarget(3), window=window, stride=stride, value=of)
+    ours = case.ask("occlusion", ClassTarget(3), window=window, stride=stride, value=readout)
     shape = ours.map.values.shape
-    theirs = READINGS[of](logits)[:, 3].view(shape)
-    clean = READINGS[of](case.twin(case.image))[0, 3]
+    theirs = READINGS[readout](logits)[:, 3].view(shape)
+    clean = READINGS[readout](case.twin(case.image))[0, 3]
     agree(ours.tensors["value"], theirs)
     agree(ours.map.values, clean - theirs)
     agree(ours.measures["clean_value"], clean)
     assert torch.equal(ours.tensors["top_class"].long(), logits.argmax(1).view(shape))
 
 
-def as_captum(case, window, stride, of):
+def as_captum(case, window, stride, readout):
     """captum's map against ours, enlarged by the message that a caller gets.
 
     Both give a pixel the mean drop of the windows that cover it. captum repeats it over the colours, and leaves float64
     for its last division, as our enlargement does: hence 1e-6; the grid itself is held to 1e-8 above.
     """
-    theirs = Occlusion(lambda x: READINGS[of](case.twin(x))).attribute(
+    theirs = Occlusion(lambda x: READINGS[readout](case.twin(x))).attribute(
         case.image,
         sliding_window_shapes=(3, window, window),
         strides=(3, stride, stride),
@@ -64,7 +64,7 @@ def as_captum(case, window, stride, of):
         baselines=mean_colour(case).expand_as(case.image),
         perturbations_per_eval=9,
     )
-    ours = case.ask("occlusion", window=window, stride=stride, value=of).map
+    ours = case.ask("occlusion", window=window, stride=stride, value=readout).map
     assert ours.enlargement == "windows"
     message = types.Heatmap(
         enlargement=types.ENLARGEMENT_WINDOWS, height=SIDE, width=SIDE, window=ours.window, stride=ours.stride
@@ -79,9 +79,9 @@ def test_captum(case):
 
 
 @pytest.mark.parametrize("case", [f"{name}-pt2" for name in SMALL], indirect=True)
-@pytest.mark.parametrize("of", READINGS)
-def test_captum_where_windows_overlap(case, of):
-    as_captum(case, 20, 12, of)
+@pytest.mark.parametrize("readout", READINGS)
+def test_captum_where_windows_overlap(case, readout):
+    as_captum(case, 20, 12, readout)
 
 
 @pytest.mark.parametrize(("height", "width", "sigma"), [(35, 41, 8.75), (96, 96, 2.5), (5, 7, 30.0), (2, 2, 0.25)])

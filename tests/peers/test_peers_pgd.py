@@ -9,7 +9,7 @@ import torch
 import torchattacks
 from foolbox.criteria import Misclassification, TargetedMisclassification
 
-from lightwell_server.contract.ask import Frame
+from lightwell_server.contract import Frame
 from tests.peers.files import MIXED, SMALL_FILES
 from tests.peers.twins import agree
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from captum.attr import Saliency
 
-from lightwell_server.contract.target import ChannelTarget, ClassTarget, ContrastTarget
+from lightwell_server.contract import ChannelTarget, ClassTarget, ContrastTarget
 from tests.peers.captums import attributed
 from tests.peers.files import LAYERS, MIXED, SMALL_FILES
 from tests.peers.twins import agree
@@ -32,11 +32,11 @@ def test_captum(case):
 
 
 @pytest.mark.parametrize("case", SMALL_FILES, indirect=True)
-@pytest.mark.parametrize("of", READINGS)
-def test_captum_on_each_reading_of_a_class(case, of):
-    peer = Saliency(lambda x: READINGS[of](case.twin(x)))
+@pytest.mark.parametrize("readout", READINGS)
+def test_captum_on_each_reading_of_a_class(case, readout):
+    peer = Saliency(lambda x: READINGS[readout](case.twin(x)))
     theirs = peer.attribute(case.image.clone().requires_grad_(), target=3, abs=False)
-    ours = case.ask("saliency", ClassTarget(3, of), magnitude=False, channels="none")
+    ours = case.ask("saliency", ClassTarget(3, readout), magnitude=False, channels="none")
     agree(ours.tensors["gradient"], theirs[0])
 
 

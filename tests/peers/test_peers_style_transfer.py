@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from lightwell_server.catalog import catalog
-from lightwell_server.contract.ask import GRAD, Ask, Frame
+from lightwell_server.contract import GRAD, Ask, Frame
 from lightwell_server.methods._math import gram
 from tests.peers.files import SCRIPTED, SIDE, SMALL, SMALL_FILES
 from tests.peers.twins import agree, picture

@@ -10,7 +10,7 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.googlenet import BasicConv2d
 
 from lightwell_server.catalog import catalog
-from lightwell_server.contract.target import ClassTarget
+from lightwell_server.contract import ClassTarget
 from lightwell_server.models.store import Model
 from tests.drive import drive
 from tests.peers.files import FROZEN, SIDE, layers

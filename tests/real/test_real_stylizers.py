@@ -10,7 +10,7 @@ from PIL import Image as Pil
 
 from lightwell_server.codec import pictures
 from lightwell_server.codec.pictures import Fit
-from lightwell_server.contract.ask import GRAD, OUT, Ask, Part
+from lightwell_server.contract import GRAD, OUT, Ask, Part
 from lightwell_server.models.answer import answer
 from lightwell_server.models.store import load_version
 

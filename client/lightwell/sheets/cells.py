@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from PIL import Image as Pil
 
-from lightwell import drawing, images, render, tiles
-from lightwell.errors import LightwellError
+from lightwell import images
+from lightwell.pictures import drawing, render, tiles
 from lightwell.results import Explanation, Synthesis, listed
+from lightwell.transport.errors import LightwellError
 from lightwell.v1 import types_pb2 as types
 
 CHANNELS = 20

@@ -15,13 +15,19 @@ from PIL import Image as Pil
 from PIL import UnidentifiedImageError
 
 from lightwell import parameters
-from lightwell.errors import CancelledCallError, ForbiddenError, LightwellError, UnauthenticatedError, UnavailableError
 from lightwell.images import ImageLike, to_message
 from lightwell.progress import bar
 from lightwell.requests import CONCURRENCY, TargetLike, explains, name_of
 from lightwell.results import Explanation
 from lightwell.sheets.sheet import Sheet
 from lightwell.sheets.table import Answer, Column, Row
+from lightwell.transport.errors import (
+    CancelledCallError,
+    ForbiddenError,
+    LightwellError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
 
@@ -37,7 +43,7 @@ class SheetOptions(TypedDict, total=False):
     """What all cells of a sheet share; each as in `Options`."""
 
     version: str
-    of: str
+    readout: str
     fit: str
     inputs: Mapping[str, NDArray[Any]]
     seed: int

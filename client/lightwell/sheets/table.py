@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from lightwell.errors import LightwellError
 from lightwell.requests import TargetLike, name_of
 from lightwell.results import Explanation, Synthesis, named
+from lightwell.transport.errors import LightwellError
 from lightwell.v1 import types_pb2 as types
 
 Answer = Explanation | Synthesis | LightwellError

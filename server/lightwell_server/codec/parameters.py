@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from torch import Tensor
 
 from lightwell.v1 import types_pb2 as types
-from lightwell_server.contract.ask import Color
+from lightwell_server.contract import Color
 from lightwell_server.errors import InvalidArgument
 
 Decode = Callable[[types.Image, str], Any]

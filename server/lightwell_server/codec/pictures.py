@@ -21,8 +21,8 @@ from PIL import Image as Pil
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from torch import Tensor
 
-from lightwell import decoding
-from lightwell.decoding import FORMATS
+from lightwell.pictures import decode
+from lightwell.pictures.decode import FORMATS
 from lightwell_server.errors import InvalidArgument
 
 SHORT = tuple(name for name in FORMATS if name not in ("PNG", "TIFF", "WEBP"))
@@ -87,7 +87,7 @@ class File:
             picture = self.opened()
             if (picture.height, picture.width) != self.size:
                 raise ValueError("its header tells another size")
-            return decoding.rgb(picture)
+            return decode.rgb(picture)
 
 
 class Stoppable(io.BytesIO):
@@ -131,7 +131,7 @@ def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading
 
 
 def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
-    """A file's first picture, as `lightwell.decoding` has it. Raises InvalidArgument for `path`, saying what to
+    """A file's first picture, as `lightwell.pictures.decode` has it. Raises InvalidArgument for `path`, saying what to
     change."""
     return headed(data, path, max_pixels).decoded()
 
@@ -171,7 +171,7 @@ def _check(width: int, height: int, seconds: float, scans: int, path: str, max_p
 
 def _opened(file: Stoppable, path: str, max_pixels: int) -> Pil.Image:
     try:
-        return decoding.opened(file)
+        return decode.opened(file)
     except (Pil.DecompressionBombError, Pil.DecompressionBombWarning):  # Pillow's own guard of this process
         raise InvalidArgument.at(path, f"its pixels are more than {max_pixels:,}; send a smaller image") from None
 

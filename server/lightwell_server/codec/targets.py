@@ -4,35 +4,37 @@ from __future__ import annotations
 
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.codec.tensors import from_tensor, to_tensor
-from lightwell_server.contract.ask import OUTPUT, Facts, Grid
-from lightwell_server.contract.target import (
+from lightwell_server.contract import (
+    OUTPUT,
     ChannelTarget,
     ClassTarget,
     ContrastTarget,
     DirectionTarget,
     ElementTarget,
-    Of,
+    Facts,
+    Grid,
+    Readout,
     Target,
 )
 from lightwell_server.errors import InvalidArgument, nearest
 
-_OF: dict[types.Of.ValueType, Of] = {
-    types.OF_UNSPECIFIED: "score",
-    types.OF_SCORE: "score",
-    types.OF_PROBABILITY: "probability",
-    types.OF_LOG_PROBABILITY: "log_probability",
+_READOUTS: dict[types.Readout.ValueType, Readout] = {
+    types.READOUT_UNSPECIFIED: "score",
+    types.READOUT_SCORE: "score",
+    types.READOUT_PROBABILITY: "probability",
+    types.READOUT_LOG_PROBABILITY: "log_probability",
 }
 
 
-_READINGS = {of: number for number, of in _OF.items() if number}
+_NUMBERS = {readout: number for number, readout in _READOUTS.items() if number}
 
 
 def read_target(message: types.Target, facts: Facts, labels: tuple[str, ...], aimed: bool = True) -> Target:
     """The target of a request; none, if its method is not `aimed` at one, but a bad one is told all the same. Raises
     InvalidArgument with what there is to choose from."""
     kind = message.WhichOneof("target")
-    if message.of not in _OF:
-        raise InvalidArgument.at("target.of", f"{message.of} is no reading of a class")
+    if message.readout not in _READOUTS:
+        raise InvalidArgument.at("target.readout", f"{message.readout} is no reading of a class")
     if aimed:
         return _named(message, kind, facts, labels)
     if kind is not None:
@@ -43,8 +45,8 @@ def read_target(message: types.Target, facts: Facts, labels: tuple[str, ...], ai
 def _named(message: types.Target, kind: str | None, facts: Facts, labels: tuple[str, ...]) -> Target:
     if kind in (None, "class_index", "label", "contrast"):
         return _class_target(message, kind, facts, labels)
-    if _OF[message.of] != "score":
-        raise InvalidArgument.at("target.of", f"only classes have probabilities; explain the score of the {kind}")
+    if _READOUTS[message.readout] != "score":
+        raise InvalidArgument.at("target.readout", f"only classes have probabilities; explain the score of the {kind}")
     if kind == "neuron":
         return _neuron(message.neuron, facts)
     if kind == "channel":
@@ -57,25 +59,25 @@ def _named(message: types.Target, kind: str | None, facts: Facts, labels: tuple[
 
 
 def _class_target(message: types.Target, kind: str | None, facts: Facts, labels: tuple[str, ...]) -> Target:
-    of, activation = _OF[message.of], facts.activation
+    readout, activation = _READOUTS[message.readout], facts.activation
     if not facts.classes:
         shape = list(facts.outputs[facts.output])
         raise InvalidArgument.at(
             f"target.{kind}" if kind else "target",
             f"the model's output {shape} is no scores of classes; name a channel, a neuron or an element of it",
         )
-    if of != "score" and activation == "none":
-        raise InvalidArgument.at("target.of", "the model's outputs are no probabilities; explain the score")
+    if readout != "score" and activation == "none":
+        raise InvalidArgument.at("target.readout", "the model's outputs are no probabilities; explain the score")
     if kind == "label":
-        return ClassTarget(label_index(message.label, labels), of, activation)
+        return ClassTarget(label_index(message.label, labels), readout, activation)
     if kind == "contrast":
         first = _class(message.contrast.class_index, "target.contrast.class_index", facts)
         against = _class(message.contrast.against, "target.contrast.against", facts)
         if first == against:
             raise InvalidArgument.at("target.contrast.against", f"is the same class, {first}; name another one")
-        return ContrastTarget(first, against, of, activation)
+        return ContrastTarget(first, against, readout, activation)
     index = _class(message.class_index, "target.class_index", facts) if kind else None
-    return ClassTarget(index, of, activation)
+    return ClassTarget(index, readout, activation)
 
 
 def _class(index: int, path: str, facts: Facts) -> int:
@@ -175,7 +177,7 @@ def _grid(name: str, facts: Facts) -> Grid | None:
 
 def write_target(target: Target, facts: Facts) -> types.Target:
     """The inverse of `read_target`: of a class that is not fixed nothing but how it is read."""
-    message = types.Target(of=_READINGS[getattr(target, "of", "score")])
+    message = types.Target(readout=_NUMBERS[getattr(target, "readout", "score")])
     if isinstance(target, ClassTarget) and target.index is not None:
         message.class_index = target.index
     elif isinstance(target, ContrastTarget):

@@ -9,34 +9,24 @@ from typing import Annotated, Any, Literal, TypeVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lightwell_server.contract.ask import (
-    INPUT,
-    OUT,
-    OUTPUT,
-    SCORE,
-    Activation,
-    Ask,
-    Explanation,
-    Grid,
-    Result,
-    Step,
-    Want,
-)
+from lightwell_server.contract.ask import INPUT, OUT, OUTPUT, SCORE, Ask, Step, Want
+from lightwell_server.contract.facts import Activation, Grid
+from lightwell_server.contract.results import Explanation, Result
 from lightwell_server.errors import InvalidArgument
 
-Of = Literal["score", "probability", "log_probability"]
+Readout = Literal["score", "probability", "log_probability"]
 
 
-def reading(scores: Tensor, of: Of, activation: Activation = "softmax") -> Tensor:
+def reading(scores: Tensor, readout: Readout, activation: Activation = "softmax") -> Tensor:
     """Scores [n, classes] as scores, or as probabilities or their logarithms by the model's activation. Raises
     InvalidArgument where the model has no probabilities."""
-    if of == "score":
+    if readout == "score":
         return scores
     if activation == "none":
-        raise InvalidArgument.at("target.of", "the model's outputs are no probabilities; explain the score")
+        raise InvalidArgument.at("target.readout", "the model's outputs are no probabilities; explain the score")
     if activation == "sigmoid":
-        return scores.sigmoid() if of == "probability" else logsigmoid(scores)
-    return scores.softmax(1) if of == "probability" else scores.log_softmax(1)
+        return scores.sigmoid() if readout == "probability" else logsigmoid(scores)
+    return scores.softmax(1) if readout == "probability" else scores.log_softmax(1)
 
 
 def _laid_out(values: Tensor, grid: Grid | None) -> Tensor:
@@ -61,7 +51,7 @@ class Target:
         """Whether it names a place, which is another one at another size of the image."""
         return False
 
-    def read(self, of: Of) -> Target:
+    def read(self, readout: Readout) -> Target:
         """The same target, read as a score, a probability or a log-probability where it is a class."""
         return self
 
@@ -71,15 +61,15 @@ class ClassTarget(Target):
     """A class, or with `index` None the class with the highest score, each row's own."""
 
     index: int | None = None
-    of: Of = "score"
+    readout: Readout = "score"
     activation: Activation = "softmax"
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
-        readings = reading(values, self.of, self.activation)
+        readings = reading(values, self.readout, self.activation)
         return readings.amax(1) if self.index is None else readings[:, self.index]
 
-    def read(self, of: Of) -> ClassTarget:
-        return replace(self, of=of)
+    def read(self, readout: Readout) -> ClassTarget:
+        return replace(self, readout=readout)
 
 
 @dataclass(frozen=True)
@@ -88,11 +78,11 @@ class ContrastTarget(Target):
 
     index: int
     against: int
-    of: Of = "score"
+    readout: Readout = "score"
     activation: Activation = "softmax"
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
-        readings = reading(values, self.of, self.activation)
+        readings = reading(values, self.readout, self.activation)
         return readings[:, self.index] - readings[:, self.against]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightwell_server.contract.ask import Answer, Ask, Part, Work
+from lightwell_server.contract import Answer, Ask, Part, Work
 from lightwell_server.engine.run import CHUNK, Failed, Passed, Run
 from lightwell_server.engine.scheduler import Scheduler, Slice, Take, Ticket
 from lightwell_server.errors import (

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightwell_server.contract.ask import Answer, Ask, Frame, Part, Step, Work
+from lightwell_server.contract import Answer, Ask, Frame, Part, Step, Work
 from lightwell_server.errors import LightwellError
 from lightwell_server.spans import Span
 
@@ -39,10 +39,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Passed:
-    """`row` of the `rows` that the method asked for at once are answered."""
+    """`done` of the `total` rows that the method asked for at once have been answered."""
 
-    row: int
-    rows: int
+    done: int
+    total: int
 
 
 Event = Frame | Passed | Done | Failed

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lightwell_server.catalog import Method, catalog
-from lightwell_server.contract.ask import OUTPUT, Facts
+from lightwell_server.contract import OUTPUT, Facts
 from lightwell_server.errors import LightwellError
 from lightwell_server.importing.declared import Declared, completed
 from lightwell_server.importing.given import Given

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import Facts
+from lightwell_server.contract import Facts
 from lightwell_server.methods._math import movement, normal, uniform
 
 Norm = Literal["linf", "l2"]

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightwell_server.contract.ask import ACT, GRAD, Ask, Asking, Explanation, Facts, Heatmap, Layer
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import ACT, GRAD, Ask, Asking, Explanation, Facts, Heatmap, Layer, Target
 
 
 def no_grid_layer(facts: Facts) -> str | None:

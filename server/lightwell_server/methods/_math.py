@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import Explanation, Facts, Heatmap, Layer, Rows
+from lightwell_server.contract import Explanation, Facts, Heatmap, Layer, Rows
 from lightwell_server.errors import InvalidArgument
 
 MAX_PIXELS = 50_000_000

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightwell_server.contract.ask import GRAD, Ask, Asking, Explaining, Facts, Rule
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import GRAD, Ask, Asking, Explaining, Facts, Rule, Target
 from lightwell_server.methods._math import Reduction, by_pixel
 
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import ACT, Ask, Edit, Explaining, Facts, GridLayer, ModelInput
-from lightwell_server.contract.target import Target, resolve_target
+from lightwell_server.contract import ACT, Ask, Edit, Explaining, Facts, GridLayer, ModelInput, Target, resolve_target
 from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed, strongest
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason

@@ -8,8 +8,7 @@ import torch
 from annotated_types import Ge
 from torch import Generator
 
-from lightwell_server.contract.ask import OUT, Ask, Explaining, Explanation, Facts, GridLayer, ModelInput
-from lightwell_server.contract.target import Unaimed
+from lightwell_server.contract import OUT, Ask, Explaining, Explanation, Facts, GridLayer, ModelInput, Unaimed
 from lightwell_server.methods._cam import cam_layer, cam_reason, no_grid_layer, placed, strongest
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import OUTPUT, Explaining, Explanation, Facts, Heatmap, ModelInput
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import OUTPUT, Explaining, Explanation, Facts, Heatmap, ModelInput, Target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._cam import activations_and_gradients
 
@@ -21,7 +20,7 @@ def applies(facts: Facts) -> str | None:
 def cam(image: ModelInput, target: Target, facts: Facts, rng: Generator) -> Explaining:
     """A map [h, w] on the pooled layer's grid, in units of the score: its mean is the score without its bias. The
     weight of a channel is its gradient, summed over all positions."""
-    if target.at != OUTPUT or getattr(target, "of", "score") != "score":
+    if target.at != OUTPUT or getattr(target, "readout", "score") != "score":
         raise InvalidArgument.at("target", "cam explains scores of the model's output; use grad_cam for other targets")
     assert facts.pooled is not None  # else it does not apply
     activations, grads = yield from activations_and_gradients(image, target, facts.pooled, facts)

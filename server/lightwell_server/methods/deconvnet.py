@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import Explaining, Facts, ModelInput
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import Explaining, Facts, ModelInput, Target
 from lightwell_server.methods._math import Reduction
 from lightwell_server.methods._rule import by_rule, no_relu
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import OUT, Ask, Explaining, Facts, GridLayer, ModelInput, Work
-from lightwell_server.contract.target import Unaimed
+from lightwell_server.contract import OUT, Ask, Explaining, Facts, GridLayer, ModelInput, Unaimed, Work
 from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason

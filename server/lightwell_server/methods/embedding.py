@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import EMBEDDING, OUT, Ask, Explaining, Explanation, Facts, LayerName, ModelInput
-from lightwell_server.contract.target import Unaimed
+from lightwell_server.contract import (
+    EMBEDDING,
+    OUT,
+    Ask,
+    Explaining,
+    Explanation,
+    Facts,
+    LayerName,
+    ModelInput,
+    Unaimed,
+)
 from lightwell_server.errors import InvalidArgument
 
 

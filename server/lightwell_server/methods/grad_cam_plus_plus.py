@@ -6,8 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Generator
 
-from lightwell_server.contract.ask import Explaining, Facts, GridLayer, ModelInput
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import Explaining, Facts, GridLayer, ModelInput, Target
 from lightwell_server.methods._cam import activations_and_gradients, cam_layer, cam_reason, heat, no_grid_layer
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason

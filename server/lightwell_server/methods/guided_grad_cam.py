@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Generator
 
-from lightwell_server.contract.ask import Explaining, Facts, GridLayer, ModelInput
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import Explaining, Facts, GridLayer, ModelInput, Target
 from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, no_grid_layer
 from lightwell_server.methods._math import Reduction, by_pixel
 from lightwell_server.methods._rule import exchanged, no_relu

@@ -6,8 +6,7 @@ from typing import Literal
 
 from torch import Generator
 
-from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, ModelInput
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import GRAD, Ask, Explaining, Facts, ModelInput, Target
 from lightwell_server.methods._math import Reduction, by_pixel, mean_color
 
 

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import GRAD, Ask, Explaining, Facts, FullImage, ModelInput, Rows
-from lightwell_server.contract.target import Target, resolve_target
+from lightwell_server.contract import GRAD, Ask, Explaining, Facts, FullImage, ModelInput, Rows, Target, resolve_target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import PART, Reduction, blurred, by_pixel, mean_color, parts
 

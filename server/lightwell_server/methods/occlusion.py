@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import (
+from lightwell_server.contract import (
     OUT,
     OUTPUT,
     SCORE,
@@ -22,8 +22,9 @@ from lightwell_server.contract.ask import (
     Heatmap,
     ModelInput,
     Rows,
+    Target,
+    resolve_target,
 )
-from lightwell_server.contract.target import Target, resolve_target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import blurred, mean_color
 

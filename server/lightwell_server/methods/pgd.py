@@ -11,8 +11,20 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import GRAD, OUT, Ask, Asking, Facts, Frame, ModelInput, Synthesis, Synthesizing
-from lightwell_server.contract.target import ClassTarget, Target, resolve_target
+from lightwell_server.contract import (
+    GRAD,
+    OUT,
+    Ask,
+    Asking,
+    ClassTarget,
+    Facts,
+    Frame,
+    ModelInput,
+    Synthesis,
+    Synthesizing,
+    Target,
+    resolve_target,
+)
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._ball import Ball, Norm
 

@@ -7,8 +7,7 @@ from typing import Annotated
 from annotated_types import Interval
 from torch import Generator
 
-from lightwell_server.contract.ask import Ask, Explaining, Explanation, Facts, ModelInput
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import Ask, Explaining, Explanation, Facts, ModelInput, Target
 
 
 def applies(facts: Facts) -> str | None:

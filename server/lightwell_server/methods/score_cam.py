@@ -8,8 +8,7 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import ACT, Ask, Explaining, Facts, GridLayer, ModelInput, Rows
-from lightwell_server.contract.target import Target, resolve_target
+from lightwell_server.contract import ACT, Ask, Explaining, Facts, GridLayer, ModelInput, Rows, Target, resolve_target
 from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, heat, no_grid_layer, placed, strongest
 from lightwell_server.methods._math import mean_color
 

@@ -13,8 +13,7 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import Explaining, Facts, ModelInput, Share, Work
-from lightwell_server.contract.target import Target
+from lightwell_server.contract import Explaining, Facts, ModelInput, Share, Target, Work
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods.saliency import saliency
 

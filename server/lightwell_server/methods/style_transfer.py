@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Gt, Interval, Len
 from torch import Generator, Tensor
 
-from lightwell_server.contract.ask import (
+from lightwell_server.contract import (
     GRAD,
     OUT,
     SCORE,
@@ -28,9 +28,9 @@ from lightwell_server.contract.ask import (
     LayerName,
     Synthesis,
     Synthesizing,
+    Target,
     Work,
 )
-from lightwell_server.contract.target import Target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import (
     drawn,

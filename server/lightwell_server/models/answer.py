@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from lightwell_server.contract.ask import ACT, GRAD, OUT, SCORE, Answer, Ask, Edit, Part, Rows
+from lightwell_server.contract import ACT, GRAD, OUT, SCORE, Answer, Ask, Edit, Part, Rows
 from lightwell_server.errors import InvalidArgument, OutOfMemory, ruinous
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.subgraph import Subgraph, SubgraphKey
@@ -20,7 +20,9 @@ from lightwell_server.models.subgraph import Subgraph, SubgraphKey
 def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     """Answers parts of Asks with equal keys in one step; where rows must not share one, row by row. Raises
     `OutOfMemory`."""
-    if (graph.row_by_row or graph.cut(SubgraphKey.of(parts[0].ask)).alone) and (len(parts) > 1 or parts[0].count > 1):
+    if (graph.row_by_row or graph.subgraph(SubgraphKey.of(parts[0].ask)).alone) and (
+        len(parts) > 1 or parts[0].count > 1
+    ):
         return [Answer.join([_step(graph, [row])[0] for row in _rows(part)]) for part in parts]
     return _step(graph, parts)
 
@@ -38,15 +40,15 @@ def deterministic_answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
 
 def _step(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     ask = parts[0].ask
-    where = SubgraphKey.of(ask)
-    cut = graph.cut(where)
-    if ask.want & (ACT | GRAD) and not cut.influential:
-        raise InvalidArgument(f"{ask.wrt!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE")
+    key = SubgraphKey.of(ask)
+    subgraph = graph.subgraph(key)
+    if ask.want & (ACT | GRAD) and not subgraph.influential:
+        raise InvalidArgument(f"{ask.wrt!r} does not influence {', '.join(key.at)}", reason="NO_INFLUENCE")
     with _memory(), torch.inference_mode(False):
-        return _run(graph, cut, parts)
+        return _run(graph, subgraph, parts)
 
 
-def _run(graph: Graph, cut: Subgraph, parts: Sequence[Part]) -> list[Answer]:
+def _run(graph: Graph, subgraph: Subgraph, parts: Sequence[Part]) -> list[Answer]:
     want = parts[0].ask.want
     device = graph.device
     index = [torch.arange(part.start, part.stop, device=device) for part in parts]
@@ -56,13 +58,15 @@ def _run(graph: Graph, cut: Subgraph, parts: Sequence[Part]) -> list[Answer]:
     edit = _edited(parts, index)
     # Want of memory is not the size's fault: it is told apart first.
     with _own_inputs(graph), _own_size(graph, rows), _memory():
-        values, act = cut.run(_channels_last(rows), inputs, whole, edit, grad=bool(want & GRAD), act=bool(want & ACT))
+        values, act = subgraph.run(
+            _channels_last(rows), inputs, whole, edit, grad=bool(want & GRAD), act=bool(want & ACT)
+        )
     values = [_wide(value) for value in values]
     bounds = list(pairwise(accumulate((part.count for part in parts), initial=0)))
     with torch.set_grad_enabled(bool(want & GRAD)):
         scores = [_score(part, values, slice(*b), i) for part, b, i in zip(parts, bounds, index, strict=True)]
     grad = _gradient(scores, act) if want & GRAD else None
-    act, grad = (None if value is None else cut.apart(value) for value in (act, grad))
+    act, grad = (None if value is None else subgraph.apart(value) for value in (act, grad))
     answers = [
         _answer(part.ask, values, act, grad, score, slice(*b))
         for part, score, b in zip(parts, scores, bounds, strict=True)

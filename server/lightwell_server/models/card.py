@@ -11,7 +11,7 @@ from annotated_types import Gt, Interval, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lightwell_server.codec.pictures import Fit
-from lightwell_server.contract.ask import Activation, Grid
+from lightwell_server.contract import Activation, Grid
 from lightwell_server.errors import Refused
 from lightwell_server.models.disk import regular, there
 from lightwell_server.models.lifting.outputs import Kind

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lightwell_server.codec import pictures
-from lightwell_server.contract.ask import OUTPUT
+from lightwell_server.contract import OUTPUT
 from lightwell_server.errors import LightwellError, Refused
 from lightwell_server.models import card as cards
 from lightwell_server.models.card import Card
@@ -46,12 +46,12 @@ def scores_of(graph: Graph, card: Card, picture: bytes) -> list[float]:
         rows, _ = pictures.fitted(pictures.opened(picture, "check.picture"), card.fit, "check.picture")
     except LightwellError as error:
         raise Refused(f"card.toml: {error.message}", reason="BAD_CARD") from error
-    cut = graph.cut(SubgraphKey((OUTPUT,)))
+    subgraph = graph.subgraph(SubgraphKey((OUTPUT,)))
     others = {
         graph.inputs[name]: torch.zeros((1, *spec.shape), dtype=spec.dtype, device=graph.device)
         for name, spec in card.sample().inputs.items()
     }
-    (output,), _ = cut.run(rows.to(graph.device, graph.dtype), others, torch.arange(1, device=graph.device))
+    (output,), _ = subgraph.run(rows.to(graph.device, graph.dtype), others, torch.arange(1, device=graph.device))
     if output.dim() != 2:
         raise Refused("card.toml: check is for models that give scores [n, classes]", reason="BAD_CARD")
     scores: list[float] = output[0].double().tolist()

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from torch import fx
 from torch._ops import OpOverload
 
-from lightwell_server.contract.ask import GRAD, INPUT, Ask
+from lightwell_server.contract import GRAD, INPUT, Ask
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.nodes import BATCH
 from lightwell_server.models.subgraph import Subgraph, SubgraphKey
@@ -32,10 +32,10 @@ _SIZES: WeakKeyDictionary[Subgraph, Sizes] = WeakKeyDictionary()
 def row_bytes(graph: Graph, ask: Ask) -> int:
     """Bytes that one row of an Ask needs at its size, weights left out: an estimate. A backward pass keeps every
     value since `wrt` and holds a few gradients; without one a few values live at a time."""
-    cut = graph.cut(SubgraphKey.of(ask))
-    if cut not in _SIZES:
-        _SIZES[cut] = _sizes(graph, cut)
-    kept, behind, before = _SIZES[cut]
+    subgraph = graph.subgraph(SubgraphKey.of(ask))
+    if subgraph not in _SIZES:
+        _SIZES[subgraph] = _sizes(graph, subgraph)
+    kept, behind, before = _SIZES[subgraph]
     height, width = sides(graph, ask)
     share = height * width / math.prod(graph.size)
     elements = kept + 2 * behind + 3 * before if ask.want & GRAD else 3 * max(behind, before)
@@ -55,18 +55,18 @@ def shape_at(graph: Graph, ask: Ask, name: str) -> tuple[int, ...]:
     return tuple(ask.row) if name == INPUT else graph.shape(graph.node(name), sides(graph, ask))
 
 
-def _sizes(graph: Graph, cut: Subgraph) -> Sizes:
+def _sizes(graph: Graph, subgraph: Subgraph) -> Sizes:
     count = graph.fixed or BATCH
     kept = behind = before = 0.0
-    differentiated = cut.rows is cut.wrt
-    for stage in cut.stages:
+    differentiated = subgraph.rows is subgraph.wrt
+    for stage in subgraph.stages:
         nodes = list(stage.module.graph.nodes)
         largest = max((_elements(node) / count for node in nodes), default=0.0)
         if differentiated:
             kept, behind = kept + sum(_elements(node) / count for node in nodes if _kept(node)), max(behind, largest)
         else:
             before = max(before, largest)
-        differentiated = differentiated or stage.bound == cut.wrt.name
+        differentiated = differentiated or stage.bound == subgraph.wrt.name
     return kept, behind, before
 
 
@@ -76,7 +76,7 @@ def _kept(node: fx.Node) -> bool:
 
 
 def _name(node: fx.Node) -> str:
-    """The operation's, without the underscores of its private and in-place twins."""
+    """The operation's, without the underscores of its private and in-place forms."""
     if isinstance(node.target, OpOverload):
         return node.target._schema.name.partition("::")[2].strip("_")
     return getattr(node.target, "__name__", "")

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from lightwell_server.contract.ask import EMBEDDING, INPUT, OUTPUT, Activation, Grid, Layer
+from lightwell_server.contract import EMBEDDING, INPUT, OUTPUT, Activation, Grid, Layer
 from lightwell_server.errors import InvalidArgument, Refused, last_line, nearest
 from lightwell_server.models import cost, head, rules
 from lightwell_server.models.folding import FOLDED
@@ -36,8 +36,8 @@ _MOVES = frozenset((
 ))
 # fmt: on
 _RESHAPING = (aten.reshape.default, aten.unflatten.int, aten.flatten.using_ints, aten.repeat.default)
-CUTS = 128
-"""Cuts that are kept; callers choose their layers."""
+SUBGRAPHS = 128
+"""Subgraphs that are kept; callers choose their layers."""
 SIZES = 64
 """Sizes of images whose shapes are kept; callers choose their sizes."""
 
@@ -50,7 +50,7 @@ class Graph:
     inputs, and of their nodes; `weights` is the type of the file's numbers and `dtype` of those computed with; `fixed`
     is the number of rows that the file takes if it takes no other, each row then being run by itself, together with
     others if `vectorised`; `activation` is the one that the file ends in; `notes` tell what was found while it was
-    read; `tokens` is the card's grid of tokens; `on_cut` is told of each `cut` whether it
+    read; `tokens` is the card's grid of tokens; `on_lookup` is told of each `subgraph` whether it
     was cached."""
 
     graph: fx.Graph
@@ -71,9 +71,9 @@ class Graph:
     notes: list[str] = field(default_factory=list)
     aliases: Mapping[str, str] = field(default_factory=dict)
     tokens: Grid | None = None
-    on_cut: Callable[[bool], object] = lambda cached: None
+    on_lookup: Callable[[bool], object] = lambda cached: None
     _sizes: OrderedDict[tuple[int, ...], dict[fx.Node, NodeShape]] = field(default_factory=OrderedDict)
-    _cuts: OrderedDict[SubgraphKey, Subgraph] = field(default_factory=OrderedDict)
+    _subgraphs: OrderedDict[SubgraphKey, Subgraph] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -191,7 +191,7 @@ class Graph:
                 with self.graph.inserting_after(node):
                     counted = self.graph.call_function(kept_rows, (node, rows, *self.size))
                 counted.meta.update(path=PIXELS, source="", scalar=True)
-        self._cuts.clear()
+        self._subgraphs.clear()
 
     def pin(self) -> None:
         """From now on images of another size than the recorded are refused, with INVALID_ARGUMENT."""
@@ -205,7 +205,7 @@ class Graph:
             "at another size its graph is not what the file computes, or its rows are no images any more: the model "
             f"takes images of {height} x {width} alone"
         )
-        self._cuts.clear()
+        self._subgraphs.clear()
 
     def _last(self, name: str) -> str | None:
         """The call that a name means: of a module called several times the last."""
@@ -360,7 +360,7 @@ class Graph:
                 fx.node.map_aggregate(node.kwargs, follow),
             )
         self.dtype = dtype
-        self._cuts.clear()
+        self._subgraphs.clear()
         return self
 
     @property
@@ -373,13 +373,13 @@ class Graph:
         """Where the constants are."""
         return next((b.device for b in self.root.buffers()), torch.device("cpu"))
 
-    def cut(self, where: SubgraphKey) -> Subgraph:
+    def subgraph(self, key: SubgraphKey) -> Subgraph:
         """The part of the graph that answers a kind of Ask; made once; safe from any thread."""
         with self._lock:
-            self.on_cut(where in self._cuts)
-            if where not in self._cuts:
-                self._cuts[where] = Subgraph(self.graph, self.root, where, self.node, self.fixed, self.turned)
-                if len(self._cuts) > CUTS:
-                    self._cuts.popitem(last=False)
-            self._cuts.move_to_end(where)
-            return self._cuts[where]
+            self.on_lookup(key in self._subgraphs)
+            if key not in self._subgraphs:
+                self._subgraphs[key] = Subgraph(self.graph, self.root, key, self.node, self.fixed, self.turned)
+                if len(self._subgraphs) > SUBGRAPHS:
+                    self._subgraphs.popitem(last=False)
+            self._subgraphs.move_to_end(key)
+            return self._subgraphs[key]

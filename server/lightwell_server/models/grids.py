@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from lightwell_server.contract.ask import Grid
+from lightwell_server.contract import Grid
 from lightwell_server.models import places
 
 # fmt: off

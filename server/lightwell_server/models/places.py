@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightwell_server.contract.ask import Grid
+from lightwell_server.contract import Grid
 
 SIDE = 8064
 """Steps along a side of the image; the usual numbers of patches and pixels divide it."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lightwell_server.contract.ask import Rule
+from lightwell_server.contract import Rule
 
 aten = torch.ops.aten
 

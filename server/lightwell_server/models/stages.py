@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from lightwell_server.contract.ask import Rule
+from lightwell_server.contract import Rule
 from lightwell_server.models import folding, rules
 from lightwell_server.models.nodes import GUARDS, ancestors
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lightwell_server.contract.ask import EMBEDDING, Activation, Facts
+from lightwell_server.contract import EMBEDDING, Activation, Facts
 from lightwell_server.errors import Refused, nearest
 from lightwell_server.models import card as cards
 from lightwell_server.models import check

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from lightwell_server.contract.ask import INPUT, Ask, Edit, Rule
+from lightwell_server.contract import INPUT, Ask, Edit, Rule
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.nodes import ancestors, by_rows
 from lightwell_server.models.stages import Stage, Writer
@@ -41,26 +41,24 @@ class Subgraph:
         self,
         graph: fx.Graph,
         root: torch.nn.Module,
-        where: SubgraphKey,
+        key: SubgraphKey,
         find: Callable[[str], fx.Node],
         fixed: int | None = None,
         turned: Callable[[fx.Node], bool] = lambda _: False,
     ) -> None:
         self.fixed = fixed
         self.by_rows = {node.name: by_rows(node, fixed) for node in graph.nodes}
-        self.reads = [find(name) for name in where.at]
-        self.wrt = find(where.wrt)
-        self.edited = find(where.edit) if where.edit is not None else None
+        self.reads = [find(name) for name in key.at]
+        self.wrt = find(key.wrt)
+        self.edited = find(key.edit) if key.edit is not None else None
         self.rows = next(iter(graph.nodes))
         needed = ancestors(self.reads)
         self.influential = self.wrt in needed
         if self.edited is not None and self.edited not in needed:
-            raise InvalidArgument(
-                f"layer {where.edit!r} does not influence {', '.join(where.at)}", reason="NO_INFLUENCE"
-            )
+            raise InvalidArgument(f"layer {key.edit!r} does not influence {', '.join(key.at)}", reason="NO_INFLUENCE")
         bounds = [node for node in graph.nodes if node in (self.wrt, self.edited) and node in needed]
         self.wrt_before_edit = self.edited not in (None, self.wrt) and self.wrt in ancestors([self.edited or self.wrt])
-        writer = Writer(graph, root, where.rule, needed, {*bounds, *self.reads})
+        writer = Writer(graph, root, key.rule, needed, {*bounds, *self.reads})
         self.stages = writer.stages(bounds, self.reads)
         crossing = writer.live.get(self.edited, set()) if self.edited is not None else set()
         self.crossing = {node.name for node in crossing}

@@ -26,7 +26,7 @@ from lightwell_server.requests.backend import Response
 from lightwell_server.spans import Span
 
 NUMBER = "x-lightwell-number"
-"""The header with a case's number."""
+"""The header with a request's number."""
 CALLER = "x-lightwell-caller-bin"
 """The header with who has made it, in UTF-8: names of tokens and certificates may have any characters."""
 SPANS = "x-lightwell-spans"

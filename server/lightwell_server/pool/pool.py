@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from lightwell.retrying import Way
+from lightwell.transport.retry import Way
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
@@ -239,7 +239,7 @@ async def _again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def _step(response: Response) -> int | None:
     """How far progress tells that a request is; None of a result."""
     if isinstance(response, explain.ExplainProgress):
-        return response.row
+        return response.passes_done
     return response.step if isinstance(response, synthesize.Progress) else None
 
 

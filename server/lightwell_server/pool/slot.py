@@ -67,8 +67,8 @@ def run(module: str, launch: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended: `why` in words; whether it `crashed`, or was ended from outside; which cases it had `held`,
-    and which of them were `at_work`."""
+    """How a worker ended: `why` in words; whether it `crashed`, or was ended from outside; which requests it had
+    `held`, and which of them were `at_work`."""
 
     why: str
     crashed: bool
@@ -125,7 +125,7 @@ class WorkerSlot:
 
     @property
     def long(self) -> int:
-        """Cases of it that may be long."""
+        """Requests of it that may be long."""
         return sum(admitted.price.long for admitted in self.requests.values())
 
     @property
@@ -135,7 +135,7 @@ class WorkerSlot:
 
     @property
     def backlog(self) -> float:
-        """Device seconds that its cases still need, as predicted."""
+        """Device seconds that its requests still need, as predicted."""
         return sum(admitted.left for admitted in self.requests.values())
 
     def status(self) -> admin.WorkerStatus:
@@ -156,13 +156,13 @@ class WorkerSlot:
         )
 
     def enter(self, admitted: AdmittedRequest) -> None:
-        """Gives it a case."""
+        """Gives it a request."""
         self.requests[admitted.number] = admitted
         admitted.worker = self.number
         admitted.attempts += 1
 
     def leave(self, admitted: AdmittedRequest, answered: bool) -> None:
-        """Takes a case from it."""
+        """Takes a request from it."""
         del self.requests[admitted.number]
         admitted.worker = None
         self._answered = self._answered or answered

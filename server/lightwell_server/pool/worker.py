@@ -132,7 +132,7 @@ class Admin(explainer_pb2_grpc.AdminServiceServicer):
 
 
 class _statuses:
-    """Turns what is raised inside into a status with details, and sends along where a case's time went."""
+    """Turns what is raised inside into a status with details, and sends along where a request's time went."""
 
     def __init__(self, context: Context, admitted: AdmittedRequest | None = None) -> None:
         self._context, self._admitted = context, admitted

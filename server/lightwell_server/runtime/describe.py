@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.catalog import Method, catalog
 from lightwell_server.codec import tensors
-from lightwell_server.contract.ask import Grid, Layer
+from lightwell_server.contract import Grid, Layer
 from lightwell_server.models.store import Model
 
 _KINDS = {

@@ -21,7 +21,7 @@ from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server.catalog import Request
 from lightwell_server.config import Settings
-from lightwell_server.contract.ask import Ask, Asking, Frame
+from lightwell_server.contract import Ask, Asking, Frame
 from lightwell_server.engine.engine import Engine
 from lightwell_server.engine.run import Done, Event, Failed, Passed, Run
 from lightwell_server.errors import LightwellError, NotFound, Refused, ruinous
@@ -140,7 +140,7 @@ class Device:
                 self._failed()  # the accelerator is at fault, and not the model
             self.metrics.model_loads.labels("refused").inc()
             raise Refused(error.message) from error
-        model.graph.on_cut = self._cut
+        model.graph.on_lookup = self._count_lookup
         self._models[name, version] = model
         self.metrics.model_loads.labels("ready").inc()
         return await self._beside(describe.described, model)
@@ -158,7 +158,7 @@ class Device:
         async with aclosing(self._events(prepared, admitted)) as events:
             async for event, run in events:
                 if isinstance(event, Passed):
-                    yield explain.ExplainProgress(row=event.row, rows=event.rows)
+                    yield explain.ExplainProgress(passes_done=event.done, passes_total=event.total)
                 elif isinstance(event, Frame):
                     drawn = event.image is not None
                     message = functools.partial(responses.progress, event, prepared)
@@ -223,7 +223,7 @@ class Device:
         if isinstance(event, Failed):
             raise event.error
 
-    def _cut(self, cached: bool) -> None:
+    def _count_lookup(self, cached: bool) -> None:
         self.metrics.cuts.labels("hit" if cached else "miss").inc()
 
     async def _lifted(self, name: str, version: str) -> Model:

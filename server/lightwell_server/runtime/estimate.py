@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightwell_server.contract.ask import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Frame, Work
+from lightwell_server.contract import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Frame, Work
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.footprint import row_bytes, shape_at
 from lightwell_server.models.graph import Graph

@@ -7,7 +7,7 @@ import asyncio
 from collections import deque
 from dataclasses import replace
 
-from lightwell_server.contract.ask import Frame
+from lightwell_server.contract import Frame
 from lightwell_server.engine.run import Event, Passed
 
 MESSAGES = 1000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lightwell_server.contract.ask import GRAD, Ask
+from lightwell_server.contract import GRAD, Ask
 from lightwell_server.errors import InvalidArgument, OutOfMemory
 from lightwell_server.models.footprint import row_bytes, sides
 from lightwell_server.models.graph import Graph

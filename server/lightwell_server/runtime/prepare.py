@@ -16,8 +16,7 @@ from lightwell_server.catalog import Method, Request, method_of
 from lightwell_server.codec import images, tensors
 from lightwell_server.codec.parameters import fill_parameters, read_parameters
 from lightwell_server.codec.targets import read_target
-from lightwell_server.contract.ask import Ask, Frame, Step
-from lightwell_server.contract.target import Target, with_clean_pass
+from lightwell_server.contract import Ask, Frame, Step, Target, with_clean_pass
 from lightwell_server.engine.run import Event, Run
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.graph import Graph

@@ -20,11 +20,15 @@ from lightwell_server import __version__
 from lightwell_server.codec import images
 from lightwell_server.codec.targets import write_target
 from lightwell_server.codec.tensors import data_type, from_tensor
-from lightwell_server.contract.ask import OUTPUT, Explanation, Frame, Heatmap, Synthesis
-from lightwell_server.contract.target import (
+from lightwell_server.contract import (
+    OUTPUT,
     ClassTarget,
+    Explanation,
+    Frame,
+    Heatmap,
     Observed,
     Seen,
+    Synthesis,
     Target,
     reading,
 )
@@ -229,7 +233,7 @@ def _warnings(prepared: PreparedRequest, target: Target, seen: Seen, result: Hea
 
 
 def _saturation(target: Target, seen: Seen) -> Iterator[types.Warning]:
-    if not isinstance(target, ClassTarget) or target.of == "score" or target.index is None or seen.out is None:
+    if not isinstance(target, ClassTarget) or target.readout == "score" or target.index is None or seen.out is None:
         return
     chance = float(reading(seen.out.double(), "probability", target.activation)[0, target.index])
     if not SATURATED < chance < 1 - SATURATED and math.isfinite(chance):

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.nn.functional import logsigmoid
 
-from lightwell_server.contract.ask import Activation
+from lightwell_server.contract import Activation
 
 aten = torch.ops.aten
 

@@ -14,10 +14,10 @@ from lightwell_server.models.lifting.views import Box, Memory, Recording, refres
 
 aten = ops.aten
 
-Twin = Callable[..., Any]
+Functional = Callable[..., Any]
 
 
-def of(target: OpOverload) -> Twin | None:
+def of(target: OpOverload) -> Functional | None:
     """What gives the new value of the tensor that an operation changes, or None."""
     if target in _WRITERS:
         return _WRITERS[target]
@@ -26,10 +26,16 @@ def of(target: OpOverload) -> Twin | None:
     ]
     name = target._schema.name.partition("::")[2]
     plain = f"__{name[3:]}" if name.startswith("__i") else name.removesuffix("_")
-    twin = getattr(getattr(aten, plain, None), target._overloadname, None)
-    if not written[0] or any(written[1:]) or plain == name or twin is None or plain in ("set", "resize", "resize_as"):
+    functional = getattr(getattr(aten, plain, None), target._overloadname, None)
+    if (
+        not written[0]
+        or any(written[1:])
+        or plain == name
+        or functional is None
+        or plain in ("set", "resize", "resize_as")
+    ):
         return None
-    return lambda recorder, *args, **kwargs: recorder.op(twin, args, kwargs)
+    return lambda recorder, *args, **kwargs: recorder.op(functional, args, kwargs)
 
 
 def _copied(recorder: Recording, box: Box, source: Box, non_blocking: bool = False) -> Any:  # noqa: ANN401
@@ -45,7 +51,7 @@ def _zeroed(recorder: Recording, box: Box) -> Any:  # noqa: ANN401
     return recorder.op(aten.zeros_like.default, (box,), {})
 
 
-_WRITERS: dict[OpOverload, Twin] = {
+_WRITERS: dict[OpOverload, Functional] = {
     aten.copy_.default: _copied,
     aten.copy_.Tensor: _copied,
     aten.copy_.float: _filled,
@@ -53,7 +59,7 @@ _WRITERS: dict[OpOverload, Twin] = {
     aten.fill_.Scalar: _filled,
     aten.fill_.Tensor: _copied,
     aten.zero_.default: _zeroed,
-    # Overloads that their twins call by another name.
+    # Overloads that their functional forms call by another name.
     aten.pow_.Scalar: lambda recorder, box, exponent: recorder.op(aten.pow.Tensor_Scalar, (box, exponent), {}),
     aten.pow_.Tensor: lambda recorder, box, exponent: recorder.op(aten.pow.Tensor_Tensor, (box, exponent), {}),
     aten.transpose_.default: lambda recorder, box, *dims: recorder.op(aten.transpose.int, (box, *dims), {}),
@@ -154,7 +160,7 @@ def _encoder_layer(
     return flow
 
 
-DECOMPOSED: dict[OpOverload, Twin] = {
+DECOMPOSED: dict[OpOverload, Functional] = {
     aten.contiguous.default: _contiguous,
     aten.copy.default: _copied,  # what a decomposed program has of a write
     aten.requires_grad_.default: _unchanged,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lightwell_server.contract.ask import INPUT, OUTPUT
+from lightwell_server.contract import INPUT, OUTPUT
 from lightwell_server.errors import Refused, last_line
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.sample import Sample
@@ -20,7 +20,7 @@ def differentiate(graph: Graph, sample: Sample) -> None:
     rows, *others = sample.rows(1, seed=5, dtype=graph.dtype)
     inputs = dict(zip(graph.inputs.values(), others, strict=True))
     try:
-        (output,), leaf = graph.cut(SubgraphKey((OUTPUT,))).run(rows, inputs, torch.arange(1), grad=True)
+        (output,), leaf = graph.subgraph(SubgraphKey((OUTPUT,))).run(rows, inputs, torch.arange(1), grad=True)
         with torch.enable_grad():
             reaches = output.requires_grad and leaf is not None
             grad = (

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lightwell_server.contract.ask import OUTPUT
+from lightwell_server.contract import OUTPUT
 from lightwell_server.errors import Refused, last_line
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.files import ModelFile
@@ -129,14 +129,14 @@ class Proof:
 
     def _ours(self, rows: list[Tensor]) -> Tensor:
         inputs = dict(zip(self.graph.inputs.values(), rows[1:], strict=True))
-        cut = self.graph.cut(SubgraphKey((OUTPUT + self.path,)))
+        subgraph = self.graph.subgraph(SubgraphKey((OUTPUT + self.path,)))
         step = 1 if self.graph.row_by_row else len(rows[0])
         given = []
         for start in range(0, len(rows[0]), step):
             own = {name: values[start : start + step] for name, values in inputs.items()}
-            given.extend(cut.run(rows[0][start : start + step], own, torch.arange(step))[0])
+            given.extend(subgraph.run(rows[0][start : start + step], own, torch.arange(step))[0])
         output = torch.cat(given)
-        return output.permute(0, 2, 3, 1) if cut.reads[0].name in cut.last else output  # as the file has it
+        return output.permute(0, 2, 3, 1) if subgraph.reads[0].name in subgraph.last else output  # as the file has it
 
     @property
     def _another_size(self) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Records a model as a graph of functional ATen calls while it runs once on a sample.
 
 Tensor operations run and are recorded; sizes stay symbolic; constants fold; operations in place become their functional
-twins, and a write through a view is seen by all that share its memory.
+forms, and a write through a view is seen by all that share its memory.
 """
 
 from __future__ import annotations
@@ -297,12 +297,12 @@ class Recorder:
 
     def _in_place(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         box = args[0] if args else None
-        twin = functionalize.of(target)
-        if twin is None or not isinstance(box, Box) or box.memory is None:
+        functional = functionalize.of(target)
+        if functional is None or not isinstance(box, Box) or box.memory is None:
             raise self.refuse(f"{target} changes a tensor in place and has no functional twin; use one that has")
         if not self.graded and tree_any(of_image, (args, kwargs)):
             raise self.refuse("it changes a tensor in place in a block of torch.no_grad(); let it make a new one there")
-        new = twin(self, *args, **kwargs)
+        new = functional(self, *args, **kwargs)
         if torch.Tag.inplace_view in target.tags:  # another view of what it was, such as by squeeze_
             box.value, box.node, box.views = new.value, new.node, new.views
             return box

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
-from lightwell_server.contract.ask import Activation
+from lightwell_server.contract import Activation
 from lightwell_server.models.lifting.endings import Ending, ending, squashed
 from lightwell_server.models.lifting.recorder import Recorder, aten
 from lightwell_server.models.lifting.sample import Sample

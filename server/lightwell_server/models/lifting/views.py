@@ -30,7 +30,7 @@ _SCATTERS = {aten.select.int: aten.select_scatter.default, aten.slice.Tensor: at
 
 
 class Recording(Protocol):
-    """What views and twins need of a recorder."""
+    """What views and functional forms need of a recorder."""
 
     def op(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Runs an operation and records it."""

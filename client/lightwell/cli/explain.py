@@ -15,19 +15,30 @@ import typer
 from google.protobuf.message import Message
 from rich.text import Text
 
-from lightwell import files, tell
-from lightwell.asking import Server, asking
+from lightwell.cli import files, formatting
+from lightwell.cli.connection import Server, asking
+from lightwell.cli.files import Plan
+from lightwell.cli.options import (
+    Fit,
+    FitOption,
+    Method,
+    Model,
+    Parameters,
+    Readout,
+    ReadoutOption,
+    Seed,
+    Target,
+    Version,
+)
+from lightwell.cli.terminal import Json, bar, failed, remark, say, sentence, watched
 from lightwell.client import Client
-from lightwell.errors import InvalidArgumentError
-from lightwell.files import Plan
 from lightwell.images import to_message
-from lightwell.options import Fit, FitOption, Method, Model, Of, OfOption, Parameters, Seed, Target, Version
 from lightwell.parameters import Usage, command_of
 from lightwell.parameters import method as method_of
 from lightwell.parameters import target as target_of
 from lightwell.requests import CONCURRENCY, ExplainOptions
 from lightwell.results import Explanation
-from lightwell.terminal import Json, bar, failed, remark, say, sentence, watched
+from lightwell.transport.errors import InvalidArgumentError
 from lightwell.v1 import types_pb2 as types
 
 Ask = Callable[[types.Image], list[Explanation]]
@@ -55,7 +66,7 @@ def explain(
     model: Model = "",
     version: Version = "",
     target: Target = None,
-    of: OfOption = Of.SCORE,
+    readout: ReadoutOption = Readout.SCORE,
     fit: FitOption = Fit.CARD,
     seed: Seed = 0,
     top: Annotated[
@@ -76,7 +87,7 @@ def explain(
             "model": model,
             "version": version,
             "target": target_of(target),
-            "of": of.value,
+            "readout": readout.value,
             "seed": seed,
         }
         planned = _planned(images, method, out, top)
@@ -118,7 +129,7 @@ def estimate(
     model: Model = "",
     version: Version = "",
     target: Target = None,
-    of: OfOption = Of.SCORE,
+    readout: ReadoutOption = Readout.SCORE,
     fit: FitOption = Fit.CARD,
     seed: Seed = 0,
     as_json: Json = False,
@@ -131,11 +142,11 @@ def estimate(
             model=model,
             version=version,
             target=target_of(target),
-            of=of.value,
+            readout=readout.value,
             fit=fit.value,
             seed=seed,
         )
-        say(tell.estimate(cost, method) if as_json else tell.estimate_line(cost, method))
+        say(formatting.estimate(cost, method) if as_json else formatting.estimate_line(cost, method))
 
 
 def _asker(client: Client, message: Message, top: int | None, alone: bool, options: ExplainOptions) -> Ask:
@@ -197,4 +208,4 @@ def _save(seen: Explanation, path: Path) -> None:
 
 
 def _teller(as_json: bool) -> Tell:
-    return tell.explanation if as_json else tell.explanation_line
+    return formatting.explanation if as_json else formatting.explanation_line

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from lightwell import files, tell_sheet
-from lightwell.asking import Server, asking
-from lightwell.errors import LightwellError
-from lightwell.options import Fit, FitOption, Of, OfOption, Seed, Version, methods_of, model_names
+from lightwell.cli import files, formatting_sheet
+from lightwell.cli.connection import Server, asking
+from lightwell.cli.options import Fit, FitOption, Readout, ReadoutOption, Seed, Version, methods_of, model_names
+from lightwell.cli.terminal import Json, failed, say
 from lightwell.parameters import Usage, command_of
 from lightwell.parameters import method as method_of
 from lightwell.parameters import target as target_of
-from lightwell.terminal import Json, failed, say
+from lightwell.transport.errors import LightwellError
 
 
 @asking
@@ -41,7 +41,7 @@ def sheet(
         typer.Option(metavar="NAME=A,B,C", help="A column for each value, of methods with that parameter; repeatable."),
     ] = None,
     version: Version = "",
-    of: OfOption = Of.SCORE,
+    readout: ReadoutOption = Readout.SCORE,
     fit: FitOption = Fit.CARD,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="The file: a picture, or a page if it ends in .html.")] = Path("sheet.png"),
@@ -61,7 +61,7 @@ def sheet(
             sweep=dict(map(_values, sweep or [])),
             progress=True,
             version=version,
-            of=of.value,
+            readout=readout.value,
             fit=fit.value,
             seed=seed,
         )
@@ -69,7 +69,7 @@ def sheet(
         if len(errors) == len(made.rows) * len(made.columns):
             raise failed(errors[0].message)
         files.write(place, made.save)
-        for summary in tell_sheet.sheet(made, out) if as_json else [tell_sheet.sheet_line(made, out)]:
+        for summary in formatting_sheet.sheet(made, out) if as_json else [formatting_sheet.sheet_line(made, out)]:
             say(summary)
 
 

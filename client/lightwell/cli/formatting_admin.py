@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightwell.status import Status
-from lightwell.tell import counted, plain
-from lightwell.terminal import table
+from lightwell.cli.formatting import counted, plain
+from lightwell.cli.status import Status
+from lightwell.cli.terminal import table
 from lightwell.v1 import admin_pb2, models_pb2
 
 _STYLES = {

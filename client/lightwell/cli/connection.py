@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from lightwell.cli.option_groups import taking
+from lightwell.cli.terminal import sentences
 from lightwell.client import Client
-from lightwell.errors import UnavailableError
 from lightwell.parameters import Usage
-from lightwell.taking import taking
-from lightwell.terminal import sentences
+from lightwell.transport.errors import UnavailableError
 
 
 def _option(name: str, metavar: str | None, help_: str, **more: Any) -> Any:  # noqa: ANN401 - typer's own type is Any

@@ -12,7 +12,8 @@ from string import Template
 import numpy as np
 from PIL import Image as Pil
 
-from lightwell import colors, images, render
+from lightwell import images
+from lightwell.pictures import colors, render
 from lightwell.results import Explanation, Synthesis
 from lightwell.v1 import types_pb2 as types
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightwell.heatmap import Floats
+from lightwell.pictures.heatmap import Floats
 
 Bytes = NDArray[np.uint8]
 

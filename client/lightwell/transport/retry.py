@@ -11,7 +11,7 @@ import time
 
 import grpc
 
-from lightwell.errors import LightwellError
+from lightwell.transport.errors import LightwellError
 from lightwell.v1 import explain_pb2, synthesize_pb2
 
 FIRST_WAIT, LONGEST_WAIT, GROWTH, JITTER = 0.2, 3.0, 2.0, 0.2
@@ -86,7 +86,7 @@ class Course:
             self._budget.succeed()
             return True
         progress = event.progress
-        step = progress.row if isinstance(progress, explain_pb2.ExplainProgress) else progress.step
+        step = progress.passes_done if isinstance(progress, explain_pb2.ExplainProgress) else progress.step
         if not self._way.is_new(step):
             return False
         self._failures = 0

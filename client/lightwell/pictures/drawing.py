@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from PIL import Image as Pil
 
-from lightwell import images, render, tiles
-from lightwell.heatmap import enlarged
+from lightwell import images
+from lightwell.pictures import render, tiles
+from lightwell.pictures.heatmap import enlarged
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import types_pb2 as types
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.text import Text
 
-from lightwell.errors import LightwellError
+from lightwell.cli.formatting import at, both, noted
 from lightwell.filters import Filters
 from lightwell.sheets.sheet import Sheet
-from lightwell.tell import at, both, noted
+from lightwell.transport.errors import LightwellError
 
 
 def sheet(made: Sheet, file: Path) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 
-from lightwell.retrying import FIRST_WAIT, GROWTH, LONGEST_WAIT, TOKEN_RATIO, TOKENS, Budget, Course
+from lightwell.transport.retry import FIRST_WAIT, GROWTH, LONGEST_WAIT, TOKEN_RATIO, TOKENS, Budget, Course
 from lightwell.v1 import explainer_pb2
 
 MAX_MESSAGE_BYTES = 256 * 2**20

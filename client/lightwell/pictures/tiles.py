@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image as Pil
 from PIL import ImageDraw, ImageFont
 
-from lightwell.colors import Bytes
-from lightwell.heatmap import Floats
+from lightwell.pictures.colors import Bytes
+from lightwell.pictures.heatmap import Floats
 
 LARGEST = 3072
 """A picture's side in pixels; what does not fit is left out."""

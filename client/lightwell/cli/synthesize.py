@@ -7,14 +7,25 @@ from typing import Annotated
 
 import typer
 
-from lightwell import files, tell
-from lightwell.asking import Server, asking
+from lightwell.cli import files, formatting
+from lightwell.cli.connection import Server, asking
+from lightwell.cli.options import (
+    Fit,
+    FitOption,
+    Method,
+    Model,
+    Parameters,
+    Readout,
+    ReadoutOption,
+    Seed,
+    Target,
+    Version,
+)
+from lightwell.cli.terminal import Json, bar, say
 from lightwell.client import Stream
-from lightwell.options import Fit, FitOption, Method, Model, Of, OfOption, Parameters, Seed, Target, Version
 from lightwell.parameters import method as method_of
 from lightwell.parameters import target as target_of
 from lightwell.results import Synthesis
-from lightwell.terminal import Json, bar, say
 
 
 @asking
@@ -26,7 +37,7 @@ def synthesize(
     model: Model = "",
     version: Version = "",
     target: Target = None,
-    of: OfOption = Of.SCORE,
+    readout: ReadoutOption = Readout.SCORE,
     fit: FitOption = Fit.CARD,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="The file to write; <image>_<method>.png if left out.")] = None,
@@ -45,7 +56,7 @@ def synthesize(
             model=model,
             version=version,
             target=target_of(target),
-            of=of.value,
+            readout=readout.value,
             fit=fit.value,
             seed=seed,
             previews=previews,
@@ -54,7 +65,7 @@ def synthesize(
         made = stream.result()
         written = _written(made, place, pictures)
         source = str(image) if image else None
-        say(tell.synthesis(made, source, written, way) if as_json else tell.synthesis_line(made, place))
+        say(formatting.synthesis(made, source, written, way) if as_json else formatting.synthesis_line(made, place))
 
 
 def _watched(stream: Stream[Synthesis], method: str, folder: Path) -> list[Path]:

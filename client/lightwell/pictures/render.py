@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image as Pil
 
-from lightwell import colors
-from lightwell.heatmap import Floats
+from lightwell.pictures import colors
+from lightwell.pictures.heatmap import Floats
 from lightwell.v1 import types_pb2 as types
 
 _OPAQUE = 0.75

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from lightwell import files, tell_sheet
-from lightwell.asking import Server, asking
-from lightwell.options import model_names
-from lightwell.terminal import Json, say
+from lightwell.cli import files, formatting_sheet
+from lightwell.cli.connection import Server, asking
+from lightwell.cli.options import model_names
+from lightwell.cli.terminal import Json, say
 
 
 @asking
@@ -32,4 +32,4 @@ def filters(
         found = client.filters(layer, name, version, picture=True)
         place = place or Path(f"{found.message.model}_{found.layer}_filters.png")
         files.write(place, found.save)
-        say(tell_sheet.filters(found, place) if as_json else tell_sheet.filters_line(found, place))
+        say(formatting_sheet.filters(found, place) if as_json else formatting_sheet.filters_line(found, place))

@@ -12,15 +12,16 @@ from PIL import Image as Pil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lightwell import gallery, images
+from lightwell import images
 from lightwell.client import Client
-from lightwell.gallery import Attack, Gallery, Painted, Step
+from lightwell.demo import gallery
+from lightwell.demo.gallery import Attack, Gallery, Painted, Step
 from lightwell.results import Explanation
 from lightwell.serving import bundled, served
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1.explain_pb2 import GradCam, GuidedBackprop, Occlusion, Saliency
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[1] / "samples"
 SCENE, PAINTING = SAMPLES / "scene.png", SAMPLES / "painting.png"
 EXPLAINED, ATTACKED, PREVIEWS = 6, 4, 8
 STEPS = 150

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from lightwell import cli_admin, cli_explain, cli_filters, cli_models, cli_sheet, cli_synthesize
+from lightwell.cli import admin, explain, filters, models, sheet, synthesize
+from lightwell.cli.terminal import Commands, failed, sentences
 from lightwell.serving import missing
-from lightwell.terminal import Commands, failed, sentences
 
 app = typer.Typer(
     cls=Commands,
@@ -22,17 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    cli_explain.explain,
-    cli_sheet.sheet,
-    cli_explain.estimate,
-    cli_synthesize.synthesize,
-    cli_admin.status,
+    explain.explain,
+    sheet.sheet,
+    explain.estimate,
+    synthesize.synthesize,
+    admin.status,
 ):
     app.command()(command)
-for command in (cli_filters.filters, cli_admin.load, cli_admin.unload):
-    cli_models.app.command()(command)
-app.add_typer(cli_models.app, name="models")
-app.add_typer(cli_admin.jobs, name="jobs")
+for command in (filters.filters, admin.load, admin.unload):
+    models.app.command()(command)
+app.add_typer(models.app, name="models")
+app.add_typer(admin.jobs, name="jobs")
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -17,8 +17,8 @@ from rich.table import Column, Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from lightwell.errors import LightwellError
 from lightwell.parameters import Usage
+from lightwell.transport.errors import LightwellError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 

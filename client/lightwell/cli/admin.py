@@ -8,15 +8,15 @@ import grpc
 import typer
 from rich.console import RenderableType
 
-from lightwell import tell_admin
-from lightwell.asking import Server, asking
-from lightwell.channel import Connection
-from lightwell.errors import DeadlineError, UnavailableError
-from lightwell.options import model_names
+from lightwell.cli import formatting_admin
+from lightwell.cli.connection import Server, asking
+from lightwell.cli.formatting import counted, plain
+from lightwell.cli.options import model_names
+from lightwell.cli.status import status as status_of
+from lightwell.cli.terminal import Json, failed, live, say, sentences
 from lightwell.parameters import Usage
-from lightwell.status import status as status_of
-from lightwell.tell import counted, plain
-from lightwell.terminal import Json, failed, live, say, sentences
+from lightwell.transport.channel import Connection
+from lightwell.transport.errors import DeadlineError, UnavailableError
 
 PATIENCE = 5.0
 """Seconds that `status` gives each call, if no others are named."""
@@ -63,7 +63,7 @@ def list_jobs(server: Server, context: typer.Context, as_json: Json = False) -> 
             for job in found:
                 say(plain(job))
         else:
-            say(tell_admin.jobs_table(found) if found else "no jobs")
+            say(formatting_admin.jobs_table(found) if found else "no jobs")
 
 
 @jobs.command()
@@ -106,7 +106,7 @@ def _seen(
     except (UnavailableError, DeadlineError) as error:
         unreached = {"server": address, "reachable": False, "reason": error.message}
         return unreached if as_json else f"{address} does not answer: {error.message}", False
-    return tell_admin.status(found) if as_json else tell_admin.status_shown(found), True
+    return formatting_admin.status(found) if as_json else formatting_admin.status_shown(found), True
 
 
 def _nothing_given(context: typer.Context) -> None:

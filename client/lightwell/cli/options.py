@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from lightwell.asking import Server
+from lightwell.cli.connection import Server
 from lightwell.client import Client
-from lightwell.errors import LightwellError
 from lightwell.parameters import method_names
+from lightwell.transport.errors import LightwellError
 
 PATIENCE = 0.5
 """Seconds that a person waits for the shell to complete a model's name."""
 
 
-class Of(StrEnum):
+class Readout(StrEnum):
     """Which reading of a class is meant."""
 
     SCORE = "score"
@@ -69,6 +69,6 @@ Target = Annotated[
         "top class."
     ),
 ]
-OfOption = Annotated[Of, typer.Option("--of", help="Which reading of a class is meant.")]
+ReadoutOption = Annotated[Readout, typer.Option("--readout", help="Which reading of a class is meant.")]
 FitOption = Annotated[Fit, typer.Option("--fit", help="By the card's resize and crop, or used exactly as it is.")]
 Seed = Annotated[int, typer.Option(min=0, help="Where all randomness starts.")]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lightwell import tell
-from lightwell.asking import Server, asking
-from lightwell.cards import CardOptions
-from lightwell.options import model_names
+from lightwell.cli import formatting
+from lightwell.cli.card_options import CardOptions
+from lightwell.cli.connection import Server, asking
+from lightwell.cli.option_groups import taking
+from lightwell.cli.options import model_names
+from lightwell.cli.terminal import Json, say, sentences, table
 from lightwell.serving import missing
-from lightwell.taking import taking
-from lightwell.terminal import Json, say, sentences, table
 from lightwell.v1 import models_pb2
 
 if TYPE_CHECKING:  # the SDK runs without the server
@@ -30,7 +30,7 @@ def list_models(server: Server, as_json: Json = False) -> None:
     """Every version of every model."""
     with server.client() as client:
         for model in client.models():
-            shown = tell.plain(model)
+            shown = formatting.plain(model)
             words = (shown[key] for key in ("name", "version", "kind", "state", "reason"))
             say(shown if as_json else "  ".join(word for word in words if word not in ("", "unspecified")))
 
@@ -49,7 +49,7 @@ def show(
     with server.client() as client:
         model = client.model(name, version)
         if as_json:
-            say(tell.plain(model))
+            say(formatting.plain(model))
         else:
             _shown(model)
 
@@ -147,7 +147,7 @@ def _supported(found: Inspection) -> Iterable[tuple[str, str]]:
 
 
 def _shown(model: models_pb2.GetModelResponse) -> None:
-    summary, card, shown = model.summary, model.card, tell.plain(model)
+    summary, card, shown = model.summary, model.card, formatting.plain(model)
     say(f"{summary.name} version {summary.version}, {shown['summary']['kind']}, {summary.digest[:12]}")
     sizes = "any size" if model.any_size else "no other size"
     say(f"  input {card.height} x {card.width} of images resized to {card.resize}; {sizes} can be sent")

@@ -10,8 +10,8 @@ import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from lightwell.channel import Connection, new_request_id
-from lightwell.errors import LightwellError, NotFoundError, translated
+from lightwell.transport.channel import Connection, new_request_id
+from lightwell.transport.errors import LightwellError, NotFoundError, translated
 from lightwell.v1 import admin_pb2, explainer_pb2, explainer_pb2_grpc, models_pb2
 
 _UNTOLD = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)

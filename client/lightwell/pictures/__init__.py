@@ -1,0 +1,1 @@
+"""Pictures as they are decoded, and pictures of what methods found."""
