@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 SDK := .venv-sdk
 SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lightwell/v1/*.proto)
-# Breaking changes of the protos are judged against the last release, before the first one against the first commit.
-BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD 2>/dev/null)
+# Breaking changes of the protos are judged against the last release, before the first one against this commit.
+BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo 6ffef8d)
 BUF := npx --yes @bufbuild/buf@1.75.0
 
 .PHONY: demo test test-real lint serve train-shapes clean

@@ -1,7 +1,8 @@
 """The contract: every field of the oneof has its function, every parameter its field, every enum its words, on both
 sides."""
 
-from typing import Literal, get_args, get_origin
+import re
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -9,6 +10,7 @@ import lightwell
 from lightwell.v1 import explain_pb2, synthesize_pb2
 from lightwell_server.catalog import catalog
 from lightwell_server.codec.parameters import fill_parameters, read_parameters, words
+from lightwell_server.methods import saliency
 
 REQUESTS = (explain_pb2.ExplainRequest, synthesize_pb2.SynthesizeRequest)
 FIELDS = {field.name: field for request in REQUESTS for field in request.DESCRIPTOR.oneofs_by_name["method"].fields}
@@ -25,6 +27,23 @@ def literal_words(annotation) -> set[str] | None:
 
 def test_the_catalog_is_the_oneof():
     assert set(catalog()) == set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong"),
+    [
+        (
+            lambda image, model, *, magnitude, channels: None,
+            "takes ['model']; it may take image, target, facts and rng",
+        ),
+        (lambda image, target, *, magnitude: None, "the message has ['channels', 'magnitude']"),
+    ],
+)
+def test_a_function_that_does_not_fit_stops_start_up(monkeypatch, function, wrong):
+    function.__annotations__ = dict(get_type_hints(saliency.saliency, include_extras=True))
+    monkeypatch.setattr(saliency, "saliency", function)
+    with pytest.raises(TypeError, match=re.escape(wrong)):
+        catalog.__wrapped__()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -132,3 +132,13 @@ def test_links_lead_somewhere(page):
             other = (page.parent / name).resolve() if name else page
             assert other.exists(), target
             assert not anchor or anchor in anchors(other), target
+
+
+@pytest.mark.parametrize(
+    "page",
+    sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("findings/*.md")}),
+    ids=lambda page: page.stem,
+)
+def test_prose_wraps_at_120(page):
+    prose = re.sub(r"(?ms)^```.*?^```", "", page.read_text("utf-8"))
+    assert not [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")]

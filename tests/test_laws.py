@@ -111,7 +111,16 @@ def test_at_another_size_a_neighbour_changes_nothing_or_all_are_refused(local, n
         assert np.abs(array - numbers(own)[key]).max() <= near * np.abs(array).max(), key
 
 
+@pytest.fixture
+def deterministic():
+    """A program that has chosen torch's deterministic algorithms, as a server's process does."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.usefixtures("deterministic")
 def test_a_reproducible_request_keeps_its_bits_in_a_crowd(local, name):
     alone = ask(local, name, PICTURES[0], seed=3, reproducible=True)
     beside = crowded(local, name, PICTURES[0], seed=3, reproducible=True)

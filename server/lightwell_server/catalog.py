@@ -28,14 +28,14 @@ _REQUESTS: dict[Kind, Any] = {"explain": explain_pb2.ExplainRequest, "synthesize
 @dataclass(frozen=True)
 class Method:
     """A method: its name in the oneof, its function and what stands beside it; whether it looks at the whole image, and
-    whether at a target."""
+    which `arguments` its function names beside its parameters, of image, target, facts and rng."""
 
     name: str
     kind: Kind
     function: Callable[..., Any]
     checked: type[BaseModel]
     whole: bool
-    aimed: bool
+    arguments: frozenset[str]
     _applies: Callable[[Facts], str | None]
     _defaults: Callable[[Facts, Mapping[str, Any]], dict[str, Any]]
     _reason: Callable[[Facts], str]
@@ -63,6 +63,11 @@ class Method:
     def layered(self) -> bool:
         """Whether its parameters name layers."""
         return any("layer" in name for name in self.checked.model_fields)
+
+    @property
+    def aimed(self) -> bool:
+        """Whether it looks at a target."""
+        return "target" in self.arguments
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Raises InvalidArgument for parameters that are bad whatever the model."""
@@ -97,7 +102,9 @@ class Method:
     ) -> Generator[Step, Any, Result]:
         """The method's generator for one request."""
         rng = torch.Generator().manual_seed(seed % 2**63)
-        return self.function(image, target, facts, rng, **parameters)  # type: ignore[no-any-return]
+        given = {"image": image, "target": target, "facts": facts, "rng": rng}
+        named = {name: value for name, value in given.items() if name in self.arguments}
+        return self.function(**named, **parameters)  # type: ignore[no-any-return]
 
 
 def _named(value: str | Sequence[Mapping[str, Any]]) -> list[str]:
@@ -135,6 +142,9 @@ def _method(name: str, kind: Kind, fields: list[str]) -> Method:
     named = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     if sorted(fields) != sorted(parameter.name for parameter in named):
         raise TypeError(f"{name}: the message has {sorted(fields)}, the function {sorted(p.name for p in named)}")
+    arguments = frozenset(signature.parameters) - {p.name for p in named}
+    if unknown := arguments - {"image", "target", "facts", "rng"}:
+        raise TypeError(f"{name}: the function takes {sorted(unknown)}; it may take image, target, facts and rng")
     checked: Any = {p.name: (_counted(hints[p.name]), ... if p.default is p.empty else p.default) for p in named}
     return Method(
         name=name,
@@ -142,7 +152,7 @@ def _method(name: str, kind: Kind, fields: list[str]) -> Method:
         function=function,
         checked=create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **checked),
         whole="whole" in getattr(hints["image"], "__metadata__", ()),
-        aimed="unaimed" not in getattr(hints["target"], "__metadata__", ()),
+        arguments=arguments,
         _applies=getattr(module, "applies", lambda facts: None),
         _defaults=getattr(module, "defaults", lambda facts, given: {}),
         _reason=getattr(module, "reason", lambda facts: ""),

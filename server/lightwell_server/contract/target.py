@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -151,8 +151,6 @@ class DirectionTarget(Target):
         return means @ self.vector.to(means)
 
 
-Unaimed = Annotated[Target, "unaimed"]
-"""The target of a method that looks at none."""
 TargetT = TypeVar("TargetT", bound=Target)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import torch.nn.functional as F
 from annotated_types import Ge
-from torch import Generator, Tensor
+from torch import Tensor
 
 from lightwell_server.contract import ACT, Ask, Edit, Explaining, Facts, GridLayer, ModelInput, Target, resolve_target
 from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed, strongest
@@ -19,7 +19,6 @@ def ablation_cam(
     image: ModelInput,
     target: Target,
     facts: Facts,
-    rng: Generator,
     *,
     layer: GridLayer,
     max_channels: Annotated[int, Ge(1)] | None = None,

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from torch import Generator
 
-from lightwell_server.contract import OUT, Ask, Explaining, Explanation, Facts, GridLayer, ModelInput, Unaimed
+from lightwell_server.contract import OUT, Ask, Explaining, Explanation, Facts, GridLayer, ModelInput
 from lightwell_server.methods._cam import cam_layer, cam_reason, no_grid_layer, placed, strongest
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
@@ -16,9 +15,7 @@ applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 def activations(
     image: ModelInput,
-    target: Unaimed,
     facts: Facts,
-    rng: Generator,
     *,
     layer: GridLayer,
     max_channels: Annotated[int, Ge(1)] | None = None,

@@ -3,8 +3,6 @@ al. 2015, arXiv:1512.04150."""
 
 from __future__ import annotations
 
-from torch import Generator
-
 from lightwell_server.contract import OUTPUT, Explaining, Explanation, Facts, Heatmap, ModelInput, Target
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._cam import activations_and_gradients
@@ -17,7 +15,7 @@ def applies(facts: Facts) -> str | None:
     return "it does not end in a global average pooling with at most one linear layer behind it; use grad_cam"
 
 
-def cam(image: ModelInput, target: Target, facts: Facts, rng: Generator) -> Explaining:
+def cam(image: ModelInput, target: Target, facts: Facts) -> Explaining:
     """A map [h, w] on the pooled layer's grid, in units of the score: its mean is the score without its bias. The
     weight of a channel is its gradient, summed over all positions."""
     if target.at != OUTPUT or getattr(target, "readout", "score") != "score":

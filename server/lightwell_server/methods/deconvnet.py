@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from torch import Generator
-
-from lightwell_server.contract import Explaining, Facts, ModelInput, Target
+from lightwell_server.contract import Explaining, ModelInput, Target
 from lightwell_server.methods._math import Reduction
 from lightwell_server.methods._rule import by_rule, no_relu
 
@@ -15,8 +13,6 @@ applies = no_relu
 def deconvnet(
     image: ModelInput,
     target: Target,
-    facts: Facts,
-    rng: Generator,
     *,
     magnitude: bool = False,
     channels: Reduction = "max",

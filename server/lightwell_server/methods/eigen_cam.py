@@ -4,15 +4,15 @@ arXiv:2008.00299."""
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from lightwell_server.contract import OUT, Ask, Explaining, Facts, GridLayer, ModelInput, Unaimed, Work
+from lightwell_server.contract import OUT, Ask, Explaining, Facts, GridLayer, ModelInput, Work
 from lightwell_server.methods._cam import cam_layer, cam_reason, heat, no_grid_layer, placed
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
-def eigen_cam(image: ModelInput, target: Unaimed, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
+def eigen_cam(image: ModelInput, facts: Facts, *, layer: GridLayer) -> Explaining:
     """A map [h, w] on the layer's grid, whatever the target."""
     activations = placed((yield Ask(image, at=layer, want=OUT)).out, layer, facts)
     return heat((yield Work(_component, activations)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Generator
-
 from lightwell_server.contract import (
     EMBEDDING,
     OUT,
@@ -13,14 +11,11 @@ from lightwell_server.contract import (
     Facts,
     LayerName,
     ModelInput,
-    Unaimed,
 )
 from lightwell_server.errors import InvalidArgument
 
 
-def embedding(
-    image: ModelInput, target: Unaimed, facts: Facts, rng: Generator, *, layer: LayerName | None = None
-) -> Explaining:
+def embedding(image: ModelInput, facts: Facts, *, layer: LayerName | None = None) -> Explaining:
     """`embedding` [features]: what the last linear layer gets, or a layer's output; over positions and tokens the mean
     is taken."""
     if layer is None and not facts.embeds:

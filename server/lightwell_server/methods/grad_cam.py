@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Generator
-
 from lightwell_server.contract import Explaining, Explanation, Facts, GridLayer, Heatmap, ModelInput, Target
 from lightwell_server.methods._cam import activations_and_gradients, cam_layer, cam_reason, no_grid_layer
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
-def grad_cam(
-    image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer, relu: bool = True
-) -> Explaining:
+def grad_cam(image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer, relu: bool = True) -> Explaining:
     """A map [h, w] on the layer's grid: of tokens that of their patches, without those that have no place."""
     activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     values = (grads.mean((1, 2), keepdim=True) * activations).sum(0)

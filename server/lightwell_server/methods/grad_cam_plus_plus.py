@@ -4,7 +4,6 @@ Chattopadhyay et al. 2017, arXiv:1710.11063."""
 from __future__ import annotations
 
 import torch
-from torch import Generator
 
 from lightwell_server.contract import Explaining, Facts, GridLayer, ModelInput, Target
 from lightwell_server.methods._cam import activations_and_gradients, cam_layer, cam_reason, heat, no_grid_layer
@@ -12,9 +11,7 @@ from lightwell_server.methods._cam import activations_and_gradients, cam_layer, 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
-def grad_cam_plus_plus(
-    image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer
-) -> Explaining:
+def grad_cam_plus_plus(image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer) -> Explaining:
     """A map [h, w] on the layer's grid. The paper's second and third derivatives are those of exp(score), which are
     powers of the gradient; they are divided out, so that nothing needs an epsilon."""
     activations, grads = yield from activations_and_gradients(image, target, layer, facts)

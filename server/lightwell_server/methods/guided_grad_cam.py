@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Generator
-
 from lightwell_server.contract import Explaining, Facts, GridLayer, ModelInput, Target
 from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, no_grid_layer
 from lightwell_server.methods._math import Reduction, by_pixel
@@ -19,10 +17,10 @@ def applies(facts: Facts) -> str | None:
 
 
 def guided_grad_cam(
-    image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer, channels: Reduction = "max"
+    image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer, channels: Reduction = "max"
 ) -> Explaining:
     """A map [H, W]; with channels "none" also `attribution` [3, H, W]."""
-    coarse = (yield from grad_cam(image, target, facts, rng, layer=layer)).map
+    coarse = (yield from grad_cam(image, target, facts, layer=layer)).map
     assert coarse is not None  # it is what Grad-CAM gives
     fine = yield from exchanged(image, target, "guided")
     return by_pixel(fine * enlarged(coarse.values[None], image), channels, signed=True)

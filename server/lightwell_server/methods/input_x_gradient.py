@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Generator
-
 from lightwell_server.contract import GRAD, Ask, Explaining, Facts, ModelInput, Target
 from lightwell_server.methods._math import Reduction, by_pixel, mean_color
 
@@ -14,7 +12,6 @@ def input_x_gradient(
     image: ModelInput,
     target: Target,
     facts: Facts,
-    rng: Generator,
     *,
     scale: Literal["model", "pixels"] = "model",
     channels: Reduction = "sum",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Interval
-from torch import Generator, Tensor
+from torch import Tensor
 
 from lightwell_server.contract import GRAD, Ask, Explaining, Facts, FullImage, ModelInput, Rows, Target, resolve_target
 from lightwell_server.errors import InvalidArgument
@@ -23,7 +23,6 @@ def integrated_gradients(
     image: ModelInput,
     target: Target,
     facts: Facts,
-    rng: Generator,
     *,
     steps: Annotated[int, Interval(ge=1, le=1000)] = 50,
     baseline: Literal["black", "white", "mean", "blur"] = "black",

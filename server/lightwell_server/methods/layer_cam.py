@@ -3,15 +3,13 @@ doi:10.1109/TIP.2021.3089943."""
 
 from __future__ import annotations
 
-from torch import Generator
-
 from lightwell_server.contract import Explaining, Facts, GridLayer, ModelInput, Target
 from lightwell_server.methods._cam import activations_and_gradients, cam_layer, cam_reason, heat, no_grid_layer
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
-def layer_cam(image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
+def layer_cam(image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer) -> Explaining:
     """A map [h, w] on the layer's grid, in units of the score before negative values are set to zero."""
     activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     return heat((grads.relu() * activations).sum(0))

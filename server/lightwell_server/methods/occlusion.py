@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
-from torch import Generator, Tensor
+from torch import Tensor
 
 from lightwell_server.contract import (
     OUT,
@@ -38,7 +38,6 @@ def occlusion(
     image: ModelInput,
     target: Target,
     facts: Facts,
-    rng: Generator,
     *,
     window: Annotated[int, Ge(1)] = 32,
     stride: Annotated[int, Ge(1)] = 16,

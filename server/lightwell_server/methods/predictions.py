@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Interval
-from torch import Generator
 
 from lightwell_server.contract import Ask, Explaining, Explanation, Facts, ModelInput, Target
 
@@ -15,9 +14,7 @@ def applies(facts: Facts) -> str | None:
     return None if facts.classes else "its output is no scores of classes"
 
 
-def predictions(
-    image: ModelInput, target: Target, facts: Facts, rng: Generator, *, k: Annotated[int, Interval(ge=1, le=1000)] = 5
-) -> Explaining:
+def predictions(image: ModelInput, target: Target, *, k: Annotated[int, Interval(ge=1, le=1000)] = 5) -> Explaining:
     """The `k` classes with the highest scores, and the target's own score."""
     yield Ask(image, target.score, at=target.at)
     return Explanation(predictions=k)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Generator
-
-from lightwell_server.contract import GRAD, Ask, Explaining, Facts, ModelInput, Target
+from lightwell_server.contract import GRAD, Ask, Explaining, ModelInput, Target
 from lightwell_server.methods._math import Reduction, by_pixel
 
 
 def saliency(
     image: ModelInput,
     target: Target,
-    facts: Facts,
-    rng: Generator,
     *,
     magnitude: bool = True,
     channels: Reduction = "max",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Ge
-from torch import Generator, Tensor
+from torch import Tensor
 
 from lightwell_server.contract import ACT, Ask, Explaining, Facts, GridLayer, ModelInput, Rows, Target, resolve_target
 from lightwell_server.methods._cam import cam_layer, cam_reason, enlarged, heat, no_grid_layer, placed, strongest
@@ -19,7 +19,6 @@ def score_cam(
     image: ModelInput,
     target: Target,
     facts: Facts,
-    rng: Generator,
     *,
     layer: GridLayer,
     max_channels: Annotated[int, Ge(1)] | None = None,

@@ -35,7 +35,6 @@ def applies(facts: Facts) -> str | None:
 def segmentation(
     image: ModelInput,
     target: Target,
-    facts: Facts,
     rng: Generator,
     *,
     foreground: Share = 0.95,
@@ -46,7 +45,7 @@ def segmentation(
     no object. Larger images are cut at `LARGEST` pixels."""
     if background > foreground:
         raise InvalidArgument.at("segmentation.background", f"{background:g} is above foreground, {foreground:g}")
-    seen = yield from saliency(image, target, facts, rng)
+    seen = yield from saliency(image, target)
     assert seen.map is not None  # it is what saliency gives
     pixels, marks = yield Work(_begun, image, seen.map.values, foreground, background)
     if {cv2.GC_FGD, cv2.GC_BGD} <= set(np.unique(marks).tolist()):

@@ -28,7 +28,6 @@ from lightwell_server.contract import (
     LayerName,
     Synthesis,
     Synthesizing,
-    Target,
     Work,
 )
 from lightwell_server.errors import InvalidArgument
@@ -97,7 +96,6 @@ def reason(facts: Facts) -> str:
 
 def style_transfer(
     image: FullImage,
-    target: Target,
     facts: Facts,
     rng: Generator,
     *,

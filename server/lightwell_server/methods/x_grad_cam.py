@@ -4,7 +4,6 @@ arXiv:2008.02312."""
 from __future__ import annotations
 
 import torch
-from torch import Generator
 
 from lightwell_server.contract import Explaining, Facts, GridLayer, ModelInput, Target
 from lightwell_server.methods._cam import activations_and_gradients, cam_layer, cam_reason, heat, no_grid_layer
@@ -12,7 +11,7 @@ from lightwell_server.methods._cam import activations_and_gradients, cam_layer, 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
-def x_grad_cam(image: ModelInput, target: Target, facts: Facts, rng: Generator, *, layer: GridLayer) -> Explaining:
+def x_grad_cam(image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer) -> Explaining:
     """A map [h, w] on the layer's grid, in units of the score before negative values are set to zero. A channel that is
     zero in sum weighs nothing."""
     activations, grads = yield from activations_and_gradients(image, target, layer, facts)
