@@ -8,18 +8,18 @@ from lightwell_server.pool import slot, worker
 from lightwell_server.runtime import device
 
 SEED = 666
-understand = device.understand
+prepare = device.prepare
 
 
 def deadly(request, model):
     if request.seed == SEED:
         os.abort()
-    return understand(request, model)
+    return prepare(request, model)
 
 
 def main(told):
     """A worker."""
-    device.understand = deadly
+    device.prepare = deadly
     worker.main(told)
 
 
