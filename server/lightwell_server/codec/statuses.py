@@ -74,30 +74,30 @@ def _short(text: str, most: int) -> str:
     return text if len(data) <= most else data[:most].decode(errors="ignore") + "…"
 
 
-def error_of(message: status_pb2.Status) -> LightwellError | None:
+def error_of(failure: status_pb2.Status) -> LightwellError | None:
     """The error that a status tells of; None if Lightwell has not told it."""
     info, bad, retry = details.ErrorInfo(), details.BadRequest(), details.RetryInfo()
     resource, unmet = details.ResourceInfo(), details.PreconditionFailure()
-    for detail in message.details:
+    for detail in failure.details:
         for message in (info, bad, retry, resource, unmet):
             if detail.Is(message.DESCRIPTOR):
                 detail.Unpack(message)
     if info.domain != DOMAIN:
         return None
-    code = next(code for code in Code if code.value[0] == message.code)
+    code = next(code for code in Code if code.value[0] == failure.code)
     seconds = retry.retry_delay.ToMilliseconds() / 1000
     if code is Code.INVALID_ARGUMENT:
         violations = [(violation.field, violation.description) for violation in bad.field_violations]
-        return InvalidArgument(message.message, info.reason, violations)
+        return InvalidArgument(failure.message, info.reason, violations)
     if code is Code.NOT_FOUND:
-        return NotFound(message.message, info.reason, resource.resource_type, resource.resource_name)
+        return NotFound(failure.message, info.reason, resource.resource_type, resource.resource_name)
     if code is Code.FAILED_PRECONDITION and unmet.violations:
-        return NotApplicable(message.message, info.reason, unmet.violations[0].subject)
+        return NotApplicable(failure.message, info.reason, unmet.violations[0].subject)
     if code is Code.RESOURCE_EXHAUSTED and retry.HasField("retry_delay"):
-        return Overloaded(message.message, info.reason, seconds)
+        return Overloaded(failure.message, info.reason, seconds)
     if code is Code.UNAVAILABLE:
-        return Unavailable(message.message, info.reason, seconds)
-    return _PLAIN.get(code, Internal)(message.message, info.reason)
+        return Unavailable(failure.message, info.reason, seconds)
+    return _PLAIN.get(code, Internal)(failure.message, info.reason)
 
 
 _PLAIN: dict[Code, type[LightwellError]] = {
