@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 import signal
 from collections.abc import Callable
@@ -45,9 +46,13 @@ def main(told: dict[str, Any]) -> None:
     real: Callable[..., Any] = module.saliency
 
     @functools.wraps(real)
-    def saliency(image: Any, target: Any, facts: Any, rng: torch.Generator, **given: Any) -> Any:  # noqa: ANN401
+    def saliency(target: Any, rng: torch.Generator, **given: Any) -> Any:  # noqa: ANN401
         seed = rng.initial_seed()
-        return real(image, Deadly(target, seed) if seed in SEEDS else target, facts, rng, **given)
+        return real(target=Deadly(target, seed) if seed in SEEDS else target, **given)
 
+    signature = inspect.signature(real)
+    rng = inspect.Parameter("rng", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named: Any = saliency
+    named.__signature__ = signature.replace(parameters=[rng, *signature.parameters.values()])
     module.saliency = saliency
     worker.main(told)
