@@ -6,7 +6,7 @@ VENV := .venv
 SDK := .venv-sdk
 SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lightwell/v1/*.proto)
 # Breaking changes of the protos are judged against the last release, before the first one against this commit.
-BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo 6ffef8d)
+BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo 6ffef8d85df11c3de8edd98d0e02cb4692e58f2a)
 BUF := npx --yes @bufbuild/buf@1.75.0
 
 .PHONY: demo test check test-real lint serve train-shapes clean
