@@ -1,6 +1,7 @@
 """Decoding and drawing: short work never waits for long work, and nothing is done for who has left."""
 
 import asyncio
+import gc
 import io
 import threading
 import weakref
@@ -15,6 +16,7 @@ from lightwell_server.codec import images, pictures
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.gateway.codec_pool import LONG, CodecPool
 from lightwell_server.gateway.images import read_headers
+from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.requests.call import Call, current
 
 TURNED = Pil.Exif()
@@ -132,6 +134,37 @@ def test_who_leaves_has_the_work_stopped_and_keeps_its_place_until_it_has():
         assert stop.is_set() and codec._long.held == 0
 
     asyncio.run(check())
+
+
+def test_what_is_raised_after_the_caller_has_left_is_not_logged(caplog):
+    async def check():
+        codec, stop, began = CodecPool(2**20), threading.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def work():
+            loop.call_soon_threadsafe(began.set)
+            assert stop.wait(60), "it was not told to stop"
+            raise InterruptedError("nobody waits for it any more")
+
+        task = begun(codec, "a", 0.0, work, stop)
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(check())
+    gc.collect()
+    assert not caplog.records
+
+
+def test_work_in_the_event_loop_is_noted_as_other_work_is():
+    metrics = GatewayMetrics()
+    codec, call = CodecPool(2**20, metrics), Call("id", "rpc", "a")
+    current.set(call)
+    assert codec.run_inline("encode", lambda: 7) == 7 and call.spans[0].name == "encode"
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    counted = [s.value for s in samples if s.name == "lightwell_codec_seconds_count" and s.labels == {"what": "encode"}]
+    assert counted == [1]
 
 
 def test_a_picture_is_not_decoded_on_when_nobody_wants_it():

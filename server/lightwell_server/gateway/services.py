@@ -183,7 +183,7 @@ class ExplainerService(explainer_pb2_grpc.ExplainerServiceServicer):
     async def _encoded(self, images: RequestImages, complete: Callable[[Any, threading.Event], T], response: Any) -> T:  # noqa: ANN401
         stop = threading.Event()
         if not images.drawing_seconds:
-            return current.get().timed("encode", lambda: complete(response, stop))
+            return self._codec.run_inline("encode", lambda: complete(response, stop))
         return await self._codec.run(
             "encode", images.drawing_seconds, functools.partial(complete, response, stop), stop
         )
