@@ -4,15 +4,15 @@ import asyncio
 
 from lightwell_server import reload
 from lightwell_server.config import Settings
-from lightwell_server.gateway import reconciler as curators
+from lightwell_server.gateway import reconciler as reconcilers
 from lightwell_server.gateway.reconciler import Reconciler
 from lightwell_server.gateway.registry import ModelRegistry
 from lightwell_server.runtime.device import Device
 
 
 def hurry(monkeypatch):
-    """Has curators of this process look at models and files all the time."""
-    monkeypatch.setattr(curators, "EVERY", 0.05)
+    """Has reconcilers of this process look at models and files all the time."""
+    monkeypatch.setattr(reconcilers, "EVERY", 0.05)
     monkeypatch.setattr(reload, "EVERY", 0.0)
 
 
@@ -28,10 +28,10 @@ def curated(repository, decided=None, **settings):
             decided.append(name)
 
         device = Device(Settings(repository=repository, **settings), "cpu")
-        curator = Reconciler(repository, library, device, told)
-        await curator.expect()
+        reconciler = Reconciler(repository, library, device, told)
+        await reconciler.expect()
         before = library.listed()
-        await curator.load_all()
+        await reconciler.load_all()
         await device.stop()
         return library, decided, before
 

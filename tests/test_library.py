@@ -9,7 +9,7 @@ import pytest
 
 from lightwell_server.config import Settings
 from lightwell_server.errors import NotFound, Refused, Unavailable
-from lightwell_server.gateway import reconciler as curators
+from lightwell_server.gateway import reconciler as reconcilers
 from lightwell_server.gateway.reconciler import Reconciler
 from lightwell_server.gateway.registry import ModelRegistry, State
 from lightwell_server.models import store
@@ -56,12 +56,12 @@ async def kept(repository, every_version=False):
         pass
 
     library, device = ModelRegistry(repository), Device(Settings(repository=repository), "cpu")
-    curator = Reconciler(repository, library, device, told, every_version)
-    await curator.expect()
-    await curator.load_all()
-    watching = asyncio.create_task(curator.watch())
+    reconciler = Reconciler(repository, library, device, told, every_version)
+    await reconciler.expect()
+    await reconciler.load_all()
+    watching = asyncio.create_task(reconciler.watch())
     try:
-        yield library, curator, device
+        yield library, reconciler, device
         assert not watching.done()
     finally:
         watching.cancel()
@@ -194,22 +194,22 @@ def test_wrong_aliases_are_told_when_a_server_starts(repository):
 def test_administrators_load_and_unload(repository):
     async def story():
         add(repository, "2", seed=1)
-        async with kept(repository) as (library, curator, device):
-            assert (await curator.load("net", "1")).summary.version == "1"
+        async with kept(repository) as (library, reconciler, device):
+            assert (await reconciler.load("net", "1")).summary.version == "1"
             await asyncio.sleep(0.2)
             assert library.get("net", "1").ready and library.get("net").version == "2"
-            await curator.unload("net", "2")
+            await reconciler.unload("net", "2")
             await until(lambda: ("net", "2") not in device._models)
             assert library.get("net").version == "1", "what was asked for stays"
-            await curator.unload("net", "1")
+            await reconciler.unload("net", "1")
             with pytest.raises(NotFound, match="have an administrator load it"):
                 library.get("net")
             await asyncio.sleep(0.2)
             assert not device._models, "nothing comes back by itself"
-            assert (await curator.load("net", "")).summary.version == "2"
+            assert (await reconciler.load("net", "")).summary.version == "2"
             for name, version in (("net", "5"), ("other", "")):
                 with pytest.raises(NotFound, match="the repository has no"):
-                    await curator.load(name, version)
+                    await reconciler.load(name, version)
 
     asyncio.run(story())
 
@@ -294,14 +294,14 @@ def test_a_version_that_may_not_be_read_hides_no_other(repository, monkeypatch):
 
 
 def test_loading_a_version_loads_nothing_else_that_is_still_being_copied(repository, monkeypatch):
-    monkeypatch.setattr(curators, "EVERY", 60.0)  # the next look would find it
+    monkeypatch.setattr(reconcilers, "EVERY", 60.0)  # the next look would find it
 
     async def story():
-        async with kept(repository) as (library, curator, _):
+        async with kept(repository) as (library, reconciler, _):
             half = repository / "other" / "1"
             half.mkdir(parents=True)
             (half / "model.pt").write_bytes(b"the first bytes of a model")
-            await curator.load("net", "1")
+            await reconciler.load("net", "1")
             assert {entry.name for entry in library.all()} == {"net"}
 
     asyncio.run(story())
@@ -310,8 +310,8 @@ def test_loading_a_version_loads_nothing_else_that_is_still_being_copied(reposit
 def test_a_load_is_finished_when_who_asked_for_it_has_left(repository):
     async def story():
         add(repository, "2", seed=1)
-        async with kept(repository) as (library, curator, device):
-            asking = asyncio.create_task(curator.load("net", "1"))
+        async with kept(repository) as (library, reconciler, device):
+            asking = asyncio.create_task(reconciler.load("net", "1"))
             await until(lambda: library.versions("net")[0].state == State.MODEL_STATE_LOADING)
             asking.cancel()
             await until(lambda: library.versions("net")[0].ready)
@@ -323,15 +323,15 @@ def test_a_load_is_finished_when_who_asked_for_it_has_left(repository):
 def test_a_look_at_the_repository_that_fails_ends_nothing(repository, monkeypatch):
     async def story():
         async with kept(repository) as (library, _, _):
-            real = curators.files
+            real = reconcilers.files
 
             def stale(path):
                 raise OSError(116, "Stale file handle")
 
-            monkeypatch.setattr(curators, "files", stale)
+            monkeypatch.setattr(reconcilers, "files", stale)
             await asyncio.sleep(0.2)
             assert library.get("net").ready
-            monkeypatch.setattr(curators, "files", real)
+            monkeypatch.setattr(reconcilers, "files", real)
             add(repository, "2", seed=1)
             await until(lambda: library.get("net").version == "2")
 

@@ -16,7 +16,7 @@ from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.config import Settings
 from lightwell_server.errors import NotFound, Refused, Unavailable
-from lightwell_server.gateway import reconciler as curators
+from lightwell_server.gateway import reconciler as reconcilers
 from lightwell_server.gateway.reconciler import Reconciler
 from lightwell_server.gateway.registry import ModelRegistry, State
 from lightwell_server.models import store
@@ -68,7 +68,7 @@ class Kept:
     def __init__(self, repository, seconds=EVER):
         settings = Settings(repository=repository, max_load_seconds=seconds)
         self.library, self.device = ModelRegistry(repository), Device(settings, "cpu")
-        self.curator = Reconciler(repository, self.library, self.device, self.told)
+        self.reconciler = Reconciler(repository, self.library, self.device, self.told)
 
     async def told(self, name):
         pass
@@ -77,9 +77,9 @@ class Kept:
         return self.library.entry(name, version).state
 
     async def __aenter__(self):
-        await self.curator.expect()
-        self.all = asyncio.create_task(self.curator.load_all())
-        self.watching = asyncio.create_task(self.curator.watch())
+        await self.reconciler.expect()
+        self.all = asyncio.create_task(self.reconciler.load_all())
+        self.watching = asyncio.create_task(self.reconciler.watch())
         return self
 
     async def __aexit__(self, *_):
@@ -96,8 +96,8 @@ def test_others_are_loaded_and_followed_while_one_is_still_loading(repository, g
             await until(lambda: kept.library.entry("net", "1").ready and ("slow", "1") in gate.begun)
             add(repository, "3", seed=1)
             await until(lambda: kept.library.get("net").version == "3")
-            assert (await kept.curator.load("net", "1")).summary.version == "1"
-            await kept.curator.unload("net", "3")
+            assert (await kept.reconciler.load("net", "1")).summary.version == "1"
+            await kept.reconciler.unload("net", "3")
             shutil.rmtree(repository / "net" / "3")
             await until(lambda: [entry.id for entry in kept.library.versions("net")] == ["net@1"])
             assert kept.state("slow") == State.MODEL_STATE_LOADING and not kept.all.done()
@@ -174,7 +174,7 @@ def test_files_that_go_or_change_while_they_are_loaded(repository, gate):
             shutil.rmtree(repository / "slow")
             add(repository, "1", seed=1, name="slower")
             await until(lambda: all(entry.name != "slow" for entry in kept.library.all()))
-            asked = asyncio.create_task(kept.curator.load("slower", "1"))
+            asked = asyncio.create_task(kept.reconciler.load("slower", "1"))
             await asyncio.sleep(0.2)
             gate.open.set()
             await kept.all
@@ -191,7 +191,7 @@ def test_who_asks_for_files_that_go_meanwhile_is_told(repository, gate):
         async with Kept(repository) as kept:
             await kept.all
             add(repository, "1", name="slow")
-            asked = asyncio.create_task(kept.curator.load("slow", ""))
+            asked = asyncio.create_task(kept.reconciler.load("slow", ""))
             await until(lambda: ("slow", "1") in gate.begun)
             shutil.rmtree(repository / "slow")
             await until(lambda: all(entry.name != "slow" for entry in kept.library.all()))
@@ -224,16 +224,16 @@ def test_a_fault_over_one_model_lets_go_of_no_other(repository, monkeypatch):
 
 
 def test_a_repository_that_does_not_answer_is_looked_at_again_and_holds_nothing_up(repository, monkeypatch, caplog):
-    monkeypatch.setattr(curators, "LOOK", 0.2)
+    monkeypatch.setattr(reconcilers, "LOOK", 0.2)
     hung, back = threading.Event(), threading.Event()
-    real = curators.files
+    real = reconcilers.files
 
     def hanging(path):
         if hung.is_set():
             back.wait()
         return real(path)
 
-    monkeypatch.setattr(curators, "files", hanging)
+    monkeypatch.setattr(reconcilers, "files", hanging)
 
     async def story():
         hung.set()
@@ -245,7 +245,7 @@ def test_a_repository_that_does_not_answer_is_looked_at_again_and_holds_nothing_
             add(repository, "2", seed=1)
             hung.set()
             with pytest.raises(Unavailable, match="the repository does not answer now"):
-                await kept.curator.load("net", "2")
+                await kept.reconciler.load("net", "2")
             assert kept.library.get("net").ready
             hung.clear()
             await until(lambda: kept.library.get("net").version == "2")

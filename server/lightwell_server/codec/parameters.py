@@ -50,8 +50,7 @@ def _single(field: FieldDescriptor, value: Any, path: str, picture: Decode) -> A
 
 
 def fill_parameters(message: Message, values: Mapping[str, Any]) -> None:
-    """Sets a message's fields from parameters, leaving images out: the inverse of
-    `read_parameters`."""
+    """Sets a message's fields from parameters, leaving images out: the inverse of `read_parameters`."""
     for name, value in values.items():
         field: Any = message.DESCRIPTOR.fields_by_name[name]
         if value is None or isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""The only place where a model runs: rows together, one forward of the cut graph, the sum of all scores, one
+"""The only place where a model runs: rows together, one forward of the subgraph, the sum of all scores, one
 backward, apart again."""
 
 from __future__ import annotations

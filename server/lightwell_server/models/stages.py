@@ -1,4 +1,4 @@
-"""The parts of a cut, each a graph module: one up to each boundary, and one to the end.
+"""The parts of a subgraph, each a graph module: one up to each boundary, and one to the end.
 
 Sizes and constants are computed anew in every part that uses them; a convolution is folded with its batch norm wherever
 nothing else reads what flows between them; ReLU's rule is exchanged.
@@ -18,7 +18,7 @@ from lightwell_server.models.nodes import GUARDS, ancestors
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a cut. `takes` and `gives` are the names of values; `bound` is the boundary that it ends at."""
+    """A part of a subgraph. `takes` and `gives` are the names of values; `bound` is the boundary that it ends at."""
 
     module: fx.GraphModule
     takes: tuple[str, ...]
@@ -27,7 +27,7 @@ class Stage:
 
 
 class Writer:
-    """Writes the stages of a cut as graph modules. `live` are the values that are used behind each boundary."""
+    """Writes the stages of a subgraph as graph modules. `live` are the values that are used behind each boundary."""
 
     def __init__(
         self, graph: fx.Graph, root: torch.nn.Module, rule: Rule, needed: set[fx.Node], keep: set[fx.Node]
