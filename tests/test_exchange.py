@@ -68,7 +68,7 @@ class Served:
     async def run(self):
         self.loop, self.over, self.health = asyncio.get_running_loop(), asyncio.Event(), Health()
         self.exchange = Exchange(Budget(16 * MIB, "the messages"), Budget(8 * MIB, "the answers"), **self.bounds)
-        self.boundary = Boundary(Access(None), [self.calls.append], self.exchange, Door(str), 60.0)
+        self.boundary = Boundary(Access(None), [self.calls.append], self.exchange, Door(str), 60.0, {})
         server = grpc.aio.server(interceptors=[self.boundary])
         explainer_pb2_grpc.add_ModelServiceServicer_to_server(self.service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)

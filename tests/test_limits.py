@@ -185,7 +185,7 @@ def test_a_deadline_shorter_than_the_rows_that_are_left_is_told_in_time(server, 
 def test_pictures_in_progress_do_not_fill_the_memory(client):
     """Half of the gateway's memory may hold them, a half of that those of one caller; one request alone is let in."""
     large = Pil.new("RGB", (1000, 1000))
-    long = StyleTransfer(styles=[PAINTING], size=128, steps=500)
+    long = StyleTransfer(styles=[PAINTING], size=256, steps=500)
     stream = client.synthesize(long, image=large)
     way = iter(stream)
     next(way)

@@ -8,7 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Unpack, overload
+from typing import Any, Unpack, overload
 
 import torch
 from google.protobuf.message import Message
@@ -32,25 +32,24 @@ from lightwell.results import Estimate, Explanation, Synthesis
 from lightwell.sheets.plan import Plan, SheetOptions, Sweep, ask_all
 from lightwell.sheets.sheet import Sheet
 from lightwell.transport.errors import error_for
-from lightwell.v1.estimate_pb2 import EstimateResponse
 from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainResponse, ExplainStreamResponse
+from lightwell.v1.models_pb2 import GetFiltersRequest
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
 from lightwell_server.catalog import Request
 from lightwell_server.contract import Frame
 from lightwell_server.engine.engine import Engine
 from lightwell_server.engine.run import Done, Event, Failed, Passed, Run
 from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable
-from lightwell_server.gateway.images import RequestImages, decode_images, with_picture
+from lightwell_server.gateway.images import RequestImages, decode_images
 from lightwell_server.importing.trace import trace
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
 from lightwell_server.models.lifting.pixels import example
 from lightwell_server.models.store import Model, load_file
 from lightwell_server.runtime import describe, responses
-from lightwell_server.runtime.estimate import estimate
-from lightwell_server.runtime.filters import filters
 from lightwell_server.runtime.limits import Limits
 from lightwell_server.runtime.prepare import PreparedRequest, prepare
+from lightwell_server.runtime.queries import queries
 
 NOT_DETERMINISTIC = (
     "torch's deterministic algorithms are off in this program; call torch.use_deterministic_algorithms(True) before"
@@ -144,27 +143,11 @@ class Local:
 
     def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
         """What a request would cost; nothing is run."""
-        request = estimate_request(method, image, **options)
-        asked: Request = request.explain if request.HasField("explain") else request.synthesize
-        try:
-            images = decode_images(asked, self._described)
-            prepared = prepare(images.request, self.model)
-            cost = estimate(prepared, self._limits, self._engine.seconds)
-        except NotApplicable as error:
-            return Estimate.of(EstimateResponse(applies=False, reason=error.message))
-        except LightwellError as error:
-            raise _sdk_error(error) from None
-        response = responses.estimation(prepared, cost, self._limits.bytes)
-        images.understood(getattr(response, response.WhichOneof("resolved") or "explain"))
-        return Estimate.of(response)
+        return Estimate.of(self._queried("Estimate", estimate_request(method, image, **options)))
 
     def filters(self, layer: str = "", picture: bool = False) -> Filters:
         """The weights of a convolution or a linear layer; as `Client.filters`."""
-        try:
-            response = filters(self.model, layer)
-        except LightwellError as error:
-            raise _sdk_error(error) from None
-        return Filters(with_picture(response) if picture else response)
+        return Filters(self._queried("GetFilters", GetFiltersRequest(layer=layer, picture=picture)))
 
     def close(self) -> None:
         """Ends the thread of the engine."""
@@ -175,6 +158,21 @@ class Local:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _queried(self, rpc: str, request: Any) -> Any:  # noqa: ANN401 - of any rpc
+        """A query's last answer."""
+        query, inner = queries()[rpc], type(request)()
+        inner.CopyFrom(request)
+        try:
+            if (asked := query.asked(inner)) is not None:
+                asked.CopyFrom(decode_images(asked, self._described).request)
+            given = {"request": inner, "model": self.model, "limits": self._limits, "seconds": self._engine.seconds}
+            *_, response = query.answers(given)
+            return query.complete(response, request)
+        except NotApplicable as error:
+            return query.not_applicable(error)
+        except LightwellError as error:
+            raise _sdk_error(error) from None
 
     def _submitted(self, request: Request, watched: bool = False) -> _Running:
         try:

@@ -12,22 +12,25 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lightwell.v1 import explainer_pb2, explainer_pb2_grpc
+from lightwell.v1 import explainer_pb2
 from lightwell_server import descriptors, resources
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
 from lightwell_server.gateway.admin import AdminService
 from lightwell_server.gateway.admission import Admission
 from lightwell_server.gateway.codec_pool import CodecPool
+from lightwell_server.gateway.pipeline import Pipeline
 from lightwell_server.gateway.reconciler import Reconciler
 from lightwell_server.gateway.registry import ModelRegistry
-from lightwell_server.gateway.services import ExplainerService, ModelService
+from lightwell_server.gateway.services import ExplainerService, ModelService, answered
 from lightwell_server.observability import exposition, logs
 from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.pool.pool import Pool
+from lightwell_server.requests import rpcs
 from lightwell_server.requests.backend import Backend
 from lightwell_server.requests.budget import Budget
 from lightwell_server.runtime.device import Device
+from lightwell_server.runtime.queries import queries
 from lightwell_server.transport.access import Access
 from lightwell_server.transport.door import Door
 from lightwell_server.transport.exchange import Exchange
@@ -84,7 +87,12 @@ class Serving:
         )
         door = Door(lambda caller: self._admission.check(caller))
         self._boundary = Boundary(
-            Access(settings.tokens, self._metrics), observers, exchange, door, settings.max_seconds
+            Access(settings.tokens, self._metrics),
+            observers,
+            exchange,
+            door,
+            settings.max_seconds,
+            {query.path: query.right for query in queries().values()},
         )
         self._codec = CodecPool(memory // 2, self._metrics)
         self._health = Health()
@@ -111,7 +119,7 @@ class Serving:
 
     def _add_services(self) -> None:
         settings, server, answers = self._settings, self._server, self._boundary.exchange.answers
-        explainer = ExplainerService(
+        pipeline = Pipeline(
             self._registry,
             self._backend,
             self._admission,
@@ -127,10 +135,13 @@ class Serving:
             self._reconciler,
             lambda: exposition.text(self._metrics, self._backend.scraped),
         )
-        explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(explainer, server)
-        models = ModelService(self._registry, self._backend, self._codec)
-        explainer_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
-        explainer_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
+        functions = answered(pipeline, queries())
+        for own in (ExplainerService(pipeline), ModelService(self._registry), self._admin):
+            functions |= rpcs.functions(own)
+        for service in explainer_pb2.DESCRIPTOR.services_by_name.values():
+            if missing := set(service.methods_by_name) - set(functions):
+                raise TypeError(f"no function answers {', '.join(sorted(missing))}; see runtime/queries")
+            rpcs.serve(server, service, functions)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:
             names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -38,6 +38,25 @@ async def aside(name: str, function: Callable[..., T], *arguments: Any) -> T:  #
     future.set_running_or_notify_cancel()
     threading.Thread(target=run, name=name, daemon=True).start()
     return await asyncio.wrap_future(future)
+
+
+async def iterated(pool: ThreadPoolExecutor, values: Generator[T, None, None]) -> AsyncGenerator[T, None]:
+    """The values of a generator, which runs on a pool's threads. Who leaves early waits until it has reached its next
+    one, where it is closed."""
+    try:
+        while (value := await _finished(pool.submit(next, values, None))) is not None:
+            yield value
+    finally:
+        values.close()
+
+
+async def _finished(work: Future[T]) -> T:
+    """What is done on a thread. Who is cancelled meanwhile waits for its end, and does not hear what came of it."""
+    try:
+        return await asyncio.wrap_future(work)
+    except asyncio.CancelledError:
+        await asyncio.gather(asyncio.wrap_future(work), return_exceptions=True)
+        raise
 
 
 def give_back() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 
 from lightwell.v1 import admin_pb2 as admin
-from lightwell.v1 import explainer_pb2_grpc
 from lightwell_server import __version__
 from lightwell_server.errors import InvalidArgument, NotFound
 from lightwell_server.gateway.admission import Admission
@@ -26,7 +25,7 @@ SCRAPES = 2
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class AdminService(explainer_pb2_grpc.AdminServiceServicer):
+class AdminService:
     """What an operator sees and does. `metrics()` gives the text of all metrics; it takes time: workers are asked."""
 
     def __init__(

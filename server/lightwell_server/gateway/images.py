@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightwell.images import to_array
-from lightwell.pictures import drawing, tiles
+from lightwell.pictures import drawing
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
-from lightwell.v1.models_pb2 import GetFiltersResponse, GetModelResponse, Interpolation
+from lightwell.v1.models_pb2 import GetModelResponse, Interpolation
 from lightwell_server.catalog import Method, Request, method_of
 from lightwell_server.codec import images
 from lightwell_server.codec.parameters import read_parameters
 from lightwell_server.codec.pictures import MAX_PIXELS, Fit
 from lightwell_server.errors import InvalidArgument, NotApplicable
+from lightwell_server.requests.resolved import restore
 
 CROPPED = 0.45
 """The share of the image that the crop may throw away without a warning."""
@@ -89,15 +89,8 @@ class RequestImages:
     def _pixels(self) -> bool:
         return isinstance(self.asked, synthesize.SynthesizeRequest) and self.asked.output.pixels
 
-    def understood(self, resolved: Any) -> None:  # noqa: ANN401 - of the request's own type
-        """Puts back into a resolved request what was taken out of it for a device."""
-        resolved.image.fit = self.asked.image.fit
-        resolved.output.CopyFrom(self.asked.output)
-        if not self.asked.HasField("output"):
-            resolved.ClearField("output")
-
     def _complete(self, response: Any) -> None:  # noqa: ANN401 - of either kind
-        self.understood(response.resolved)
+        restore(response.resolved, self.asked)
         response.provenance.images.extend(self.digests)
         response.placement.CopyFrom(self.placement)
         height, width = self.size
@@ -128,13 +121,6 @@ class RequestImages:
 
 def _png(pixels: types.Tensor, stop: threading.Event | None) -> bytes:
     return images.png(images.to_pixels(pixels), stop)
-
-
-def with_picture(response: GetFiltersResponse) -> GetFiltersResponse:
-    """The weights of a layer with their picture."""
-    picture, response.filters, response.channels = tiles.filters(to_array(response.weights))
-    response.png = images.png(picture)
-    return response
 
 
 @dataclass(frozen=True)

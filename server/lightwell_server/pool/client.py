@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from lightwell.v1 import admin_pb2 as admin
-from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import models_pb2 as models
@@ -23,6 +23,7 @@ from lightwell_server.codec.statuses import error_of
 from lightwell_server.errors import DeadlineExceeded, Unavailable
 from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Response
+from lightwell_server.runtime.queries import Query
 from lightwell_server.spans import Span
 
 NUMBER = "x-lightwell-number"
@@ -49,7 +50,6 @@ class WorkerClient:
     def __init__(self, socket: Path) -> None:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", OPTIONS)
         self._explainer = explainer_pb2_grpc.ExplainerServiceStub(self._channel)
-        self._models = explainer_pb2_grpc.ModelServiceStub(self._channel)
         self._admin = explainer_pb2_grpc.AdminServiceStub(self._channel)
 
     async def connected(self) -> None:
@@ -62,14 +62,7 @@ class WorkerClient:
 
     async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
         """Answers a request."""
-        arguments: dict[str, Any] = {
-            "timeout": max(0.0, admitted.deadline - time.monotonic()),
-            "metadata": (
-                ("x-request-id", admitted.call.id),
-                (NUMBER, str(admitted.number)),
-                (CALLER, admitted.call.caller.encode()),
-            ),
-        }
+        arguments = _arguments(admitted)
         with _translated():
             if isinstance(request, explain.ExplainRequest) and not admitted.watched:
                 single = self._explainer.Explain(request, **arguments)
@@ -92,15 +85,20 @@ class WorkerClient:
             return self._explainer.ExplainStream(explain.ExplainStreamRequest(request=request), **arguments)
         return self._explainer.Synthesize(request, **arguments)
 
-    async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
-        """What a request would cost."""
+    async def query(self, query: Query, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
+        """Answers a call without a run."""
+        made = self._channel.unary_stream if query.streams else self._channel.unary_unary
+        ask: Any = made(query.path, type(request).SerializeToString, query.response.FromString)
+        call = ask(request, **_arguments(admitted))
         with _translated():
-            return await self._explainer.Estimate(request)
-
-    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
-        """The weights of a layer."""
-        with _translated():
-            return await self._models.GetFilters(request)
+            if not query.streams:
+                yield await call
+                return
+            try:
+                async for response in call:
+                    yield response
+            finally:
+                call.cancel()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
         """Loads a version."""
@@ -122,6 +120,18 @@ class WorkerClient:
         """The worker's metrics as text."""
         with _translated():
             return (await self._admin.GetMetrics(admin.GetMetricsRequest(), timeout=patience)).text
+
+
+def _arguments(admitted: AdmittedRequest) -> dict[str, Any]:
+    """What a request's call is made with: its time, and what the worker must know of it besides."""
+    return {
+        "timeout": max(0.0, admitted.deadline - time.monotonic()),
+        "metadata": (
+            ("x-request-id", admitted.call.id),
+            (NUMBER, str(admitted.number)),
+            (CALLER, admitted.call.caller.encode()),
+        ),
+    }
 
 
 def packed(spans: Sequence[Span]) -> str:

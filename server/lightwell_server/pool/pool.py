@@ -9,17 +9,17 @@ import functools
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from google.protobuf.message import Message
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from lightwell.transport.retry import Way
 from lightwell.v1 import admin_pb2 as admin
-from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
@@ -28,14 +28,14 @@ from lightwell_server.config import Settings
 from lightwell_server.descriptors import Reserve
 from lightwell_server.errors import Aborted, Internal, Unavailable
 from lightwell_server.observability.metrics import GatewayMetrics
-from lightwell_server.pool.client import Lost, WorkerClient
+from lightwell_server.pool.client import Lost
 from lightwell_server.pool.dispatcher import GONE, Dispatcher
 from lightwell_server.pool.slot import FORKING, End, Key, WorkerSlot
 from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Response
 from lightwell_server.resources import processors
+from lightwell_server.runtime.queries import queries
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0
@@ -147,24 +147,28 @@ class Pool:
             log.warning("begun again", extra={"fields": {"request_id": admitted.call.id, "suspect": admitted.suspect}})
             way.again()
 
-    async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
-        """What a request would cost."""
-        asked: Request = getattr(request, request.WhichOneof("request") or "explain")
-        return await self._by_one((asked.model, asked.version), lambda client: client.estimate(request))
-
-    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
-        """The weights of a layer."""
-        return await self._by_one((request.model, request.version), lambda client: client.filters(request))
-
-    async def _by_one(self, key: Key, ask: Callable[[WorkerClient], Awaitable[T]]) -> T:
-        """What the worker answers that has a model and least to do."""
+    async def query(self, rpc: str, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
+        """What the worker answers that has least to do, and the model if it is about one. If it ends before, another is
+        asked. Raises LightwellError."""
+        query = queries()[rpc]
+        named = query.named(request) if query.of_model else None
         while True:
             self._dispatcher.expect()
-            able = [slot for slot in self._slots if key in slot.models]
+            able = [slot for slot in self._slots if named is None or (named.model, named.version) in slot.models]
             for slot in sorted(able, key=lambda slot: slot.backlog):
-                with contextlib.suppress(Lost):
-                    if slot.client is not None:
-                        return await ask(slot.client)
+                if slot.client is None:
+                    continue
+                admitted.attempts, answered = admitted.attempts + 1, False
+                try:
+                    async with aclosing(slot.client.query(query, request, admitted)) as answers:
+                        async for response in answers:
+                            answered = True
+                            yield response
+                    return
+                except Lost:
+                    # A caller who has heard a part must not hear it again; and a call may be what ends workers.
+                    if answered or admitted.attempts > CRASHES:
+                        raise Unavailable("the worker that was answering has ended; ask again") from None
             await self._dispatcher.change()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,8 @@ from grpc_status import rpc_status
 from prometheus_client import ProcessCollector, generate_latest
 
 from lightwell.v1 import admin_pb2 as admin
-from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
-from lightwell.v1 import explainer_pb2_grpc
-from lightwell.v1 import models_pb2 as models
+from lightwell.v1 import explainer_pb2
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell_server.codec.statuses import status
 from lightwell_server.engine.run import Run
@@ -36,9 +34,11 @@ from lightwell_server.errors import Internal, LightwellError
 from lightwell_server.observability import logs, metrics
 from lightwell_server.pool.client import CALLER, NUMBER, OPTIONS, SPANS, packed
 from lightwell_server.pool.journal import CrashJournal
+from lightwell_server.requests import rpcs
 from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.call import Call
 from lightwell_server.runtime.device import Device
+from lightwell_server.runtime.queries import Query, queries
 
 # Its first call imports a compiler, which takes seconds: once where workers are forked from, not at each one's first
 # step.
@@ -51,7 +51,7 @@ FAULT = 70
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
+class Explainer:
     """Answers requests whose images are pixels."""
 
     def __init__(self, device: Device) -> None:
@@ -87,25 +87,8 @@ class Explainer(explainer_pb2_grpc.ExplainerServiceServicer):
                 which = "result" if isinstance(response, synthesize.SynthesizeResult) else "progress"
                 yield synthesize.SynthesizeResponse(**{which: response})  # type: ignore[arg-type]
 
-    async def Estimate(self, request: estimates.EstimateRequest, context: Context) -> estimates.EstimateResponse:
-        """What a request would cost."""
-        async with _statuses(context):
-            return await self._device.estimate(request)
 
-
-class Models(explainer_pb2_grpc.ModelServiceServicer):
-    """Tells what only a loaded model knows."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-
-    async def GetFilters(self, request: models.GetFiltersRequest, context: Context) -> models.GetFiltersResponse:
-        """The weights of a layer."""
-        async with _statuses(context):
-            return await self._device.filters(request)
-
-
-class Admin(explainer_pb2_grpc.AdminServiceServicer):
+class Admin:
     """What the gateway asks of its worker."""
 
     def __init__(self, device: Device) -> None:
@@ -129,6 +112,23 @@ class Admin(explainer_pb2_grpc.AdminServiceServicer):
     async def GetMetrics(self, request: admin.GetMetricsRequest, context: Context) -> admin.GetMetricsResponse:
         """The metrics of this process."""
         return admin.GetMetricsResponse(text=generate_latest(self._device.metrics.registry).decode())
+
+
+def answered(device: Device, query: Query) -> Callable[..., Any]:
+    """The function of a call that the device answers without a run."""
+
+    async def single(request: Any, context: Context) -> Any:  # noqa: ANN401 - of any rpc
+        admitted = _admitted(context)
+        async with _statuses(context), aclosing(device.query(query.rpc, request, admitted)) as answers:
+            return await anext(answers)
+
+    async def stream(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - of any rpc
+        admitted = _admitted(context)
+        async with _statuses(context), aclosing(device.query(query.rpc, request, admitted)) as answers:
+            async for response in answers:
+                yield response
+
+    return stream if query.streams else single
 
 
 class _statuses:
@@ -171,10 +171,10 @@ async def serve(launch: dict[str, Any]) -> None:
     device = Device(launch["settings"], launch["device"], watch, failed=lambda: os._exit(FAULT))
     ProcessCollector(registry=device.metrics.registry)
     server = grpc.aio.server(options=OPTIONS)
-    explainer_pb2_grpc.add_ExplainerServiceServicer_to_server(Explainer(device), server)
-    weights, own = Models(device), Admin(device)  # type: ignore[abstract] # the gateway asks for nothing else
-    explainer_pb2_grpc.add_ModelServiceServicer_to_server(weights, server)
-    explainer_pb2_grpc.add_AdminServiceServicer_to_server(own, server)
+    functions = {**rpcs.functions(Explainer(device)), **rpcs.functions(Admin(device))}
+    functions |= {rpc: answered(device, query) for rpc, query in queries().items()}
+    for service in explainer_pb2.DESCRIPTOR.services_by_name.values():
+        rpcs.serve(server, service, functions)  # the gateway asks for nothing else
     server.add_insecure_port(f"unix:{launch['socket']}")
     await server.start()
     await server.wait_for_termination()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
+from google.protobuf.message import Message
 from prometheus_client.metrics_core import Metric
 
 from lightwell.v1 import admin_pb2 as admin
-from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
@@ -39,11 +39,8 @@ class Backend(Protocol):
     def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
         """Answers a request; closing it stops the work at the next step. Raises LightwellError."""
 
-    async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
-        """What a request would cost."""
-
-    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
-        """The weights of a layer, without their picture. Raises LightwellError."""
+    def query(self, rpc: str, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
+        """Answers a call without a run; one message, or several where it streams. Raises LightwellError."""
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
         """Loads a version beside what is there, and warms it. Raises `Refused`."""

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from lightwell_server.requests.budget import Hold
 from lightwell_server.spans import Span
 
 T = TypeVar("T")
+Right = Literal["explain", "admin"]
+"""`explain` lets ask about models; `admin` lets look into the server itself, stop jobs, load and unload models."""
 
 WRITTEN = 3
 """How often the bytes of an answer are in memory while it is sent: as a message, written, and as gRPC's."""

@@ -12,10 +12,10 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import torch
+from google.protobuf.message import Message
 from prometheus_client.metrics_core import Metric
 
 from lightwell.v1 import admin_pb2 as admin
-from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
@@ -33,13 +33,13 @@ from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Response
 from lightwell_server.resources import processors
 from lightwell_server.runtime import describe, responses
-from lightwell_server.runtime.estimate import estimate
+from lightwell_server.runtime.costs import cost_of
 from lightwell_server.runtime.event_queue import EventQueue
-from lightwell_server.runtime.filters import filters
 from lightwell_server.runtime.limits import Limits, used_bytes
 from lightwell_server.runtime.loading import LOADERS, Loading, Overdue
 from lightwell_server.runtime.prepare import PreparedRequest, prepare
-from lightwell_server.threads import alone, aside, single_threaded_pool
+from lightwell_server.runtime.queries import queries
+from lightwell_server.threads import alone, aside, iterated, single_threaded_pool
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class Device:
         """Answers a request. Raises LightwellError."""
         prepared = await self._beside(prepare, request, self._model(request))
         if isinstance(request, synthesize.SynthesizeRequest):  # what would not fit is refused before its first step
-            await self._beside(estimate, prepared, self._limits, self._engine.seconds)
+            await self._beside(cost_of, prepared, self._limits, self._engine.seconds)
         admitted.attempts, admitted.worker = 1, 0
         async with aclosing(self._events(prepared, admitted)) as events:
             async for event, run in events:
@@ -169,22 +169,22 @@ class Device:
                     )
                     yield await self._beside(answered, prepared, event.result, run)
 
-    async def estimate(self, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
-        """What a request would cost. Raises LightwellError."""
-        asked: Request = getattr(request, request.WhichOneof("request") or "explain")
-        prepared = await self._beside(prepare, asked, self._model(asked))
-        cost = await self._beside(estimate, prepared, self._limits, self._engine.seconds)
-        return responses.estimation(prepared, cost, self._limits.bytes)
-
-    async def filters(self, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
-        """The weights of a layer. Raises LightwellError."""
-        return await self._beside(filters, self._model(request), request.layer)
+    async def query(self, rpc: str, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
+        """Answers a call without a run, on a thread beside the engine. Raises LightwellError."""
+        query = queries()[rpc]
+        model = self._model(query.named(request)) if query.of_model else None
+        answers = query.answers(
+            {"request": request, "model": model, "limits": self._limits, "seconds": self._engine.seconds}
+        )
+        async with aclosing(iterated(self._threads, answers)) as answered:
+            async for response in answered:
+                yield response
 
     async def stop(self) -> None:
         """Ends the engine."""
         await asyncio.to_thread(self._engine.stop)
 
-    def _model(self, request: Request | models.GetFiltersRequest) -> Model:
+    def _model(self, request: Any) -> Model:  # noqa: ANN401 - whatever names a model
         model = self._models.get((request.model, request.version))
         if model is None:
             raise NotFound(f"model {request.model}@{request.version} is not loaded", reason="VERSION_NOT_FOUND")

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightwell.v1 import estimate_pb2 as estimates
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import synthesize_pb2 as synthesize
 from lightwell.v1 import types_pb2 as types
@@ -34,7 +33,6 @@ from lightwell_server.contract import (
 )
 from lightwell_server.engine.run import Run
 from lightwell_server.models.store import Model
-from lightwell_server.runtime.estimate import Cost
 from lightwell_server.runtime.prepare import PreparedRequest
 
 SATURATED = 1e-4
@@ -90,21 +88,6 @@ def synthesis(prepared: PreparedRequest, observed: Observed, run: Run) -> synthe
     if not bool(result.image.isfinite().all()):
         response.warnings.add(code=types.WARNING_CODE_NOT_FINITE, message="The image holds values that are not finite.")
     return response
-
-
-def estimation(prepared: PreparedRequest, cost: Cost, limit: int) -> estimates.EstimateResponse:
-    """What a request would cost, where a device step may have `limit` bytes."""
-    message = estimates.Cost(
-        rows=round(cost.rows),
-        gradients=round(cost.gradients),
-        steps=cost.steps,
-        may_stop_early=cost.early,
-        memory_bytes=cost.memory,
-        memory_limit_bytes=limit,
-        device_seconds=cost.seconds,
-    )
-    resolved = {prepared.method.kind: prepared.resolved()}
-    return estimates.EstimateResponse(applies=True, cost=message, **resolved)
 
 
 def progress(frame: Frame, prepared: PreparedRequest) -> synthesize.Progress:

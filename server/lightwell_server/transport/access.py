@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import grpc
 from annotated_types import Len
@@ -17,9 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from lightwell_server.errors import Forbidden, Unauthenticated
 from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.reload import Watched
-
-Right = Literal["explain", "admin"]
-"""`explain` lets ask about models; `admin` lets look into the server itself, stop jobs, load and unload models."""
+from lightwell_server.requests.call import Right
 
 
 class Token(BaseModel):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,9 +20,9 @@ from lightwell.v1 import explainer_pb2
 from lightwell_server.codec.statuses import status
 from lightwell_server.errors import Code, DeadlineExceeded, Internal, LightwellError, Unavailable
 from lightwell_server.requests.budget import Budget
-from lightwell_server.requests.call import Call, current, named
+from lightwell_server.requests.call import Call, Right, current, named
 from lightwell_server.transport import parts
-from lightwell_server.transport.access import Access, Right, identity
+from lightwell_server.transport.access import Access, identity
 from lightwell_server.transport.door import Door
 from lightwell_server.transport.exchange import READ, STALLED, Exchange, Gone, Stalled, cut_off
 
@@ -30,23 +30,31 @@ log = logging.getLogger(__name__)
 
 PROBES, PROBE_SECONDS = 4, 2.0
 """Questions for health that are read at a time, and seconds that one may take to come."""
-DEVICE = "/lightwell.v1.ExplainerService/"
-"""The calls that a device answers."""
+DEVICE, ADMIN = "/lightwell.v1.ExplainerService/", "/lightwell.v1.AdminService/"
+"""The calls that a device answers, besides queries, and those of administrators."""
 Context = grpc.aio.ServicerContext[Any, Any]
 Observer = Callable[[Call], object]
 
 
 class Boundary(grpc.aio.ServerInterceptor):
     """The outermost layer of all services. `calls` is how many calls of Lightwell's own are open; `observers` are told
-    of each that is over. Every call is taken in here, whatever its kind: requests for the device come in by the `door`,
-    each is read when there is room for it, and an answer kept only for as long as it is being read."""
+    of each that is over; `queries` are the calls of other services that a device answers, and their rights. Every call
+    is taken in here, whatever its kind: requests for the device come in by the `door`, each is read when there is room
+    for it, and an answer kept only for as long as it is being read."""
 
     def __init__(
-        self, access: Access, observers: Sequence[Observer], exchange: Exchange, door: Door, max_seconds: float
+        self,
+        access: Access,
+        observers: Sequence[Observer],
+        exchange: Exchange,
+        door: Door,
+        max_seconds: float,
+        queries: Mapping[str, Right],
     ) -> None:
         self.access, self.observers, self.exchange, self.door = access, observers, exchange, door
         self.metrics = exchange.metrics
         self.max_seconds = max_seconds
+        self._queries = queries
         self.calls = 0
         self._handlers: dict[str, Any] = {}
         # Whoever asks for health is no caller: small room of its own, which no request takes.
@@ -74,9 +82,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         if rpc.startswith("/grpc.health."):
             return grpc.stream_stream_rpc_method_handler(_probe(self, parts.described(rpc, health_pb2), handler))
         if rpc not in self._handlers:
-            right: Right = "admin" if rpc.startswith("/lightwell.v1.AdminService/") else "explain"
+            right: Right = self._queries.get(rpc, "admin" if rpc.startswith(ADMIN) else "explain")
+            entered = rpc.startswith(DEVICE) or rpc in self._queries
             self._handlers[rpc] = grpc.stream_stream_rpc_method_handler(
-                _call(self, rpc, right, parts.described(rpc, explainer_pb2), handler)
+                _call(self, rpc, right, entered, parts.described(rpc, explainer_pb2), handler)
             )
         return self._handlers[rpc]
 
@@ -156,14 +165,21 @@ class _Watch:
 Handler = Callable[[Any, Context], Awaitable[None]]
 
 
-def _call(boundary: Boundary, rpc: str, right: Right, message: Descriptor, handler: Any) -> Handler:  # noqa: ANN401
+def _call(
+    boundary: Boundary,
+    rpc: str,
+    right: Right,
+    entered: bool,
+    message: Descriptor,
+    handler: Any,  # noqa: ANN401
+) -> Handler:
     exchange = boundary.exchange
 
     async def call(requests: Any, context: Context) -> None:  # noqa: ANN401
         async with _Watch(boundary, rpc, context) as watch:
             caller = watch.admitted(right)
             with exchange.open(caller, handler.response_streaming):
-                if rpc.startswith(DEVICE):
+                if entered:
                     await boundary.door.enter(caller, context.time_remaining())
                 async with exchange.received.holding(caller, exchange.max_request) as room:
                     request, size = await exchange.receive(context, message, handler.request_deserializer)

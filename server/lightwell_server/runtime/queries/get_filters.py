@@ -1,20 +1,24 @@
-"""The weights of a layer, as an answer."""
+"""GetFilters: the weights of a layer, and if asked for their picture."""
 
 from __future__ import annotations
 
+from lightwell.images import to_array
+from lightwell.pictures import tiles
 from lightwell.v1 import models_pb2 as models
-from lightwell_server.codec import tensors
+from lightwell_server.codec import images, tensors
 from lightwell_server.errors import InvalidArgument, nearest
 from lightwell_server.models.filters import convolutions, weights
 from lightwell_server.models.store import Model
 
 MOST = 15_000_000
 """Weights that an answer may hold: 60 MB, which fit into a message of 64 MiB."""
+DRAWING = 1e-7
+"""Seconds that drawing weights takes for each of their bytes, about."""
 
 
-def filters(model: Model, layer: str) -> models.GetFiltersResponse:
+def get_filters(request: models.GetFiltersRequest, model: Model) -> models.GetFiltersResponse:
     """The weights of a layer, or of the first convolution. Raises InvalidArgument for a layer that has none."""
-    known = convolutions(model.graph)
+    layer, known = request.layer, convolutions(model.graph)
     if not layer and not known:
         raise InvalidArgument.at("layer", "the model has no convolution; name a linear layer")
     found = model.facts.layer(layer or known[0])
@@ -31,3 +35,16 @@ def filters(model: Model, layer: str) -> models.GetFiltersResponse:
     return models.GetFiltersResponse(
         model=model.name, version=model.version, layer=found.name, weights=tensors.from_tensor(values.detach())
     )
+
+
+def complete(response: models.GetFiltersResponse, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
+    """The weights with their picture, if it is asked for."""
+    if request.picture:
+        picture, response.filters, response.channels = tiles.filters(to_array(response.weights))
+        response.png = images.png(picture)
+    return response
+
+
+def completing_seconds(response: models.GetFiltersResponse, request: models.GetFiltersRequest) -> float:
+    """Of a processor that drawing takes."""
+    return DRAWING * len(response.weights.data) if request.picture else 0.0

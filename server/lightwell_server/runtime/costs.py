@@ -53,8 +53,8 @@ class Cost:
         return Cost(**vars(self))
 
 
-def estimate(prepared: PreparedRequest, limits: Limits, seconds: Pricing) -> Cost:
-    """The cost of a question. What a method does between its first two frames it is taken to do between all. Raises
+def cost_of(prepared: PreparedRequest, limits: Limits, seconds: Pricing) -> Cost:
+    """The cost of a request. What a method does between its first two frames it is taken to do between all. Raises
     what `limits` refuses."""
     cost, before, reply = Cost(), Cost(), None
     given = dict(prepared.parameters)

@@ -1,0 +1,211 @@
+"""A request's way through the gateway: admit, decode, run, encode. It knows no transport: whoever calls it has set the
+`current` call, and reads what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from lightwell.v1 import explain_pb2, synthesize_pb2
+from lightwell_server.catalog import Request, method_of
+from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, NotApplicable
+from lightwell_server.gateway.admission import Admission
+from lightwell_server.gateway.codec_pool import CodecPool
+from lightwell_server.gateway.images import RequestImages, read_headers
+from lightwell_server.gateway.registry import ModelRegistry, ModelVersion
+from lightwell_server.requests.admitted import AdmittedRequest, Price
+from lightwell_server.requests.backend import Backend, Response
+from lightwell_server.requests.budget import Budget
+from lightwell_server.requests.call import WRITTEN, current
+from lightwell_server.runtime.queries import Query
+
+T = TypeVar("T")
+QUERIES = 16
+"""Queries that devices answer at a time."""
+
+
+class Pipeline:
+    """Answers requests and queries. Images are decoded and drawn by the `codec`; `answers` are the bytes that answers
+    may take together. A request has `max_seconds`, its images `max_pixels`."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        backend: Backend,
+        admission: Admission,
+        codec: CodecPool,
+        answers: Budget,
+        max_seconds: float,
+        max_pixels: int,
+    ) -> None:
+        self._registry, self._backend, self._admission = registry, backend, admission
+        self._codec, self._answers, self._queries = codec, answers, Budget(QUERIES, "the queries")
+        self._max_seconds, self._max_pixels = max_seconds, max_pixels
+
+    async def run(self, request: Request, left: float | None, watched: bool = False) -> AsyncGenerator[Response, None]:
+        """A request's progress, if it is `watched`, and its result. It has the seconds that are `left` to it, or what
+        the server gives. Raises LightwellError."""
+        call, entry, deadline = current.get(), self._named(request), self._deadline(left)
+        price = self._admission.prices.price(request, entry)
+        with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as admitted:
+            admitted.watched = watched
+            # It is sent when this has ended, and takes its room until then.
+            room = self._answers.holding(call.caller, WRITTEN * price.answer)
+            call.answer = await call.kept.enter_async_context(room)
+            async with aclosing(_timely(admitted, self._run(request, entry, admitted))) as answers:
+                async for response in answers:
+                    yield response
+
+    async def query(self, query: Query, request: Any, left: float | None) -> AsyncGenerator[Message, None]:  # noqa: ANN401
+        """What a device answers to a query's request, in the seconds that are left to it. Raises LightwellError."""
+        call, deadline, named = current.get(), self._deadline(left), query.named(request)
+        async with AsyncExitStack() as stack:
+            entry = self._queried(query, named)
+            version = stack.enter_context(entry.used()).version if entry is not None else ""
+            admission = self._admission.admitted(call, version, deadline, Price(seconds=0.0))
+            admitted = stack.enter_context(admission)
+            answers = _timely(admitted, self._query(query, request, entry, admitted))
+            try:
+                async for response in await stack.enter_async_context(aclosing(answers)):
+                    yield response
+            except NotApplicable as error:
+                yield query.not_applicable(error)
+
+    def _deadline(self, left: float | None) -> float:
+        """A moment of the monotonic clock."""
+        return time.monotonic() + min(self._max_seconds if left is None else left, self._max_seconds)
+
+    def _named(self, request: Request) -> ModelVersion:
+        """The version that a request is for; the call is told what it is about."""
+        current.get().method = method_of(request).name
+        return self._version(request)
+
+    def _version(self, request: Any) -> ModelVersion:  # noqa: ANN401 - whatever names a model
+        entry = self._registry.get(request.model, request.version)
+        current.get().model = entry.name
+        return entry
+
+    def _queried(self, query: Query, named: Any) -> ModelVersion | None:  # noqa: ANN401
+        """The version that a query is about, if it is about one."""
+        if isinstance(named, explain_pb2.ExplainRequest | synthesize_pb2.SynthesizeRequest):
+            return self._named(named)
+        return self._version(named) if query.of_model else None
+
+    async def _run(
+        self, request: Request, entry: ModelVersion, admitted: AdmittedRequest
+    ) -> AsyncGenerator[Response, None]:
+        async with (
+            self._decoded(request, entry) as images,
+            aclosing(self._backend.run(images.request, admitted)) as answers,
+        ):
+            async for response in answers:
+                yield await self._completed(response, images, admitted)
+
+    async def _query(
+        self,
+        query: Query,
+        request: Any,  # noqa: ANN401 - of any rpc
+        entry: ModelVersion | None,
+        admitted: AdmittedRequest,
+    ) -> AsyncGenerator[Message, None]:
+        inner = type(request)()
+        inner.CopyFrom(request)
+        async with AsyncExitStack() as stack:
+            asked = query.asked(inner)
+            if entry is not None and asked is not None:
+                images = await stack.enter_async_context(self._decoded(asked, entry))
+                asked.CopyFrom(images.request)
+            elif entry is not None:
+                inner.model, inner.version = entry.name, entry.version
+            await stack.enter_async_context(self._queries.holding(current.get().caller, 1))
+            answers = await stack.enter_async_context(aclosing(self._backend.query(query.rpc, inner, admitted)))
+            async for response in answers:
+                complete = functools.partial(query.complete, response, request)
+                yield await self._encoded(query.completing_seconds(response, request), complete)
+
+    @asynccontextmanager
+    async def _decoded(self, request: Request, entry: ModelVersion) -> AsyncIterator[RequestImages]:
+        """The decoded pictures of a request, whose bytes are held for as long as they are needed."""
+        stop = threading.Event()
+        read = functools.partial(read_headers, request, entry.described, self._max_pixels, stop)
+        found = await self._codec.run("header", 0.0, read, stop)
+        if found.bytes > self._codec.largest:
+            raise InvalidArgument(
+                f"the request's pictures take about {found.bytes / 2**20:.0f} MiB while they are decoded and drawn, and"
+                f" this server has {self._codec.largest / 2**20:.0f}; send smaller ones, or ask for no pictures",
+                reason="PICTURE_TOO_LARGE",
+            )
+        async with self._codec.room(current.get().caller, found.bytes) as hold:
+            images = await self._codec.run("decode", found.seconds, found.seen, stop)
+            hold.resize(images.held)
+            yield images
+
+    async def _completed(self, response: Response, images: RequestImages, admitted: AdmittedRequest) -> Response:
+        """Puts the pictures into an answer, and takes note of it."""
+        stop = threading.Event()
+        if isinstance(response, synthesize_pb2.Progress):
+            admitted.step, admitted.steps = response.step, response.steps
+        if isinstance(response, explain_pb2.ExplainProgress) or _undrawn(response):
+            return response
+        if isinstance(response, synthesize_pb2.Progress):
+            return await self._encoded(images.drawing_seconds, functools.partial(images.progress, response, stop), stop)
+        provenance = response.provenance
+        self._admission.prices.learn(admitted, provenance.device_seconds)
+        provenance.attempts, provenance.worker = admitted.attempts, admitted.worker or 0
+        if admitted.price.seconds is not None:
+            provenance.predicted_seconds = admitted.price.seconds
+        provenance.queue_seconds += admitted.waited
+        complete: Callable[[Any, threading.Event], Response] = (
+            images.explanation if isinstance(response, explain_pb2.ExplainResponse) else images.synthesis
+        )
+        answer = await self._encoded(images.drawing_seconds, functools.partial(complete, response, stop), stop)
+        self._admission.prices.answered(admitted.price, answer.ByteSize())
+        return answer
+
+    async def _encoded(self, seconds: float, complete: Callable[[], T], stop: threading.Event | None = None) -> T:
+        if not seconds:
+            return self._codec.run_inline("encode", complete)
+        return await self._codec.run("encode", seconds, complete, stop)
+
+
+def _undrawn(response: Response) -> bool:
+    """Whether it is progress without a picture."""
+    return isinstance(response, synthesize_pb2.Progress) and not response.HasField("preview_pixels")
+
+
+async def _timely(admitted: AdmittedRequest, answers: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """What is answered within a request's time. Raises `DeadlineExceeded`, and `Aborted` if an operator stops the
+    request."""
+    async with aclosing(answers):
+        while (response := await _awaited(admitted, lambda: anext(answers, None))) is not None:
+            yield response
+
+
+async def _awaited(admitted: AdmittedRequest, begin: Callable[[], Awaitable[T]]) -> T:
+    try:
+        if not admitted.stopped:
+            async with asyncio.timeout_at(_moment(admitted.deadline)) as admitted.patience:
+                return await begin()
+    except TimeoutError:
+        if not admitted.stopped:
+            raise late() from None
+    finally:
+        admitted.patience = None
+    raise Aborted("an operator stopped this request")
+
+
+def _moment(deadline: float) -> float:
+    """A moment of the monotonic clock on the event loop's."""
+    return asyncio.get_running_loop().time() + deadline - time.monotonic()
+
+
+def late() -> DeadlineExceeded:
+    """What a request raises whose time is over."""
+    return DeadlineExceeded("the deadline passed before the request was finished")
