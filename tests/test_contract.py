@@ -10,6 +10,7 @@ import lightwell
 from lightwell.v1 import explain_pb2, synthesize_pb2
 from lightwell_server.catalog import catalog
 from lightwell_server.codec.parameters import fill_parameters, read_parameters, words
+from lightwell_server.contract import Needs
 from lightwell_server.methods import saliency
 
 REQUESTS = (explain_pb2.ExplainRequest, synthesize_pb2.SynthesizeRequest)
@@ -34,7 +35,7 @@ def test_the_catalog_is_the_oneof():
     [
         (
             lambda image, model, *, magnitude, channels: None,
-            "takes ['model']; it may take image, target, facts and rng",
+            "takes ['model']; it may take facts, image, models, rng, target",
         ),
         (lambda image, target, *, magnitude: None, "the message has ['channels', 'magnitude']"),
     ],
@@ -43,6 +44,12 @@ def test_a_function_that_does_not_fit_stops_start_up(monkeypatch, function, wron
     function.__annotations__ = dict(get_type_hints(saliency.saliency, include_extras=True))
     monkeypatch.setattr(saliency, "saliency", function)
     with pytest.raises(TypeError, match=re.escape(wrong)):
+        catalog.__wrapped__()
+
+
+def test_needs_of_a_parameter_that_is_none_stop_start_up(monkeypatch):
+    monkeypatch.setattr(saliency, "needs", Needs(planned="rounds"), raising=False)
+    with pytest.raises(TypeError, match="saliency: needs names rounds, which is none of its parameters"):
         catalog.__wrapped__()
 
 

@@ -101,6 +101,7 @@ ARROWS: dict[str, set[str]] = {
         "lightwell",
         "lightwell.v1",
         "models",
+        "requests",
         "runtime",
     },
 }

@@ -154,7 +154,7 @@ def test_each_map_of_a_sheet_is_rescaled_on_its_own():
         * np.array([1e-5, 1, 100, 1, 1])[:, None, None]
     )
     maps[4] = 3  # flat
-    sheet = tiles.activations(maps, [7, 0, 1203, 5, 9])
+    sheet = tiles.maps(maps, [7, 0, 1203, 5, 9])
     pixels = np.asarray(sheet).astype(int)
     # Enlarged seven times, in three columns, below a line for each number.
     assert sheet.size == (3 * (63 + 4) + 4, 2 * (49 + 4 + 15) + 4)
@@ -214,22 +214,52 @@ def test_other_filters_have_a_row_each():
     assert pixels[36:60, :36].min() < 100 and pixels[:36, 36:60].min() < 100  # numbers at both edges
 
 
+SHOWN = {
+    "maps": (np.eye(2, dtype=np.float32)[None], types.VIEW_MAPS),
+    "images": (np.zeros((2, 3, 4, 4), np.float32), types.VIEW_IMAGES),
+    "mask": (np.eye(8, dtype=np.uint8), types.VIEW_MASK),
+    "points": (np.array([[1, 5]], np.float32), types.VIEW_POINTS),
+    "vector": (np.zeros(3, np.float32), types.VIEW_VECTOR),
+    "table": (np.zeros((2, 3), np.float32), types.VIEW_TABLE),
+    "plain": (np.zeros((3, 8, 8), np.float32), types.VIEW_UNSPECIFIED),
+}
+
+
 def answer(*tensors, drawn=False):
-    """A response with tensors of these names, and perhaps a map."""
+    """A response with tensors that are shown so, by names of no method, and perhaps a map."""
     response = explain_pb2.ExplainResponse(resolved=explain_pb2.ExplainRequest(embedding={}))
+    response.placement.CopyFrom(types.Placement(scale_x=2, scale_y=2, width=16, height=16))
     for name in tensors:
-        values = np.eye(2, dtype=np.uint8)[None] if name == "activations" else np.zeros(1, np.int32)
-        response.tensors.add(name=name).tensor.CopyFrom(images.to_tensor(values))
+        values, view = SHOWN[name]
+        response.tensors.add(name=f"some_{name}", view=view).tensor.CopyFrom(images.to_tensor(values))
     if drawn:
         response.map.height = 2
     return response
 
 
 def test_what_has_no_picture_says_so():
-    assert drawing.kinds(answer("embedding")) == () and drawing.kinds(answer(drawn=True)) == ("overlay", "map")
-    assert drawing.kinds(answer("activations", "channels")) == ("sheet",)
+    assert drawing.kinds(answer("vector", "table", "plain")) == ()
+    assert drawing.kinds(answer(drawn=True)) == ("overlay", "map")
+    assert drawing.kinds(answer("maps")) == drawing.kinds(answer("images")) == ("sheet",)
     assert drawing.kinds(answer("mask", drawn=True)) == ("cutout", "overlay", "map")
+    assert drawing.kinds(answer("points")) == ("overlay",)
+    assert drawing.kinds(answer("mask", "points", "maps", drawn=True), of_image=False) == ("sheet", "map")
     with pytest.raises(ValueError, match=r"^embedding has no picture$"):
-        drawing.draw("map", answer("embedding"), Pil.new("RGB", (9, 9)))
+        drawing.draw("map", answer("vector"), Pil.new("RGB", (9, 9)))
     with pytest.raises(ValueError, match=r"^embedding has no map; it has: sheet$"):
-        drawing.draw("map", answer("activations", "channels"), Pil.new("RGB", (9, 9)))
+        drawing.draw("map", answer("maps"), Pil.new("RGB", (9, 9)))
+
+
+def test_points_are_dots_where_the_model_saw_them():
+    drawn = np.asarray(drawing.draw("overlay", answer("points"), Pil.new("RGB", (16, 16)))).astype(int)
+    row, column = np.argwhere(drawn[..., 0] - drawn[..., 1] > 100).mean(0)
+    assert (row, column) == pytest.approx((2 * 1.5, 2 * 5.5), abs=0.6)
+
+
+def test_pictures_side_by_side_keep_their_colours():
+    response = answer()
+    values = np.zeros((2, 3, 4, 4), np.float32)
+    values[0, 0], values[1, 2] = 1, 0.5
+    response.tensors.add(name="faces", view=types.VIEW_IMAGES).tensor.CopyFrom(images.to_tensor(values))
+    sheet = np.asarray(drawing.draw("sheet", response, None))
+    assert (sheet == (255, 0, 0)).all(-1).sum() == (sheet == (0, 0, 128)).all(-1).sum() > 0

@@ -64,8 +64,10 @@ class SynthesizeOptions(Options, total=False):
 _KNOWN = ExplainOptions.__annotations__.keys() | SynthesizeOptions.__annotations__.keys()
 
 
-def explain_request(image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> explain_pb2.ExplainRequest:
-    """A request to explain an image."""
+def explain_request(
+    image: ImageLike | None, method: Message, **options: Unpack[ExplainOptions]
+) -> explain_pb2.ExplainRequest:
+    """A request to explain an image; without one for methods that look at none."""
     request = _request(explain_pb2.ExplainRequest(), method, image, options)
     request.output.pictures.extend(
         explain_pb2.PictureKind.Value(f"PICTURE_KIND_{name.upper()}") for name in options.get("pictures", ())

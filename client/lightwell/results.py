@@ -101,7 +101,7 @@ class Explanation(_Shared):
     def shown(self) -> Pil.Image:
         """The picture that says most, which is saved and which a notebook shows: the overlay, the sheet or the cut-out.
         Raises ValueError for methods that have no picture."""
-        return self._drawn("sheet", "cutout", "overlay")
+        return self._drawn("sheet", "cutout", "overlay", "map")
 
     def save(self, path: str | Path) -> None:
         """Writes the overlay, the sheet or the cut-out; the path's ending says the format. Where that knows no
@@ -111,11 +111,16 @@ class Explanation(_Shared):
 
     def _drawn(self, *kinds: str) -> Pil.Image:
         """The first of the kinds that there is."""
-        known = drawing.kinds(self.message)
-        return drawing.draw(next((kind for kind in kinds if kind in known), kinds[-1]), self.message, self.original)
+        known = self._kinds
+        original = self.original if self.source.WhichOneof("source") else None
+        return drawing.draw(next((kind for kind in kinds if kind in known), kinds[-1]), self.message, original)
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        return drawing.kinds(self.message, bool(self.source.WhichOneof("source")))
 
     def _repr_png_(self) -> bytes | None:
-        return images.png(self.shown()) if drawing.kinds(self.message) else None
+        return images.png(self.shown()) if self._kinds else None
 
     def __repr__(self) -> str:
         shapes = {"map": self.values.shape} if self.message.HasField("map") else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, Literal, get_type_hints
@@ -17,24 +17,26 @@ from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from lightwell.v1 import explain_pb2, synthesize_pb2
-from lightwell_server.contract import Facts, Result, Step, Target
+from lightwell_server.contract import Facts, Needs, Result, Step, Target
+from lightwell_server.contract.parameters import ImageType, LayerType, Role, marks
 from lightwell_server.errors import InvalidArgument, NotApplicable
 
 Kind = Literal["explain", "synthesize"]
 Request = explain_pb2.ExplainRequest | synthesize_pb2.SynthesizeRequest
+_ARGUMENTS = frozenset({"image", "target", "facts", "models", "rng"})
 _REQUESTS: dict[Kind, Any] = {"explain": explain_pb2.ExplainRequest, "synthesize": synthesize_pb2.SynthesizeRequest}
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its name in the oneof, its function and what stands beside it; whether it looks at the whole image, and
-    which `arguments` its function names beside its parameters, of image, target, facts and rng."""
+    """A method: its name in the oneof, its function and what stands beside it, what it `needs`, and which `arguments`
+    its function names beside its parameters, of image, target, facts, models and rng."""
 
     name: str
     kind: Kind
     function: Callable[..., Any]
     checked: type[BaseModel]
-    whole: bool
+    needs: Needs
     arguments: frozenset[str]
     _applies: Callable[[Facts], str | None]
     _defaults: Callable[[Facts, Mapping[str, Any]], dict[str, Any]]
@@ -42,8 +44,8 @@ class Method:
 
     def applies(self, facts: Facts) -> str | None:
         """Why it cannot be asked of a model, or None."""
-        if facts.kind != "classifier":
-            return f"the model is a {facts.kind}, and {self.name} needs a classifier"
+        if self.needs.kind not in ("any", facts.kind):
+            return f"the model is a {facts.kind}, and {self.name} needs a {self.needs.kind}"
         return self._applies(facts)
 
     def defaults(self, facts: Facts) -> dict[str, Any]:
@@ -52,17 +54,12 @@ class Method:
 
     def layers(self, facts: Facts) -> list[str]:
         """The names of the layers that it uses if none are named."""
-        given = (value for name, value in self.defaults(facts).items() if "layer" in name)
+        given = (value for name, value in self.defaults(facts).items() if name in self.needs.layers)
         return list(dict.fromkeys(name for value in given for name in _named(value)))
 
     def reason(self, facts: Facts) -> str:
         """Why these layers; empty if it uses none."""
         return self._reason(facts)
-
-    @property
-    def layered(self) -> bool:
-        """Whether its parameters name layers."""
-        return any("layer" in name for name in self.checked.model_fields)
 
     @property
     def aimed(self) -> bool:
@@ -98,11 +95,17 @@ class Method:
             raise InvalidArgument("; ".join(f"{path}: {text}" for path, text in wrong), violations=wrong) from None
 
     def start(
-        self, image: Tensor | None, target: Target, facts: Facts, seed: int, parameters: Mapping[str, Any]
+        self,
+        image: Tensor | None,
+        target: Target,
+        facts: Facts,
+        seed: int,
+        parameters: Mapping[str, Any],
+        models: Mapping[str, Facts] | None = None,
     ) -> Generator[Step, Any, Result]:
-        """The method's generator for one request."""
+        """The method's generator for one request; `models` are the facts of further models by their roles."""
         rng = torch.Generator().manual_seed(seed % 2**63)
-        given = {"image": image, "target": target, "facts": facts, "rng": rng}
+        given = {"image": image, "target": target, "facts": facts, "models": models or {}, "rng": rng}
         named = {name: value for name, value in given.items() if name in self.arguments}
         return self.function(**named, **parameters)  # type: ignore[no-any-return]
 
@@ -143,19 +146,33 @@ def _method(name: str, kind: Kind, fields: list[str]) -> Method:
     if sorted(fields) != sorted(parameter.name for parameter in named):
         raise TypeError(f"{name}: the message has {sorted(fields)}, the function {sorted(p.name for p in named)}")
     arguments = frozenset(signature.parameters) - {p.name for p in named}
-    if unknown := arguments - {"image", "target", "facts", "rng"}:
-        raise TypeError(f"{name}: the function takes {sorted(unknown)}; it may take image, target, facts and rng")
+    if unknown := arguments - _ARGUMENTS:
+        raise TypeError(f"{name}: the function takes {sorted(unknown)}; it may take {', '.join(sorted(_ARGUMENTS))}")
     checked: Any = {p.name: (_counted(hints[p.name]), ... if p.default is p.empty else p.default) for p in named}
     return Method(
         name=name,
         kind=kind,
         function=function,
         checked=create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **checked),
-        whole="whole" in getattr(hints["image"], "__metadata__", ()),
+        needs=_needs(name, getattr(module, "needs", Needs()), hints, [p.name for p in named]),
         arguments=arguments,
         _applies=getattr(module, "applies", lambda facts: None),
         _defaults=getattr(module, "defaults", lambda facts, given: {}),
         _reason=getattr(module, "reason", lambda facts: ""),
+    )
+
+
+def _needs(name: str, declared: Needs, hints: Mapping[str, Any], parameters: list[str]) -> Needs:
+    """What a method needs: as its file declares, and as the types in its signature say."""
+    for parameter in (declared.planned, declared.early):
+        if parameter is not None and parameter not in parameters:
+            raise TypeError(f"{name}: needs names {parameter}, which is none of its parameters {parameters}")
+    roles = {parameter: next(marks(hints[parameter], Role), None) for parameter in parameters}
+    return replace(
+        declared,
+        image=next(marks(hints["image"], ImageType)).image if "image" in hints else "none",
+        models={parameter: role.kind for parameter, role in roles.items() if role is not None},
+        layers=frozenset(parameter for parameter in parameters if any(marks(hints[parameter], LayerType))),
     )
 
 

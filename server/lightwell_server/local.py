@@ -6,8 +6,9 @@ import queue
 import tempfile
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Unpack, overload
 
 import torch
@@ -35,17 +36,18 @@ from lightwell.transport.errors import error_for
 from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainResponse, ExplainStreamResponse
 from lightwell.v1.models_pb2 import GetFiltersRequest
 from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
-from lightwell_server.catalog import Request
+from lightwell_server.catalog import Request, method_of
 from lightwell_server.contract import Frame
 from lightwell_server.engine.engine import Engine
 from lightwell_server.engine.run import Done, Event, Failed, Passed, Run
-from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable
+from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable, nearest
 from lightwell_server.gateway.images import RequestImages, decode_images
 from lightwell_server.importing.trace import trace
 from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
 from lightwell_server.models.lifting.pixels import example
 from lightwell_server.models.store import Model, load_file
+from lightwell_server.requests.models import check_role
 from lightwell_server.runtime import describe, responses
 from lightwell_server.runtime.limits import Limits
 from lightwell_server.runtime.prepare import PreparedRequest, prepare
@@ -59,8 +61,9 @@ NOT_DETERMINISTIC = (
 
 class Local:
     """A model in this process: a `.pt` or `.pt2` file, an `nn.Module` (it is traced), or a loaded model. `card` says
-    what the file does not; `labels` names the classes. Errors are the SDK's. The engine's thread ends with
-    `close()`, with the object, or with the process."""
+    what the file does not; `labels` names the classes; `further` are other models, by the names that a method's
+    parameter may give for them. Errors are the SDK's. The engine's thread ends with `close()`, with the object, or with
+    the process."""
 
     def __init__(
         self,
@@ -69,8 +72,10 @@ class Local:
         labels: tuple[str, ...] = (),
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        further: Mapping[str, str | Path | torch.nn.Module | Model] = MappingProxyType({}),
     ) -> None:
         self.model = _loaded(model, card or Card(), labels, device, dtype)
+        self._further = {name: _loaded(each, card or Card(), (), device, dtype) for name, each in further.items()}
         self._described, self._limits = describe.described(self.model), Limits(device=device)
         self._engine = Engine(
             answer, name="local", fitting=self._limits.fitting, processors=torch.device(device).type == "cpu"
@@ -161,12 +166,19 @@ class Local:
 
     def _queried(self, rpc: str, request: Any) -> Any:  # noqa: ANN401 - of any rpc
         """A query's last answer."""
-        query, inner = queries()[rpc], type(request)()
+        query, inner, further = queries()[rpc], type(request)(), dict[str, Model]()
         inner.CopyFrom(request)
         try:
             if (asked := query.asked(inner)) is not None:
-                asked.CopyFrom(decode_images(asked, self._described).request)
-            given = {"request": inner, "model": self.model, "limits": self._limits, "seconds": self._engine.seconds}
+                further = self._roles(asked)
+                asked.CopyFrom(self._decoded(asked, further).request)
+            given = {
+                "request": inner,
+                "model": self.model,
+                "further": further,
+                "limits": self._limits,
+                "seconds": self._engine.seconds,
+            }
             *_, response = query.answers(given)
             return query.complete(response, request)
         except NotApplicable as error:
@@ -174,10 +186,27 @@ class Local:
         except LightwellError as error:
             raise _sdk_error(error) from None
 
+    def _roles(self, request: Request) -> dict[str, Model]:
+        """The further models of a request by the parameters that name them."""
+        method, found = method_of(request), dict[str, Model]()
+        for role in method.needs.models:
+            if name := getattr(getattr(request, method.name), role):
+                if name not in self._further:
+                    raise InvalidArgument.at(
+                        f"{method.name}.{role}", f"there is no model {name!r}; {nearest(name, list(self._further))}"
+                    )
+                found[role] = self._further[name]
+                check_role(method, role, name, found[role].card.kind)
+        return found
+
+    def _decoded(self, request: Request, further: Mapping[str, Model]) -> RequestImages:
+        return decode_images(request, self._described, {role: model.id for role, model in further.items()})
+
     def _submitted(self, request: Request, watched: bool = False) -> _Running:
         try:
-            images = decode_images(request, self._described)
-            running = _Running(images, prepare(images.request, self.model), watched)
+            further = self._roles(request)
+            images = self._decoded(request, further)
+            running = _Running(images, prepare(images.request, self.model, further), watched)
             if request.reproducible and not torch.are_deterministic_algorithms_enabled():
                 running.run.exceptions.append(NOT_DETERMINISTIC)
             self._engine.submit(running.run)

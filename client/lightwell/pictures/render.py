@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image as Pil
+from PIL import ImageDraw
 
 from lightwell.pictures import colors
 from lightwell.pictures.heatmap import Floats
@@ -11,6 +12,8 @@ from lightwell.v1 import types_pb2 as types
 
 _OPAQUE = 0.75
 """How much the strongest places of a coarse map hide of the image below."""
+_DOT, _MARK = 1 / 100, (220, 40, 40)
+"""Of a dot: its radius as a share of the image's longer side, and its colour."""
 _AROUND = 0.25
 """How much is left of the light around an object that is shown in its image."""
 
@@ -46,6 +49,17 @@ def shown(original: Pil.Image, mask: Floats, placement: types.Placement) -> Pil.
     original = original.convert("RGB")
     around = original.convert("L").point(lambda value: value * _AROUND).convert("RGB")
     return Pil.composite(original, around, _alpha(original, mask, placement))
+
+
+def dots(image: Pil.Image, points: Floats, placement: types.Placement) -> Pil.Image:
+    """Points [n, 2], rows and columns in pixels of the model's input, as dots on an image."""
+    result = image.convert("RGB")
+    draw, radius = ImageDraw.Draw(result), max(2, round(max(result.size) * _DOT))
+    for row, column in points[:, :2]:
+        x = placement.offset_x + (column + 0.5) * placement.scale_x
+        y = placement.offset_y + (row + 0.5) * placement.scale_y
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_MARK, outline="white")
+    return result
 
 
 def alone(size: tuple[int, int], values: Floats, message: types.Heatmap, placement: types.Placement) -> Pil.Image:

@@ -27,10 +27,16 @@ _EDGE = 36
 _PAPER, _INK = (255, 255, 255), (60, 60, 60)
 
 
-def activations(maps: Floats, channels: Sequence[int]) -> Pil.Image:
-    """The maps [k, h, w] of a layer's channels, in grey, each from its least to its largest value, above each the
-    channel's number. What does not fit is left out."""
-    return _numbered(_rescaled(maps, (1, 2)), channels)[0]
+def maps(values: Floats, numbers: Sequence[int]) -> Pil.Image:
+    """Maps [k, h, w] in grey, each from its least to its largest value, above each its number. What does not fit is
+    left out."""
+    return _numbered(_rescaled(values, (1, 2)), numbers)[0]
+
+
+def pictures(values: Floats, numbers: Sequence[int]) -> Pil.Image:
+    """Pictures [k, 3, h, w] in [0, 1], above each its number. What does not fit is left out."""
+    pixels: Bytes = (np.clip(values, 0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    return _numbered(pixels, numbers)[0]
 
 
 def filters(weights: Floats) -> tuple[Pil.Image, int, int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from PIL import Image as Pil
 
 from lightwell import images
-from lightwell.pictures import drawing, render, tiles
+from lightwell.pictures import drawing, render
 from lightwell.results import Explanation, Synthesis, listed
 from lightwell.transport.errors import LightwellError
 from lightwell.v1 import types_pb2 as types
 
-CHANNELS = 20
-"""Of activations, how many are shown in a cell."""
+MOST = 20
+"""Maps or pictures of one answer that are shown in a cell."""
 
 
 def reduced(image: types.Image, side: int) -> Pil.Image:
@@ -34,8 +34,7 @@ def shown(answer: Explanation | Synthesis | LightwellError, original: Pil.Image)
     if kinds[0] == "overlay" and render.single(answer.message.map):
         return render.alone(original.size, answer.map, answer.message.map, placement)
     if kinds[0] == "sheet":
-        maps, channels = answer.tensors["activations"][:CHANNELS], answer.tensors["channels"][:CHANNELS]
-        return _fitted(tiles.activations(maps, channels.tolist()), original.size)
+        return _fitted(drawing.sheet(answer.message, MOST), original.size)
     return render.on_white(drawing.draw(kinds[0], answer.message, original, placement))
 
 

@@ -30,9 +30,11 @@ from lightwell_server.contract.facts import (
     Grid,
     Layer,
 )
+from lightwell_server.contract.needs import Needs
 from lightwell_server.contract.parameters import (
     Color,
     FullImage,
+    GeneratorName,
     GridLayer,
     LayerName,
     ModelInput,
@@ -44,6 +46,7 @@ from lightwell_server.contract.results import (
     Heatmap,
     Result,
     Synthesis,
+    View,
 )
 from lightwell_server.contract.target import (
     ChannelTarget,
@@ -85,6 +88,7 @@ __all__ = [
     "Facts",
     "Frame",
     "FullImage",
+    "GeneratorName",
     "Grid",
     "GridLayer",
     "Heatmap",
@@ -92,6 +96,7 @@ __all__ = [
     "LayerName",
     "ModelInput",
     "ModelName",
+    "Needs",
     "Observed",
     "Part",
     "Readout",
@@ -107,6 +112,7 @@ __all__ = [
     "Target",
     "TargetT",
     "Values",
+    "View",
     "Want",
     "Work",
     "reading",

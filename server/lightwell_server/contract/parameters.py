@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from annotated_types import Interval
 from pydantic import AfterValidator, InstanceOf, ValidationInfo
 from torch import Tensor
 
 from lightwell_server.contract.facts import Facts
+from lightwell_server.contract.needs import Image, Kind
 from lightwell_server.errors import nearest
 
-ModelInput = Annotated[Tensor, InstanceOf(), "fitted"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageType:
+    """Marks the type of an image: what a method sees of it."""
+
+    image: Image
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """Marks the name of a layer."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """Marks the name of a further model, of that kind."""
+
+    kind: Kind
+
+
+def marks(hint: Any, kind: type[T]) -> Iterator[T]:  # noqa: ANN401 - a parameter's annotation
+    """The marks of that kind in an annotation, wherever they stand: also within tuples and dataclasses."""
+    if hasattr(hint, "__metadata__"):
+        yield from (mark for mark in hint.__metadata__ if isinstance(mark, kind))
+        parts: Iterable[Any] = (hint.__origin__,)
+    elif isinstance(hint, type) and is_dataclass(hint):
+        parts = get_type_hints(hint, include_extras=True).values()
+    else:
+        parts = get_args(hint)
+    for part in parts:
+        yield from marks(part, kind)
+
+
+ModelInput = Annotated[Tensor, InstanceOf(), ImageType("input")]
 """[1, 3, H, W] in [0, 1]: an image resized and cropped as the model's card says. Where it says that the channels are no
 colours, there are as many as it says, here and wherever rows have 3."""
-FullImage = Annotated[Tensor, InstanceOf(), "whole"]
+FullImage = Annotated[Tensor, InstanceOf(), ImageType("full")]
 """[1, 3, H, W] in [0, 1]: a whole image at its own size."""
 
 
@@ -34,12 +72,15 @@ def _with_grid(name: str, info: ValidationInfo[dict[str, Any]]) -> str:
     return name
 
 
-LayerName = Annotated[str, AfterValidator(_known_layer)]
+LayerName = Annotated[str, AfterValidator(_known_layer), LayerType()]
 """The name of one of the model's layers; checked before the method begins."""
 GridLayer = Annotated[LayerName, AfterValidator(_with_grid)]
 """The name of a layer with height and width."""
-ModelName = Annotated[str, "model"]
-"""The name of another model; the parameter's own name is the role that `Ask.model` takes."""
+ModelName = Annotated[str, Role("classifier")]
+"""The name of another classifier, loaded on the same device: `name`, `name@version`, `name@alias`. The parameter's own
+name is the role that `Ask.model` takes, and the key of its `Facts` among `models`."""
+GeneratorName = Annotated[str, Role("generator")]
+"""The same of a generator."""
 
 
 Share = Annotated[float, Interval(ge=0, le=1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +38,8 @@ _DRAWING = 4e-7
 class RequestImages:
     """One request's pictures. `asked` is the request as it was sent, `request` the same for a device: its images are
     pixels, the one it is about of the model's size. `size` (height, width) is what the method looks at, `held` the
-    bytes that it takes for as long as it is in progress, `original` the image as it was sent, if it is drawn on, by its
-    `bands` if it is no picture."""
+    bytes that it takes for as long as it is in progress, `original` the image as it was sent, if there is one and it is
+    drawn on, by its `bands` if it is no picture."""
 
     asked: Request
     request: Any
@@ -104,9 +105,10 @@ class RequestImages:
 
     def _draw(self, response: explain.ExplainResponse, stop: threading.Event | None) -> None:
         """Draws the pictures that were asked for; of those that the method has none of a warning tells."""
-        if self.original is None or not isinstance(self.asked, explain.ExplainRequest):
+        if not isinstance(self.asked, explain.ExplainRequest) or not self.asked.output.pictures:
             return
-        original, known = self.original.picture(), drawing.kinds(response)
+        original = self.original.picture() if self.original is not None else None
+        known = drawing.kinds(response, original is not None)
         for number in dict.fromkeys(self.asked.output.pictures):
             kind = explain.PictureKind.Name(number).removeprefix("PICTURE_KIND_").lower()
             if kind in known:
@@ -139,7 +141,7 @@ class ImageHeaders:
     def bytes(self) -> int:
         """Of memory that the pictures take at most, until the answer is drawn. What is looked at as a whole is sent on
         as a whole."""
-        whole = _SENT_ON * self.images[0].pixels if self.method.whole else 0
+        whole = _SENT_ON * self.images[0].pixels if self.method.needs.image == "full" else 0
         return max(sum(image.bytes for image in self.images) + whole, self._drawing)
 
     @property
@@ -149,7 +151,8 @@ class ImageHeaders:
 
     @property
     def _drawn(self) -> bool:
-        return isinstance(self.asked, explain.ExplainRequest) and bool(self.asked.output.pictures)
+        asked = isinstance(self.asked, explain.ExplainRequest) and bool(self.asked.output.pictures)
+        return asked and self.method.needs.image != "none"
 
     @property
     def seconds(self) -> float:
@@ -162,39 +165,51 @@ class ImageHeaders:
         request, inner, model = self.asked, self.inner, self.model
         digests = [types.ImageDigest(field=image.path, sha256=images.digest(image.message)) for image in self.images]
         held = self._drawing
-        original, *others = [image.decoded() for image in self.images]
-        for image, pixels in zip(self.images[1:], others, strict=True):
+        decoded = [image.decoded() for image in self.images]
+        original = decoded.pop(0) if self.method.needs.image != "none" else None
+        others = self.images[len(self.images) - len(decoded) :]
+        for image, pixels in zip(others, decoded, strict=True):
             image.message.CopyFrom(pixels.message())
         self.images.clear()  # files hold all that was decoded of them, and their decoders
-        seen, placement = original, images.placed(original.size)
-        if not self.method.whole:
-            seen, placement = _fitted(original, request.image.fit, model)
-        inner.image.CopyFrom(seen.message())
-        if self.method.whole:
-            inner.image.fit = request.image.fit
+        size = model.card.height, model.card.width
+        placement = images.placed(size)
+        if original is not None:
+            seen, placement = _fitted(original, request.image.fit, self.method, model)
+            inner.image.CopyFrom(seen.message())
+            if self.method.needs.image == "full":
+                inner.image.fit = request.image.fit
+            size = seen.size
+            decoded.append(seen)
         count = self.channels.count if self.channels else 3
         return RequestImages(
             asked=request,
             request=inner,
-            size=seen.size,
+            size=size,
             placement=placement,
             original=original if self._drawn else None,
             bands=self.channels.bands if self.channels else (),
-            held=held + _FLOAT * count * sum(math.prod(pixels.size) for pixels in (seen, *others)),
+            held=held + _FLOAT * count * sum(math.prod(pixels.size) for pixels in decoded),
             digests=digests,
         )
 
 
 def read_headers(
-    request: Request, model: GetModelResponse, max_pixels: int = MAX_PIXELS, stop: threading.Event | None = None
+    request: Request,
+    model: GetModelResponse,
+    max_pixels: int = MAX_PIXELS,
+    stop: threading.Event | None = None,
+    further: Mapping[str, str] | None = None,
 ) -> ImageHeaders:
-    """Checks a request, and reads its images' headers; decoding them ends early when `stop` is set. Raises
-    InvalidArgument saying what to change."""
+    """Checks a request, and reads its images' headers; decoding them ends early when `stop` is set. `further` are the
+    names and versions of further models by the parameters that name them. Raises InvalidArgument saying what to
+    change."""
     method = method_of(request)
     _check_output(request)
     inner: Any = type(request)()
     inner.CopyFrom(request)
     inner.model, inner.version = model.summary.name, model.summary.version
+    for role, name in (further or {}).items():
+        setattr(getattr(inner, method.name), role, name)
     if isinstance(inner, synthesize.SynthesizeRequest):
         inner.output.pixels = True
     else:
@@ -207,10 +222,10 @@ def read_headers(
     return ImageHeaders(request, inner, method, model, channels, found)
 
 
-def decode_images(request: Request, model: GetModelResponse) -> RequestImages:
+def decode_images(request: Request, model: GetModelResponse, further: Mapping[str, str] | None = None) -> RequestImages:
     """Decodes the images of a request and fits the one it is about to a model. Raises InvalidArgument saying what to
     change."""
-    return read_headers(request, model).seen()
+    return read_headers(request, model, further=further).seen()
 
 
 def _check_support(method: str, model: GetModelResponse) -> None:
@@ -224,7 +239,9 @@ def _check_support(method: str, model: GetModelResponse) -> None:
 def _images(request: Any, method: Method) -> list[tuple[str, types.Image]]:  # noqa: ANN401 - of either kind
     """The image that a request is about and those among its parameters, with where they stand. Raises InvalidArgument
     for what is wrong with the other parameters: decoding is what costs."""
-    found = [("image", request.image)]
+    found = [("image", request.image)] if method.needs.image != "none" else []
+    if not found and request.image.WhichOneof("source"):
+        raise InvalidArgument.at("image", f"{method.name} looks at no image; leave it unset")
 
     def note(image: types.Image, path: str) -> Tensor:
         found.append((path, image))
@@ -256,12 +273,13 @@ def _check_output(request: Request) -> None:
 
 
 def _fitted(
-    original: images.Decoded, fit: types.Fit.ValueType, model: GetModelResponse
+    original: images.Decoded, fit: types.Fit.ValueType, method: Method, model: GetModelResponse
 ) -> tuple[images.Decoded, types.Placement]:
-    card = model.card
-    if fit != types.FIT_EXACT:
-        return original.fitted(fit_of(model))
-    original.check_size((card.height, card.width), model.any_size)
+    """An image as a method looks at it, and where that lies in the one that was sent."""
+    if method.needs.image != "full":
+        if fit != types.FIT_EXACT:
+            return original.fitted(fit_of(model))
+        original.check_size((model.card.height, model.card.width), model.any_size)
     return original, images.placed(original.size)
 
 

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -19,11 +19,12 @@ from lightwell_server.errors import Aborted, DeadlineExceeded, InvalidArgument, 
 from lightwell_server.gateway.admission import Admission
 from lightwell_server.gateway.codec_pool import CodecPool
 from lightwell_server.gateway.images import RequestImages, read_headers
-from lightwell_server.gateway.registry import ModelRegistry, ModelVersion
+from lightwell_server.gateway.registry import ModelRegistry, ModelVersion, used
 from lightwell_server.requests.admitted import AdmittedRequest, Price
 from lightwell_server.requests.backend import Backend, Response
 from lightwell_server.requests.budget import Budget
 from lightwell_server.requests.call import WRITTEN, current
+from lightwell_server.requests.models import check_role
 from lightwell_server.runtime.queries import Query
 
 T = TypeVar("T")
@@ -53,13 +54,17 @@ class Pipeline:
         """A request's progress, if it is `watched`, and its result. It has the seconds that are `left` to it, or what
         the server gives. Raises LightwellError."""
         call, entry, deadline = current.get(), self._named(request), self._deadline(left)
-        price = self._admission.prices.price(request, entry)
-        with entry.used(), self._admission.admitted(call, entry.version, deadline, price) as admitted:
+        further, price = self._further(request), self._admission.prices.price(request, entry)
+        with (
+            entry.used(),
+            used(further.values()),
+            self._admission.admitted(call, entry.version, deadline, price) as admitted,
+        ):
             admitted.watched = watched
             # It is sent when this has ended, and takes its room until then.
             room = self._answers.holding(call.caller, WRITTEN * price.answer)
             call.answer = await call.kept.enter_async_context(room)
-            async with aclosing(_timely(admitted, self._run(request, entry, admitted))) as answers:
+            async with aclosing(_timely(admitted, self._run(request, entry, further, admitted))) as answers:
                 async for response in answers:
                     yield response
 
@@ -92,6 +97,17 @@ class Pipeline:
         current.get().model = entry.name
         return entry
 
+    def _further(self, request: Request) -> dict[str, ModelVersion]:
+        """The further models of a request by the parameters that name them. Raises InvalidArgument for one of a wrong
+        kind, and what a name raises that means none."""
+        method = method_of(request)
+        parameters, found = getattr(request, method.name), dict[str, ModelVersion]()
+        for role in method.needs.models:
+            if name := getattr(parameters, role):
+                found[role] = self._registry.get(name)
+                check_role(method, role, found[role].id, found[role].kind)
+        return found
+
     def _queried(self, query: Query, named: Any) -> ModelVersion | None:  # noqa: ANN401
         """The version that a query is about, if it is about one."""
         if isinstance(named, explain_pb2.ExplainRequest | synthesize_pb2.SynthesizeRequest):
@@ -99,10 +115,10 @@ class Pipeline:
         return self._version(named) if query.of_model else None
 
     async def _run(
-        self, request: Request, entry: ModelVersion, admitted: AdmittedRequest
+        self, request: Request, entry: ModelVersion, further: Mapping[str, ModelVersion], admitted: AdmittedRequest
     ) -> AsyncGenerator[Response, None]:
         async with (
-            self._decoded(request, entry) as images,
+            self._decoded(request, entry, further) as images,
             aclosing(self._backend.run(images.request, admitted)) as answers,
         ):
             async for response in answers:
@@ -120,7 +136,9 @@ class Pipeline:
         async with AsyncExitStack() as stack:
             asked = query.asked(inner)
             if entry is not None and asked is not None:
-                images = await stack.enter_async_context(self._decoded(asked, entry))
+                further = self._further(asked)
+                stack.enter_context(used(further.values()))
+                images = await stack.enter_async_context(self._decoded(asked, entry, further))
                 asked.CopyFrom(images.request)
             elif entry is not None:
                 inner.model, inner.version = entry.name, entry.version
@@ -131,10 +149,13 @@ class Pipeline:
                 yield await self._encoded(query.completing_seconds(response, request), complete)
 
     @asynccontextmanager
-    async def _decoded(self, request: Request, entry: ModelVersion) -> AsyncIterator[RequestImages]:
+    async def _decoded(
+        self, request: Request, entry: ModelVersion, further: Mapping[str, ModelVersion]
+    ) -> AsyncIterator[RequestImages]:
         """The decoded pictures of a request, whose bytes are held for as long as they are needed."""
         stop = threading.Event()
-        read = functools.partial(read_headers, request, entry.described, self._max_pixels, stop)
+        named = {role: model.id for role, model in further.items()}
+        read = functools.partial(read_headers, request, entry.described, self._max_pixels, stop, named)
         found = await self._codec.run("header", 0.0, read, stop)
         if found.bytes > self._codec.largest:
             raise InvalidArgument(

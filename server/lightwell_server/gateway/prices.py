@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
-from lightwell_server.catalog import Request, method_of
+from lightwell_server.catalog import Method, Request, method_of
 from lightwell_server.codec import pictures
 from lightwell_server.engine.experience import Least
 from lightwell_server.gateway.registry import ModelVersion
@@ -124,13 +124,14 @@ def kind(request: Request, entry: ModelVersion) -> tuple[int, int, int]:
     parameters, what the target reads, and the picture's size where the model's card does not choose it."""
     method = method_of(request)
     parameters = getattr(request, method.name)
-    steps = parameters.steps if "steps" in parameters.DESCRIPTOR.fields_by_name else 0
-    own_size = method.whole or request.image.fit == types.FIT_EXACT
+    planned = method.needs.planned
+    steps = getattr(parameters, planned) if planned is not None else 0
+    own_size = _own_size(request, method)
     family = entry.name, method.name, steps > 0
     alike = (
         family,
         entry.version,
-        _plain(parameters),
+        _plain(parameters, planned),
         _place(request.target),
         request.output.HasField("predictions"),
         request.reproducible,
@@ -139,11 +140,17 @@ def kind(request: Request, entry: ModelVersion) -> tuple[int, int, int]:
     return hash(family), hash(alike), max(0, steps)
 
 
-def _plain(message: Message) -> Hashable:
-    """The fields of a message, without its images and steps, and of a list how long it is and how it begins."""
+def _own_size(request: Request, method: Method) -> bool:
+    """Whether the image has a size of its own, which the model's card does not choose."""
+    return method.needs.image == "full" or (method.needs.image == "input" and request.image.fit == types.FIT_EXACT)
+
+
+def _plain(message: Message, leave: str | None = None) -> Hashable:
+    """The fields of a message, without its images and the one to `leave` out, and of a list how long it is and how it
+    begins."""
     found = []
     for field_, value in message.ListFields():
-        if field_.name == "steps" or isinstance(value, types.Image):
+        if field_.name == leave or isinstance(value, types.Image):
             continue
         count, parts = (len(value), value[:PARTS]) if field_.is_repeated else (1, (value,))
         plain = tuple(_plain(part) if isinstance(part, Message) else part for part in parts)
@@ -163,13 +170,14 @@ def _largest(request: Request, entry: ModelVersion) -> int:
     method, described = method_of(request), entry.described
     if not isinstance(request, explain_pb2.ExplainRequest):
         return ANSWER
-    named = getattr(getattr(request, method.name), "layer", "")
+    parameters = getattr(request, method.name)
+    named = {name for field_ in method.needs.layers if isinstance(name := getattr(parameters, field_), str) and name}
     own = next((each.default_layers for each in described.methods if each.method == method.name), ())
-    wanted = {named} if named else set(own)
+    wanted = named or set(own)
     read = (layer for layer in described.layers if wanted.intersection((layer.name, *layer.aliases)))
     usual = max(1, described.card.height * described.card.width)
     numbers = max(described.card.channels * usual, *(math.prod(layer.shape) for layer in read), 0)
-    sides = _sides(request.image) if method.whole or request.image.fit == types.FIT_EXACT else None
+    sides = _sides(request.image) if _own_size(request, method) else None
     return max(ANSWER, FLOAT * numbers * (usual if sides is None else math.prod(sides)) // usual)
 
 

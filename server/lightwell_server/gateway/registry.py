@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,11 @@ class ModelVersion:
         return f"{self.name}@{self.version}"
 
     @property
+    def kind(self) -> str:
+        """What it is: classifier, stylizer or generator."""
+        return models.ModelKind.Name(self.described.summary.kind).removeprefix("MODEL_KIND_").lower()
+
+    @property
     def ready(self) -> bool:
         """Whether it answers."""
         return self.state == State.MODEL_STATE_READY
@@ -59,6 +64,15 @@ class ModelVersion:
             yield self
         finally:
             self.users -= 1
+
+
+@contextmanager
+def used(entries: Iterable[ModelVersion]) -> Iterator[None]:
+    """For as long as a request is at work with all of them."""
+    with ExitStack() as stack:
+        for entry in entries:
+            stack.enter_context(entry.used())
+        yield
 
 
 class ModelRegistry:

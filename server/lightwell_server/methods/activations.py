@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 
-from lightwell_server.contract import OUT, Ask, Explaining, Explanation, Facts, GridLayer, ModelInput
+from lightwell_server.contract import OUT, Ask, Explaining, Explanation, Facts, GridLayer, ModelInput, View
 from lightwell_server.methods._cam import cam_layer, cam_reason, no_grid_layer, placed, strongest
 
 applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
@@ -24,4 +24,7 @@ def activations(
     out as a grid without those that have no place."""
     maps = placed((yield Ask(image, at=layer, want=OUT)).out, layer, facts)
     shown = strongest(maps, max_channels)
-    return Explanation(tensors={"activations": maps[shown], "channels": shown.to(torch.int32)})
+    return Explanation(
+        tensors={"activations": maps[shown], "channels": shown.to(torch.int32)},
+        views={"activations": View("maps", numbers="channels")},
+    )

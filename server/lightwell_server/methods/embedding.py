@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from lightwell_server.contract import (
     EMBEDDING,
     OUT,
@@ -11,6 +13,7 @@ from lightwell_server.contract import (
     Facts,
     LayerName,
     ModelInput,
+    View,
 )
 from lightwell_server.errors import InvalidArgument
 
@@ -21,6 +24,11 @@ def embedding(image: ModelInput, facts: Facts, *, layer: LayerName | None = None
     if layer is None and not facts.embeds:
         raise InvalidArgument.at("embedding.layer", "the model has no linear layer; name the layer that is meant")
     values = (yield Ask(image, at=layer or EMBEDDING, want=OUT)).out
-    if values.dim() == 3:  # tokens
-        return Explanation(tensors={"embedding": values[0].mean(0)})
-    return Explanation(tensors={"embedding": values[0].flatten(1).mean(1) if values.dim() > 2 else values[0]})
+    return Explanation(tensors={"embedding": _mean(values)}, views={"embedding": View("vector")})
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean [features] over positions, or over tokens [1, tokens, features], of a single row."""
+    if values.dim() == 3:
+        return values[0].mean(0)
+    return values[0].flatten(1).mean(1) if values.dim() > 2 else values[0]

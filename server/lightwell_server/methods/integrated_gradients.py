@@ -12,11 +12,25 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor
 
-from lightwell_server.contract import GRAD, Ask, Explaining, Facts, FullImage, ModelInput, Rows, Target, resolve_target
+from lightwell_server.contract import (
+    GRAD,
+    Ask,
+    Explaining,
+    Facts,
+    FullImage,
+    ModelInput,
+    Needs,
+    Rows,
+    Target,
+    resolve_target,
+)
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import PART, Reduction, blurred, by_pixel, mean_color, parts
 
 Quadrature = Literal["gauss_legendre", "midpoint", "trapezoid", "left", "right"]
+
+
+needs = Needs(planned="steps")
 
 
 def integrated_gradients(

@@ -20,6 +20,7 @@ from lightwell_server.contract import (
     Facts,
     Frame,
     ModelInput,
+    Needs,
     Synthesis,
     Synthesizing,
     Target,
@@ -27,6 +28,8 @@ from lightwell_server.contract import (
 )
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._ball import Ball, Norm
+
+needs = Needs(planned="steps", early="stop_early")
 
 
 def applies(facts: Facts) -> str | None:

@@ -13,7 +13,7 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from lightwell_server.contract import Explaining, Facts, ModelInput, Share, Target, Work
+from lightwell_server.contract import Explaining, Facts, ModelInput, Share, Target, View, Work
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods.saliency import saliency
 
@@ -56,7 +56,7 @@ def segmentation(
         marks = cut.marks
     mask = ((marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)).astype(np.uint8)
     enlarged = cv2.resize(mask, tuple(image.shape[:1:-1]), interpolation=cv2.INTER_NEAREST)
-    return replace(seen, tensors={"mask": torch.from_numpy(enlarged)})
+    return replace(seen, tensors={"mask": torch.from_numpy(enlarged)}, views={"mask": View("mask")})
 
 
 def _begun(image: Tensor, values: Tensor, foreground: float, background: float) -> tuple[Bytes, Bytes]:

@@ -8,9 +8,22 @@ import torch
 from annotated_types import Interval
 from torch import Generator, Tensor
 
-from lightwell_server.contract import GRAD, Ask, Explaining, Facts, ModelInput, Rows, Share, Target, resolve_target
+from lightwell_server.contract import (
+    GRAD,
+    Ask,
+    Explaining,
+    Facts,
+    ModelInput,
+    Needs,
+    Rows,
+    Share,
+    Target,
+    resolve_target,
+)
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import Reduction, by_pixel, normal, parts
+
+needs = Needs(planned="samples")
 
 
 def smooth_grad(

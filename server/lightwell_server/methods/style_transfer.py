@@ -26,6 +26,7 @@ from lightwell_server.contract import (
     Frame,
     FullImage,
     LayerName,
+    Needs,
     Synthesis,
     Synthesizing,
     Work,
@@ -44,6 +45,7 @@ from lightwell_server.methods._math import (
 from lightwell_server.methods._optimizer import optimizer as make_optimizer
 
 Weight = Annotated[float, Gt(0)]
+needs = Needs(planned="steps")
 
 
 STROKES = 4096

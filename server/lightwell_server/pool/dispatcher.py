@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from lightwell_server.engine.scheduler import AGEING
 from lightwell_server.errors import Unavailable
 from lightwell_server.observability.metrics import GatewayMetrics
-from lightwell_server.pool.slot import Key, WorkerSlot
+from lightwell_server.pool.slot import WorkerSlot
 from lightwell_server.requests.admitted import AdmittedRequest
+from lightwell_server.requests.models import Key
 from lightwell_server.spans import Span
 
 GONE = 30.0
@@ -29,7 +30,7 @@ class _Waiting:
     rank: tuple[bool, float]
     number: int
     admitted: AdmittedRequest = field(compare=False)
-    key: Key = field(compare=False)
+    keys: frozenset[Key] = field(compare=False)
     slot: asyncio.Future[WorkerSlot] = field(compare=False)
 
 
@@ -73,11 +74,11 @@ class Dispatcher:
             async with asyncio.timeout(1):
                 await self._changed.wait()
 
-    async def acquire(self, admitted: AdmittedRequest, key: Key) -> WorkerSlot:
-        """Waits in line for a worker."""
+    async def acquire(self, admitted: AdmittedRequest, keys: frozenset[Key]) -> WorkerSlot:
+        """Waits in line for a worker that has all the models of `keys`."""
         began = time.monotonic()
         rank = not admitted.suspect, admitted.price.cost + AGEING * admitted.began
-        waiting = _Waiting(rank, admitted.number, admitted, key, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(rank, admitted.number, admitted, keys, asyncio.get_running_loop().create_future())
         bisect.insort(self._queue, waiting)
         self.assign()
         try:
@@ -111,13 +112,13 @@ class Dispatcher:
         if all(len(slot.requests) >= self._most for slot in self.slots):
             return False
         kept: WorkerSlot | None = None
-        vain = set[tuple[Key, str, bool]]()
+        vain = set[tuple[frozenset[Key], str, bool]]()
         for waiting in self._in_order():
             admitted = waiting.admitted
-            alike = waiting.key, admitted.call.caller, admitted.price.long
+            alike = waiting.keys, admitted.call.caller, admitted.price.long
             if waiting.slot.done() or alike in vain:  # one that is cancelled is taken out of the line a moment later
                 continue
-            if all(slot.ready and waiting.key not in slot.models for slot in self.slots):
+            if all(slot.ready and not waiting.keys <= slot.models for slot in self.slots):
                 self._give_up(waiting, "no worker could load it when it was started")
                 continue
             able = [slot for slot in self.slots if slot is not kept and self._room(slot, waiting)]
@@ -130,7 +131,7 @@ class Dispatcher:
             if not admitted.suspect:
                 vain.add(alike)
             elif kept is None:
-                has = [slot for slot in self.slots if waiting.key in slot.models]
+                has = [slot for slot in self.slots if waiting.keys <= slot.models]
                 kept = min(has, key=lambda slot: (not slot.alone, slot.backlog), default=None)
         return False
 
@@ -146,13 +147,13 @@ class Dispatcher:
     def _give_up(self, waiting: _Waiting, why: str) -> None:
         """Tells a request in line that it waits in vain."""
         self._queue.remove(waiting)
-        name, version = waiting.key
-        sentence = f"{name}@{version} cannot be asked now: {why}; the log says more"
+        names = " and ".join(sorted(f"{name}@{version}" for name, version in waiting.keys))
+        sentence = f"{names} cannot be asked now: {why}; the log says more"
         waiting.slot.set_exception(Unavailable(sentence, reason="NO_WORKER", retry_seconds=GONE))
 
     def _room(self, slot: WorkerSlot, waiting: _Waiting) -> bool:
         admitted = waiting.admitted
-        if waiting.key not in slot.models:
+        if not waiting.keys <= slot.models:
             return False
         if admitted.suspect:
             return not slot.requests

@@ -30,9 +30,10 @@ from lightwell_server.errors import Aborted, Internal, Unavailable
 from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.pool.client import Lost
 from lightwell_server.pool.dispatcher import GONE, Dispatcher
-from lightwell_server.pool.slot import FORKING, End, Key, WorkerSlot
+from lightwell_server.pool.slot import FORKING, End, WorkerSlot
 from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Response
+from lightwell_server.requests.models import Key, models_of
 from lightwell_server.resources import processors
 from lightwell_server.runtime.queries import queries
 
@@ -123,11 +124,11 @@ class Pool:
     async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
         """Answers a request, if need be again and again from the start: what was told is not told again. Raises
         LightwellError."""
-        way = Way()
+        way, keys = Way(), frozenset(models_of(request).values())
         while True:
             if self._dispatcher.gone:
                 raise Unavailable("no worker answers; the log says more", reason="NO_WORKER", retry_seconds=GONE)
-            slot = await self._dispatcher.acquire(admitted, (request.model, request.version))
+            slot = await self._dispatcher.acquire(admitted, keys)
             end, client, answered = slot.end, slot.client, False
             try:
                 if client is None:
@@ -151,10 +152,10 @@ class Pool:
         """What the worker answers that has least to do, and the model if it is about one. If it ends before, another is
         asked. Raises LightwellError."""
         query = queries()[rpc]
-        named = query.named(request) if query.of_model else None
+        keys = query.keys(request)
         while True:
             self._dispatcher.expect()
-            able = [slot for slot in self._slots if named is None or (named.model, named.version) in slot.models]
+            able = [slot for slot in self._slots if keys <= slot.models]
             for slot in sorted(able, key=lambda slot: slot.backlog):
                 if slot.client is None:
                     continue

@@ -27,6 +27,7 @@ from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.pool.client import Lost, WorkerClient
 from lightwell_server.pool.journal import CrashJournal
 from lightwell_server.requests.admitted import AdmittedRequest
+from lightwell_server.requests.models import Key
 from lightwell_server.resources import memory_kills
 from lightwell_server.runtime.loading import Loading, Overdue
 
@@ -57,7 +58,6 @@ OPENED = 16
 """Files that the start of a process opens at most. One that fails half way would leave some of them open."""
 UNTOLD = 255
 """The exit status of a process whose forker has ended."""
-Key = tuple[str, str]
 
 
 def run(module: str, launch: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lightwell_server.catalog import Method
 from lightwell_server.contract import ACT, GRAD, OUT, OUTPUT, SCORE, Answer, Ask, Frame, Work
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.models.footprint import row_bytes, shape_at
@@ -58,9 +59,10 @@ def cost_of(prepared: PreparedRequest, limits: Limits, seconds: Pricing) -> Cost
     what `limits` refuses."""
     cost, before, reply = Cost(), Cost(), None
     given = dict(prepared.parameters)
-    early = bool(given.get("stop_early"))
-    if early:
-        given["stop_early"] = False  # it is driven to its second frame
+    needs = prepared.method.needs
+    early = needs.early is not None and bool(given[needs.early])
+    if needs.early is not None:
+        given[needs.early] = False  # it is driven to its second frame
     steps = replace(prepared, parameters=given).steps()
     for _ in range(ASKS):
         try:
@@ -70,7 +72,7 @@ def cost_of(prepared: PreparedRequest, limits: Limits, seconds: Pricing) -> Cost
         reply = None
         if isinstance(step, Frame):
             if step.steps > limits.steps:
-                raise _too_many(prepared.method.name, step.steps, limits.steps)
+                raise _too_many(prepared.method, step.steps, limits.steps)
             if cost.steps:
                 cost.times(step.steps - step.step, before)
                 break
@@ -115,5 +117,6 @@ def empty(graph: Graph, ask: Ask, top: int) -> Answer:
     )
 
 
-def _too_many(method: str, steps: int, most: int) -> InvalidArgument:
-    return InvalidArgument.at(f"{method}.steps", f"plans {steps:,} steps; this server runs {most:,} at most")
+def _too_many(method: Method, steps: int, most: int) -> InvalidArgument:
+    field = method.name if method.needs.planned is None else f"{method.name}.{method.needs.planned}"
+    return InvalidArgument.at(field, f"plans {steps:,} steps; this server runs {most:,} at most")

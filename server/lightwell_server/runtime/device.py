@@ -31,6 +31,7 @@ from lightwell_server.models.store import Model
 from lightwell_server.observability.metrics import DeviceMetrics
 from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.backend import Response
+from lightwell_server.requests.models import Key, models_of
 from lightwell_server.resources import processors
 from lightwell_server.runtime import describe, responses
 from lightwell_server.runtime.costs import cost_of
@@ -151,7 +152,8 @@ class Device:
 
     async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
         """Answers a request. Raises LightwellError."""
-        prepared = await self._beside(prepare, request, self._model(request))
+        model, further = self._models_of(request)
+        prepared = await self._beside(prepare, request, model, further)
         if isinstance(request, synthesize.SynthesizeRequest):  # what would not fit is refused before its first step
             await self._beside(cost_of, prepared, self._limits, self._engine.seconds)
         admitted.attempts, admitted.worker = 1, 0
@@ -172,10 +174,13 @@ class Device:
     async def query(self, rpc: str, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
         """Answers a call without a run, on a thread beside the engine. Raises LightwellError."""
         query = queries()[rpc]
-        model = self._model(query.named(request)) if query.of_model else None
-        answers = query.answers(
-            {"request": request, "model": model, "limits": self._limits, "seconds": self._engine.seconds}
-        )
+        asked, model, further = query.asked(request), None, dict[str, Model]()
+        if asked is not None:
+            model, further = self._models_of(asked)
+        elif query.of_model:
+            model = self._model((request.model, request.version))
+        given = {"request": request, "model": model, "further": further, "limits": self._limits}
+        answers = query.answers({**given, "seconds": self._engine.seconds})
         async with aclosing(iterated(self._threads, answers)) as answered:
             async for response in answered:
                 yield response
@@ -184,10 +189,15 @@ class Device:
         """Ends the engine."""
         await asyncio.to_thread(self._engine.stop)
 
-    def _model(self, request: Any) -> Model:  # noqa: ANN401 - whatever names a model
-        model = self._models.get((request.model, request.version))
+    def _models_of(self, request: Request) -> tuple[Model, dict[str, Model]]:
+        """The model that a request is about, and the further ones by their roles."""
+        keys = models_of(request)
+        return self._model(keys[None]), {role: self._model(key) for role, key in keys.items() if role is not None}
+
+    def _model(self, key: Key) -> Model:
+        model = self._models.get(key)
         if model is None:
-            raise NotFound(f"model {request.model}@{request.version} is not loaded", reason="VERSION_NOT_FOUND")
+            raise NotFound(f"model {'@'.join(key)} is not loaded", reason="VERSION_NOT_FOUND")
         return model
 
     async def _events(

@@ -25,8 +25,8 @@ from lightwell_server.models.store import Model
 
 @dataclass
 class PreparedRequest:
-    """What a request asks. `image` [1, 3, H, W] in [0, 1] is what the method looks at, `fitted` what the model would
-    see of it."""
+    """What a request asks. `image` [1, 3, H, W] in [0, 1] is what the method looks at, if it looks at one, `fitted`
+    what the model would see of it; `further` are other models by their roles."""
 
     request: Request
     model: Model
@@ -36,10 +36,17 @@ class PreparedRequest:
     image: Tensor | None = None
     fitted: Tensor | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    further: Mapping[str, Model] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what the method looks at; without an image those of the model's input."""
+        return self.model.facts.size if self.image is None else (self.image.shape[2], self.image.shape[3])
 
     def steps(self) -> Generator[Step, Any, Any]:
         """The method at work, observed for what it shows of the clean image on the way."""
-        steps = self.method.start(self.image, self.target, self.model.facts, self.request.seed, self.parameters)
+        facts, further = self.model.facts, {role: model.facts for role, model in self.further.items()}
+        steps = self.method.start(self.image, self.target, facts, self.request.seed, self.parameters, further)
         wanted = self.request.output.HasField("predictions") and self.request.output.predictions > 0
         return with_clean_pass(steps, self.image, self.target, self.fitted, wanted)
 
@@ -49,7 +56,7 @@ class PreparedRequest:
 
     @property
     def _models(self) -> dict[str | None, Graph]:
-        return {None: self.model.graph}
+        return {None: self.model.graph} | {role: model.graph for role, model in self.further.items()}
 
     def run(
         self,
@@ -105,8 +112,9 @@ class PreparedRequest:
         return message
 
 
-def prepare(request: Request, model: Model) -> PreparedRequest:
-    """Checks everything. Raises InvalidArgument, NotApplicable. Takes time: run it beside the event loop."""
+def prepare(request: Request, model: Model, further: Mapping[str, Model] | None = None) -> PreparedRequest:
+    """Checks everything; `further` are the models of other roles. Raises InvalidArgument, NotApplicable. Takes time:
+    run it beside the event loop."""
     method = method_of(request)
 
     def picture(image: types.Image, path: str) -> Tensor:
@@ -119,9 +127,11 @@ def prepare(request: Request, model: Model) -> PreparedRequest:
         method,
         read_target(request.target, model.facts, model.labels, method.aimed),
         method.parameters(model.facts, given, model.id),
+        further=further or {},
     )
     prepared.inputs = _inputs(request, model)
-    _look(prepared)
+    if method.needs.image != "none":
+        _look(prepared)
     if prepared.image is not None and prepared.image.shape[2:] != model.facts.size and _layered(prepared):
         _resize(prepared, given)
     return prepared
@@ -132,10 +142,11 @@ def _look(prepared: PreparedRequest) -> None:
     model, request = prepared.model, prepared.request
     image = _decoded(request.image, "image", model)
     seen = image
-    if request.image.fit != types.FIT_EXACT or prepared.method.whole:
+    whole = prepared.method.needs.image == "full"
+    if request.image.fit != types.FIT_EXACT or whole:
         seen, _ = image.fitted(model.card.fit)
     prepared.fitted = prepared.image = _placed(seen.whole(), model)
-    if prepared.method.whole:
+    if whole:
         prepared.image = _placed(image.whole(), model)
     if prepared.target.placed and prepared.image.shape[2:] != model.facts.size:
         kind = request.target.WhichOneof("target")
@@ -151,7 +162,8 @@ def _decoded(image: types.Image, path: str, model: Model) -> images.Decoded:
 def _layered(prepared: PreparedRequest) -> bool:
     """Whether it concerns layers of the model as it sees the image."""
     named = prepared.request.target.WhichOneof("target") in ("channel", "direction")
-    return not prepared.method.whole and (named or prepared.method.layered)
+    needs = prepared.method.needs
+    return needs.image == "input" and (named or bool(needs.layers))
 
 
 def _resize(prepared: PreparedRequest, given: Mapping[str, Any]) -> None:

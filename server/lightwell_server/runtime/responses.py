@@ -29,6 +29,7 @@ from lightwell_server.contract import (
     Seen,
     Synthesis,
     Target,
+    View,
     reading,
 )
 from lightwell_server.engine.run import Run
@@ -48,10 +49,10 @@ _ENLARGEMENTS = {
 def explanation(prepared: PreparedRequest, observed: Observed, run: Run) -> explain.ExplainResponse:
     """The response to an Explain request."""
     result, seen, dtype = observed.result, observed.seen, prepared.request.output.dtype
-    assert isinstance(result, Explanation) and prepared.image is not None
+    assert isinstance(result, Explanation)
     target = _settled(prepared.target, seen)
     response = explain.ExplainResponse(
-        tensors=_tensors(result.tensors, dtype),
+        tensors=_tensors(result.tensors, result.views, dtype),
         measures=_measures(result.measures),
         target=explained(target, seen, prepared.model) if type(target) is not Target else None,
         predictions=predictions(seen.out, prepared.model, prepared.predictions(result.predictions)),
@@ -59,7 +60,7 @@ def explanation(prepared: PreparedRequest, observed: Observed, run: Run) -> expl
         resolved=_resolved(prepared, target),
     )
     if result.map is not None:
-        response.map.CopyFrom(_heatmap(result.map, prepared.image, dtype))
+        response.map.CopyFrom(_heatmap(result.map, prepared.size, dtype))
     response.warnings.extend(_warnings(prepared, target, seen, result.map))
     return response
 
@@ -75,7 +76,7 @@ def synthesis(prepared: PreparedRequest, observed: Observed, run: Run) -> synthe
     response = synthesize.SynthesizeResult(
         pixels=_pixels(picture, prepared),
         succeeded=result.succeeded,
-        tensors=_tensors(tensors | result.tensors, output.dtype),
+        tensors=_tensors(tensors | result.tensors, result.views, output.dtype),
         pictures=[types.Picture(name=name, pixels=_pixels(p, prepared)) for name, p in result.pictures.items()],
         measures=_measures(result.measures),
         target=explained(target, seen, prepared.model) if seen.score is not None else None,
@@ -161,6 +162,7 @@ def provenance(prepared: PreparedRequest, run: Run) -> types.Provenance:
         steps=run.device_steps,
         exceptions=run.exceptions,
         attempts=1,
+        further_digests={role: model.digest for role, model in prepared.further.items()},
     )
 
 
@@ -182,20 +184,26 @@ def _label(model: Model, index: int) -> str:
     return model.labels[index] if model.labels else ""
 
 
-def _heatmap(result: Heatmap, image: Tensor, dtype: types.DataType.ValueType) -> types.Heatmap:
+def _heatmap(result: Heatmap, size: tuple[int, int], dtype: types.DataType.ValueType) -> types.Heatmap:
     return types.Heatmap(
         values=from_tensor(result.values, dtype),
         enlargement=_ENLARGEMENTS[result.enlargement],
-        height=image.shape[2],
-        width=image.shape[3],
+        height=size[0],
+        width=size[1],
         window=result.window,
         stride=result.stride,
         signed=result.signed,
     )
 
 
-def _tensors(tensors: Mapping[str, Tensor], dtype: types.DataType.ValueType) -> list[types.NamedTensor]:
-    return [types.NamedTensor(name=name, tensor=from_tensor(tensor, dtype)) for name, tensor in tensors.items()]
+def _tensors(
+    tensors: Mapping[str, Tensor], views: Mapping[str, View], dtype: types.DataType.ValueType
+) -> list[types.NamedTensor]:
+    named = [types.NamedTensor(name=name, tensor=from_tensor(tensor, dtype)) for name, tensor in tensors.items()]
+    for message in named:
+        if (view := views.get(message.name)) is not None:
+            message.view, message.numbers = types.View.Value(f"VIEW_{view.kind.upper()}"), view.numbers
+    return named
 
 
 def _measures(measures: Mapping[str, float]) -> list[types.Measure]:

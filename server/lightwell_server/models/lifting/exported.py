@@ -135,9 +135,10 @@ def _block(recorder: Recorder, graded: bool, module: fx.GraphModule, *inputs: Bo
 
 def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
     target = node.target
-    if target is torch.ops.higher_order.wrap_with_set_grad_enabled:
+    block = getattr(target, "__name__", "")  # torch registers some of these only where a program uses them
+    if block == "wrap_with_set_grad_enabled":
         return _block(recorder, *args)
-    if target is torch.ops.higher_order.wrap_with_autocast and not args[2]:  # a device, a type, enabled, cached
+    if block == "wrap_with_autocast" and not args[2]:  # a device, a type, enabled, cached
         return _block(recorder, recorder.graded, *args[4:])
     if isinstance(target, OpOverload):
         name = target._schema.name.split("::")[1]

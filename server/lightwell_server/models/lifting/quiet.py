@@ -23,6 +23,10 @@ def quiet() -> Iterator[None]:
             _filters.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
             warnings.filterwarnings("ignore", module=r"code/__torch__")
+            # torch 2.6 says so of each constant of a program.
+            warnings.filterwarnings(
+                "ignore", r"Attempted to insert a get_attr Node|Node \S+ target \S+ .* does not ref"
+            )
         _blocks += 1
     try:
         yield

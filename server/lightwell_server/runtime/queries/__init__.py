@@ -3,6 +3,7 @@ case, which holds a function of that name. The function names what it needs of
 
 - `request`: the call's message, its images pixels and its model's name and version those of a loaded one;
 - `model`: that model, a `Model`;
+- `further`: the other models of the request in it, by their roles;
 - `limits` and `seconds`: the limits of the device's steps, and what an Ask costs there by experience (`Pricing`);
 
 and returns the response, or yields responses where the rpc streams. It runs on a thread beside the device. What a file
@@ -34,8 +35,9 @@ from lightwell.v1 import explainer_pb2
 from lightwell_server.catalog import Request
 from lightwell_server.errors import NotApplicable
 from lightwell_server.requests.call import Right
+from lightwell_server.requests.models import Key, models_of
 
-_ARGUMENTS = frozenset({"request", "model", "limits", "seconds"})
+_ARGUMENTS = frozenset({"request", "model", "further", "limits", "seconds"})
 
 
 def _nothing(request: Any) -> None:  # noqa: ANN401 - of any rpc
@@ -75,6 +77,13 @@ class Query:
     def of_model(self) -> bool:
         """Whether it is about a model."""
         return "model" in self.arguments
+
+    def keys(self, request: Any) -> frozenset[Key]:  # noqa: ANN401 - of any rpc
+        """The models that a request needs, whose names are those of loaded versions."""
+        asked = self.asked(request)
+        if asked is not None:
+            return frozenset(models_of(asked).values())
+        return frozenset({(request.model, request.version)} if self.of_model else ())
 
     def named(self, request: Any) -> Any:  # noqa: ANN401 - of any rpc
         """What names the model: the request in it, or itself."""

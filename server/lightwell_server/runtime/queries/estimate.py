@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lightwell.v1 import estimate_pb2 as estimates
 from lightwell_server.catalog import Request
 from lightwell_server.errors import InvalidArgument, NotApplicable
@@ -22,10 +24,10 @@ def asked(request: estimates.EstimateRequest) -> Request:
 
 
 def estimate(
-    request: estimates.EstimateRequest, model: Model, limits: Limits, seconds: Pricing
+    request: estimates.EstimateRequest, model: Model, further: Mapping[str, Model], limits: Limits, seconds: Pricing
 ) -> estimates.EstimateResponse:
     """What a request would cost, where a step of the device keeps to `limits`. Raises what the request itself would."""
-    prepared = prepare(asked(request), model)
+    prepared = prepare(asked(request), model, further)
     cost = cost_of(prepared, limits, seconds)
     message = estimates.Cost(
         rows=round(cost.rows),

@@ -1,0 +1,29 @@
+"""Which models a request is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lightwell_server.catalog import Method, Request, method_of
+from lightwell_server.errors import InvalidArgument
+
+Key = tuple[str, str]
+"""A model's name and version."""
+
+
+def models_of(request: Request) -> Mapping[str | None, Key]:
+    """The models of a request whose names are those of loaded versions, by role; None is the one that it is about."""
+    method = method_of(request)
+    parameters = getattr(request, method.name)
+    found: dict[str | None, Key] = {None: (request.model, request.version)}
+    for role in method.needs.models:
+        name, _, version = getattr(parameters, role).partition("@")
+        if name:
+            found[role] = name, version
+    return found
+
+
+def check_role(method: Method, role: str, name: str, kind: str) -> None:
+    """Raises InvalidArgument for a further model of a kind that the role does not take."""
+    if (needed := method.needs.models[role]) != kind:
+        raise InvalidArgument.at(f"{method.name}.{role}", f"{name} is a {kind}; name a {needed}")
