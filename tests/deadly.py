@@ -11,10 +11,10 @@ SEED = 666
 prepare = device.prepare
 
 
-def deadly(request, model):
+def deadly(request, *models):
     if request.seed == SEED:
         os.abort()
-    return prepare(request, model)
+    return prepare(request, *models)
 
 
 def main(told):
