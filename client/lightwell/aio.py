@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
+    Generator,
     Iterable,
-    Iterator,
     Sequence,
-    Sized,
 )
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar, Unpack, overload
 
-import grpc
 from google.protobuf.message import Message
 
+from lightwell import calls
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.progress import bar
@@ -35,17 +32,14 @@ from lightwell.requests import (
     TargetLike,
     estimate_request,
     explain_request,
-    others,
     synthesize_request,
-    top_request,
 )
 from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
-from lightwell.sheets.plan import Cell, Plan, SheetOptions, Sweep, asked, settled
+from lightwell.sheets.plan import Plan, SheetOptions, Sweep
 from lightwell.sheets.sheet import Sheet
-from lightwell.sheets.table import Answer
 from lightwell.transport.channel import Certificate, Connection, Token, new_request_id
-from lightwell.transport.errors import LightwellError, cancelled, from_rpc, translated
-from lightwell.transport.retry import Event
+from lightwell.transport.errors import cancelled, translated
+from lightwell.transport.retry import Again, Event, Give, Next, attempts
 from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
 
@@ -114,24 +108,26 @@ class AsyncClient:
     async def explain(
         self, image: ImageLike, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
     ) -> Explanation | list[Explanation]:
-        """Explains an image, or with `targets` its classes of the highest scores; as `Client.explain`."""
-        # Reading and encoding an image may take long: the loop goes on meanwhile.
-        if targets is None:
-            return await self._explained(await asyncio.to_thread(explain_request, image, method, **options))
-        first = await self._explained(await asyncio.to_thread(top_request, image, method, targets, **options))
-        rest = (self._explained(request) for request in others(first, targets, method, **options))
-        return [first, *[answer async for answer in _in_order(rest, CONCURRENCY)]]
+        """Explains an image: what the model saw, as a map or tensors. `options` are those of `ExplainOptions`. With
+        `targets` that many classes of the highest scores are explained, or as many as there are, the highest first, and
+        a list comes back. Raises `LightwellError`; ValueError if `targets` is less than 1 or comes with a target, or
+        for a method that looks at no target."""
+        return await self._result(calls.explain(image, method, targets, options))
 
     def explain_stream(
         self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]
     ) -> AsyncStream[Explanation]:
-        """Explains an image and tells how far it is; as `Client.explain_stream`."""
+        """Explains an image and tells how far the work is, for explanations that take seconds, such as a dense
+        occlusion. `options` are those of `ExplainOptions`. Iterate over the stream for progress, or call its
+        `result()`, which raises `LightwellError`."""
         request = explain_request(image, method, **options)
         streamed = explain_pb2.ExplainStreamRequest(request=request)
         return AsyncStream(_Attempts(self._explainer.ExplainStream, streamed, self._connection), request.image)
 
     def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> AsyncStream[Synthesis]:
-        """Synthesises an image; options as for `Client.synthesize`."""
+        """Synthesises an image: what would change the model's mind, or what it dreams of. `options` are those of
+        `SynthesizeOptions`. Iterate over the stream for progress, or call its `result()`, which raises
+        `LightwellError`."""
         request = synthesize_request(method, **options)
         return AsyncStream(_Attempts(self._explainer.Synthesize, request, self._connection))
 
@@ -144,14 +140,12 @@ class AsyncClient:
         progress: bool = False,
         **options: Unpack[ExplainOptions],
     ) -> AsyncIterator[Explanation]:
-        """Explains many images in order; as `Client.explain_all`."""
-        total = len(images) if isinstance(images, Sized) else None
-        asked = (self.explain(image, method, **options) for image in images)
-        with bar(total, progress) as advance:
-            async with aclosing(_in_order(asked, concurrency)) as answers:  # who leaves early cancels what is begun
-                async for answer in answers:
-                    yield answer
-                    advance()
+        """Explains many images with one method, with at most `concurrency` requests in flight, and gives the results in
+        the images' order. `options` are those of `ExplainOptions`; `progress` shows a bar. Raises `LightwellError`, or
+        what is wrong with an image, when that image's turn comes."""
+        async with aclosing(self._given(calls.explain_all(images, method, concurrency, options), progress)) as given:
+            async for answer in given:
+                yield answer
 
     async def sheet(
         self,
@@ -164,64 +158,62 @@ class AsyncClient:
         progress: bool = False,
         **options: Unpack[SheetOptions],
     ) -> Sheet:
-        """Asks for many answers at once, to be seen side by side; as `Client.sheet`."""
+        """Asks for many answers to be seen side by side: a row for each image, model and target, a column for each
+        method. `targets` are several targets, or the number of classes of the highest scores; `methods` may be of
+        `synthesize`, too. `sweep` gives parameters several values, each in a column of its own, for the methods that
+        have them. `options` are those of `SheetOptions`; `progress` shows a bar. A request that fails is told in its
+        place. Raises `LightwellError` where every request would fail, `Usage` for a sweep of no parameter, and OSError
+        for an image that cannot be read."""
         plan = await asyncio.to_thread(Plan, images, methods, targets, models, sweep or {}, options)
-        first = [answer async for answer in self._cells(plan, plan.questions())]
-        cells, answers = plan.cells(first), []
-        with bar(len(cells), progress) as advance:
-            async with aclosing(self._cells(plan, cells)) as answered:
-                async for answer in answered:
-                    answers.append(answer)
-                    advance()
-        return plan.sheet(cells, answers)
-
-    def _cells(self, plan: Plan, cells: Sequence[Cell]) -> AsyncGenerator[Answer, None]:
-        return _in_order((self._cell(cell, plan.options) for cell in cells), CONCURRENCY)
-
-    async def _cell(self, cell: Cell, options: SheetOptions) -> Answer:
-        try:
-            return settled(cell, await asked(cell, self, options))
-        except LightwellError as error:
-            return settled(cell, error)
+        return await self._result(calls.sheet(plan), progress)
 
     async def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
-        """What a request would cost; as `Client.estimate`."""
+        """What a request of either kind would cost, and how it would be understood; nothing is run. `options` are those
+        of `Options`. A method that does not apply to the model is told in the answer. Raises `LightwellError` where the
+        request itself would, and TypeError for what is no method."""
         return Estimate.of(await self._asked(self._explainer.Estimate, estimate_request(method, image, **options)))
 
     async def models(self) -> list[models_pb2.ModelSummary]:
-        """Every version of every model."""
+        """Every version of every model, in a line each. Raises `LightwellError`."""
         return list((await self._asked(self._models.ListModels, models_pb2.ListModelsRequest())).models)
 
     async def model(self, name: str = "", version: str = "") -> models_pb2.GetModelResponse:
-        """One version: its card, its layers, and which methods apply."""
+        """One version (`version` unset: the newest; `name` unset: the only model): its card, its layers, and which
+        methods apply. Raises `LightwellError`."""
         request = models_pb2.GetModelRequest(model=name, version=version)
         return await self._asked(self._models.GetModel, request)
 
     async def filters(self, layer: str = "", model: str = "", version: str = "", picture: bool = False) -> Filters:
-        """The weights of a layer; as `Client.filters`."""
+        """The weights of a convolution or a linear layer, float32 (`layer` unset: of the first convolution). With
+        `picture` they are drawn where the model is. Raises `LightwellError`."""
         request = models_pb2.GetFiltersRequest(model=model, version=version, layer=layer, picture=picture)
         return Filters(await self._asked(self._models.GetFilters, request))
 
     async def status(self) -> admin_pb2.GetStatusResponse:
-        """How the server, its workers and its models are; as `Client.status`."""
+        """How the server, its workers and its models are. Needs the right `admin`. Raises `LightwellError`."""
         return await self._asked(self._admin.GetStatus, admin_pb2.GetStatusRequest())
 
     async def jobs(self) -> list[admin_pb2.Job]:
-        """The requests that have been admitted and are not over; as `Client.jobs`."""
+        """The requests that are admitted and not over, in the order in which they came. Needs the right `admin`. Raises
+        `LightwellError`."""
         return list((await self._asked(self._admin.ListJobs, admin_pb2.ListJobsRequest())).jobs)
 
     async def stop_job(self, number: int) -> None:
-        """Stops a job by its number; as `Client.stop_job`."""
+        """Stops a job by its number among `jobs()`; its caller gets `AbortedError`. It is not sent again where the
+        server is lost: another server's job may have the number. Needs the right `admin`. Raises `NotFoundError` for a
+        job that is over."""
         await self._asked(self._admin.StopJob, admin_pb2.StopJobRequest(number=number))
 
     async def load_model(self, name: str, version: str = "") -> models_pb2.GetModelResponse:
-        """Loads a version of the repository; as `Client.load_model`."""
+        """Loads a version of the repository (`version` unset: the newest) beside those that answer, and returns when it
+        answers. Needs the right `admin`. Raises `LightwellError` if it cannot be loaded; the others go on answering."""
         request = admin_pb2.LoadModelRequest(model=name, version=version)
         answer: admin_pb2.LoadModelResponse = await self._asked(self._admin.LoadModel, request)
         return answer.model
 
     async def unload_model(self, name: str, version: str) -> None:
-        """Lets go of a version; as `Client.unload_model`."""
+        """Unloads a version: it takes no further requests, and those that it has are finished. Needs the right `admin`.
+        Raises `LightwellError`."""
         await self._asked(self._admin.UnloadModel, admin_pb2.UnloadModelRequest(model=name, version=version))
 
     async def close(self) -> None:
@@ -244,8 +236,46 @@ class AsyncClient:
         except asyncio.CancelledError:
             raise _of_call_or_task(request_id) from None
 
-    async def _explained(self, request: explain_pb2.ExplainRequest) -> Explanation:
+    async def _answer(self, make: calls.Make) -> Any:  # noqa: ANN401 - of either kind
+        """Makes a request, on a thread since that may take long, and waits for its answer."""
+        request = await asyncio.to_thread(make)
+        if not isinstance(request, explain_pb2.ExplainRequest):
+            return await AsyncStream(_Attempts(self._explainer.Synthesize, request, self._connection)).result()
         return Explanation(await self._asked(self._explainer.Explain, request), request.image)
+
+    async def _result(self, steps: calls.Call[T], progress: bool = False) -> T:
+        """What a call returns."""
+        result: list[T] = []
+        async with aclosing(self._given(steps, progress, result.append)) as given:
+            async for _ in given:
+                pass
+        return result[0]
+
+    async def _given(
+        self, steps: calls.Call[T], progress: bool, returned: Callable[[T], object] = bool
+    ) -> AsyncGenerator[Any, None]:
+        """What a call gives; it is told to `returned` what it returns. What is in flight at its end is cancelled."""
+        with ExitStack() as stack:
+            begun: list[asyncio.Task[Any]] = []
+            stack.callback(lambda: [task.cancel() for task in begun])
+            advance: Callable[[], object] = bool
+
+            async def perform(step: calls.Begin | calls.Wait | calls.Total) -> Any:  # noqa: ANN401
+                nonlocal advance
+                if isinstance(step, calls.Total):
+                    advance = stack.enter_context(bar(step.count, progress))
+                    return None
+                if isinstance(step, calls.Begin):
+                    begun.append(asyncio.create_task(self._answer(step.make)))
+                    return begun[-1]
+                await asyncio.wait([step.begun])
+                begun.remove(step.begun)
+                return await step.begun
+
+            async with aclosing(_driven(steps, perform, returned)) as given:
+                async for answer in given:
+                    yield answer
+                    advance()
 
 
 def _of_call_or_task(request_id: str) -> BaseException:
@@ -255,28 +285,29 @@ def _of_call_or_task(request_id: str) -> BaseException:
     return asyncio.CancelledError() if task is not None and task.cancelling() else cancelled(request_id)
 
 
-async def _in_order(asked: Iterator[Coroutine[Any, Any, T]], concurrency: int) -> AsyncGenerator[T, None]:
-    """The answers in order, at most `concurrency` calls at a time. What is wrong with a request is raised when its turn
-    comes: the answers before it are not lost."""
-    begun: deque[asyncio.Task[T]] = deque()
-    wrong: Exception | None = None
+async def _driven(
+    steps: Generator[Any, Any, T], perform: Callable[[Any], Awaitable[Any]], returned: Callable[[T], object] = bool
+) -> AsyncGenerator[Any, None]:
+    """As `waiting.driven`, on an event loop."""
+    reply: Any = None
+    failure: Exception | None = None
     try:
-        while wrong is None:
+        while True:
             try:
-                begun.append(asyncio.create_task(next(asked)))
-            except StopIteration:
-                break
+                step = steps.send(reply) if failure is None else steps.throw(failure)
+            except StopIteration as end:
+                returned(end.value)
+                return
+            reply = failure = None
+            if isinstance(step, Give):
+                yield step.value
+                continue
+            try:
+                reply = await perform(step)
             except Exception as error:
-                wrong = error
-            if len(begun) >= concurrency:
-                yield await begun.popleft()
-        while begun:
-            yield await begun.popleft()
+                failure = error
     finally:
-        for task in begun:
-            task.cancel()
-    if wrong is not None:
-        raise wrong
+        steps.close()
 
 
 class _Attempts(AsyncIterable[Event]):
@@ -288,22 +319,22 @@ class _Attempts(AsyncIterable[Event]):
         self._cancelled = asyncio.Event()
         self._begin()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        while True:
+    def __aiter__(self) -> AsyncIterator[Event]:
+        self._events = aiter(self._call)
+        return _driven(attempts(self._course), self._perform)
+
+    async def _perform(self, step: Next | Again) -> Event | None:
+        if isinstance(step, Next):
             try:
-                async for event in self._call:
-                    if self._course.is_new(event):
-                        yield event
-                return
-            except grpc.RpcError as error:
-                if self._course.finished:  # only its status was lost
-                    return
-                seconds = self._course.pause(from_rpc(error, self._request_id))
+                with translated(self._request_id):
+                    return await anext(self._events, None)
             except asyncio.CancelledError:
                 raise _of_call_or_task(self._request_id) from None
-            if await self._cancelled_within(seconds):
-                raise cancelled(self._request_id)
-            self._begin()
+        if await self._cancelled_within(step.seconds):
+            raise cancelled(self._request_id)
+        self._begin()
+        self._events = aiter(self._call)
+        return None
 
     def cancel(self) -> None:
         self._cancelled.set()

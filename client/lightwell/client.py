@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar, Unpack, overload
 
-import grpc
 from google.protobuf.message import Message
 
+from lightwell import calls
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
-from lightwell.progress import bar
 from lightwell.requests import (
     CONCURRENCY,
     ExplainOptions,
@@ -24,18 +23,17 @@ from lightwell.requests import (
     TargetLike,
     estimate_request,
     explain_request,
-    others,
     synthesize_request,
-    top_request,
 )
 from lightwell.results import Estimate, Explanation, Progress, ResultT, Synthesis, result_of
-from lightwell.sheets.plan import Plan, SheetOptions, Sweep, ask_all
+from lightwell.sheets.plan import Plan, SheetOptions, Sweep
 from lightwell.sheets.sheet import Sheet
 from lightwell.transport.channel import Certificate, Connection, Token, new_request_id
-from lightwell.transport.errors import cancelled, from_rpc, translated
-from lightwell.transport.retry import Event
+from lightwell.transport.errors import cancelled, translated
+from lightwell.transport.retry import Again, Event, Next, attempts
 from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell.v1 import types_pb2 as types
+from lightwell.waiting import Begun, Waiting, driven
 
 T = TypeVar("T")
 
@@ -74,7 +72,7 @@ class Stream(Generic[ResultT]):
         return self._result
 
 
-class Client:
+class Client(Waiting):
     """A connection to a server; safe for threads.
 
     `timeout` is in seconds a call, retries included (None: the server's limit). `tls` is True for the system's
@@ -101,6 +99,7 @@ class Client:
         self._explainer = explainer_pb2_grpc.ExplainerServiceStub(self._channel)
         self._models = explainer_pb2_grpc.ModelServiceStub(self._channel)
         self._admin = explainer_pb2_grpc.AdminServiceStub(self._channel)
+        self._threads = ThreadPoolExecutor(CONCURRENCY, "lightwell")
 
     @overload
     def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
@@ -113,24 +112,26 @@ class Client:
     def explain(
         self, image: ImageLike, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
     ) -> Explanation | list[Explanation]:
-        """Explains an image; options as in `ExplainOptions`. With `targets` the classes of the highest scores are
-        explained, that many or as many as there are, the highest first. Raises `LightwellError`."""
-        if targets is None:
-            return self._begun(explain_request(image, method, **options)).answer()
-        first = self._begun(top_request(image, method, targets, **options)).answer()
-        return [first, *self._answers(others(first, targets, method, **options), CONCURRENCY)]
+        """Explains an image: what the model saw, as a map or tensors. `options` are those of `ExplainOptions`. With
+        `targets` that many classes of the highest scores are explained, or as many as there are, the highest first, and
+        a list comes back. Raises `LightwellError`; ValueError if `targets` is less than 1 or comes with a target, or
+        for a method that looks at no target."""
+        return self._result(calls.explain(image, method, targets, options))
 
     def explain_stream(
         self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]
     ) -> Stream[Explanation]:
-        """Explains an image and tells how far it is: for explanations that take seconds, such as a dense occlusion."""
+        """Explains an image and tells how far the work is, for explanations that take seconds, such as a dense
+        occlusion. `options` are those of `ExplainOptions`. Iterate over the stream for progress, or call its
+        `result()`, which raises `LightwellError`."""
         request = explain_request(image, method, **options)
         streamed = explain_pb2.ExplainStreamRequest(request=request)
         return Stream(_Attempts(self._explainer.ExplainStream, streamed, self._connection), request.image)
 
     def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream[Synthesis]:
-        """Synthesises an image; options as in `SynthesizeOptions`. Iterate over it for progress, or call its
-        `result()`."""
+        """Synthesises an image: what would change the model's mind, or what it dreams of. `options` are those of
+        `SynthesizeOptions`. Iterate over the stream for progress, or call its `result()`, which raises
+        `LightwellError`."""
         request = synthesize_request(method, **options)
         return Stream(_Attempts(self._explainer.Synthesize, request, self._connection))
 
@@ -143,14 +144,10 @@ class Client:
         progress: bool = False,
         **options: Unpack[ExplainOptions],
     ) -> Iterator[Explanation]:
-        """Explains many images, at most `concurrency` at a time; results in the images' order. An image that cannot be
-        read or explained raises when its turn comes. `progress` shows a bar."""
-        total = len(images) if isinstance(images, Sized) else None
-        requests = (explain_request(image, method, **options) for image in images)
-        with bar(total, progress) as advance:
-            for answer in self._answers(requests, concurrency):
-                yield answer
-                advance()
+        """Explains many images with one method, with at most `concurrency` requests in flight, and gives the results in
+        the images' order. `options` are those of `ExplainOptions`; `progress` shows a bar. Raises `LightwellError`, or
+        what is wrong with an image, when that image's turn comes."""
+        yield from self._given(calls.explain_all(images, method, concurrency, options), progress)
 
     def sheet(
         self,
@@ -163,58 +160,66 @@ class Client:
         progress: bool = False,
         **options: Unpack[SheetOptions],
     ) -> Sheet:
-        """Asks for many answers at once, to be seen side by side: of each image, model and target a row, of each method
-        a column. `targets` are several, or how many classes of the highest scores; methods of `synthesize` may be
-        among the `methods`. `sweep` has parameters with the values that each takes in turn, in columns of their own,
-        for the methods that have them. `progress` shows a bar. What fails is told in its place; errors of the server
-        are raised."""
-        return ask_all(Plan(images, methods, targets, models, sweep or {}, options), self, progress)
+        """Asks for many answers to be seen side by side: a row for each image, model and target, a column for each
+        method. `targets` are several targets, or the number of classes of the highest scores; `methods` may be of
+        `synthesize`, too. `sweep` gives parameters several values, each in a column of its own, for the methods that
+        have them. `options` are those of `SheetOptions`; `progress` shows a bar. A request that fails is told in its
+        place. Raises `LightwellError` where every request would fail, `Usage` for a sweep of no parameter, and OSError
+        for an image that cannot be read."""
+        plan = Plan(images, methods, targets, models, sweep or {}, options)
+        return self._result(calls.sheet(plan), progress)
 
     def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
-        """What a request would cost, of either kind by the method's type, and how it would be understood; nothing is
-        run. Raises `LightwellError` where the request itself would, except for a method that does not apply."""
+        """What a request of either kind would cost, and how it would be understood; nothing is run. `options` are those
+        of `Options`. A method that does not apply to the model is told in the answer. Raises `LightwellError` where the
+        request itself would, and TypeError for what is no method."""
         return Estimate.of(self._asked(self._explainer.Estimate, estimate_request(method, image, **options)))
 
     def models(self) -> list[models_pb2.ModelSummary]:
-        """Every version of every model."""
+        """Every version of every model, in a line each. Raises `LightwellError`."""
         return list(self._asked(self._models.ListModels, models_pb2.ListModelsRequest()).models)
 
     def model(self, name: str = "", version: str = "") -> models_pb2.GetModelResponse:
-        """One version: its card, its layers, and which methods apply."""
+        """One version (`version` unset: the newest; `name` unset: the only model): its card, its layers, and which
+        methods apply. Raises `LightwellError`."""
         return self._asked(self._models.GetModel, models_pb2.GetModelRequest(model=name, version=version))
 
     def filters(self, layer: str = "", model: str = "", version: str = "", picture: bool = False) -> Filters:
-        """The weights of a convolution or a linear layer (unset: of the first convolution); with `picture` the server
-        draws them. Raises `LightwellError`."""
+        """The weights of a convolution or a linear layer, float32 (`layer` unset: of the first convolution). With
+        `picture` they are drawn where the model is. Raises `LightwellError`."""
         request = models_pb2.GetFiltersRequest(model=model, version=version, layer=layer, picture=picture)
         return Filters(self._asked(self._models.GetFilters, request))
 
     def status(self) -> admin_pb2.GetStatusResponse:
-        """How the server, its workers and its models are. This and all below need the right to administer."""
+        """How the server, its workers and its models are. Needs the right `admin`. Raises `LightwellError`."""
         return self._asked(self._admin.GetStatus, admin_pb2.GetStatusRequest())
 
     def jobs(self) -> list[admin_pb2.Job]:
-        """The requests that have been admitted and are not over, in the order in which they were."""
+        """The requests that are admitted and not over, in the order in which they came. Needs the right `admin`. Raises
+        `LightwellError`."""
         return list(self._asked(self._admin.ListJobs, admin_pb2.ListJobsRequest()).jobs)
 
     def stop_job(self, number: int) -> None:
-        """Stops a job by its number among `jobs()`; its caller gets `AbortedError`. Raises `NotFoundError` for one that
-        is over. Not asked again where the server is lost: another server's job may have the number."""
+        """Stops a job by its number among `jobs()`; its caller gets `AbortedError`. It is not sent again where the
+        server is lost: another server's job may have the number. Needs the right `admin`. Raises `NotFoundError` for a
+        job that is over."""
         self._asked(self._admin.StopJob, admin_pb2.StopJobRequest(number=number))
 
     def load_model(self, name: str, version: str = "") -> models_pb2.GetModelResponse:
-        """Loads a version of the repository (unset: the newest) beside those that answer, and returns when it answers.
-        Raises `LightwellError` if it cannot be loaded; the others answer on."""
+        """Loads a version of the repository (`version` unset: the newest) beside those that answer, and returns when it
+        answers. Needs the right `admin`. Raises `LightwellError` if it cannot be loaded; the others go on answering."""
         request = admin_pb2.LoadModelRequest(model=name, version=version)
         return self._asked(self._admin.LoadModel, request).model
 
     def unload_model(self, name: str, version: str) -> None:
-        """Lets go of a version: it takes no further requests, and those that it has are finished."""
+        """Unloads a version: it takes no further requests, and those that it has are finished. Needs the right `admin`.
+        Raises `LightwellError`."""
         self._asked(self._admin.UnloadModel, admin_pb2.UnloadModelRequest(model=name, version=version))
 
     def close(self) -> None:
         """Closes the connection; calls in progress are cancelled."""
         self._channel.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Client:
         return self
@@ -229,37 +234,16 @@ class Client:
         with translated(request_id):
             return ask(request, **self._connection.call(request_id))
 
-    def _begun(self, request: explain_pb2.ExplainRequest) -> _Begun:
+    def _begun(self, request: Any) -> Begun:  # noqa: ANN401 - of either kind
+        if not isinstance(request, explain_pb2.ExplainRequest):
+            return _BegunStream(Stream(_Attempts(self._explainer.Synthesize, request, self._connection)), self._threads)
         request_id = new_request_id()
         call = self._explainer.Explain.future(request, **self._connection.call(request_id))
-        return _Begun(call, request.image, request_id)
-
-    def _answers(self, requests: Iterator[explain_pb2.ExplainRequest], concurrency: int) -> Iterator[Explanation]:
-        """The answers in order, at most `concurrency` calls at a time. What is wrong with a request is raised when its
-        turn comes: the answers before it are not lost."""
-        begun: deque[_Begun] = deque()
-        wrong: Exception | None = None
-        try:
-            while wrong is None:
-                try:
-                    begun.append(self._begun(next(requests)))
-                except StopIteration:
-                    break
-                except Exception as error:
-                    wrong = error
-                if len(begun) >= concurrency:
-                    yield begun.popleft().answer()
-            while begun:
-                yield begun.popleft().answer()
-        finally:
-            for left in begun:
-                left.call.cancel()
-        if wrong is not None:
-            raise wrong
+        return _BegunCall(call, request.image, request_id)
 
 
 @dataclass(frozen=True)
-class _Begun:
+class _BegunCall:
     """An explanation that is asked for and not yet there."""
 
     call: Any  # grpc's future has no public type
@@ -269,6 +253,23 @@ class _Begun:
     def answer(self) -> Explanation:
         with translated(self.request_id):
             return Explanation(self.call.result(), self.source)
+
+    def cancel(self) -> None:
+        self.call.cancel()
+
+
+class _BegunStream:
+    """A synthesis whose stream is read on a thread."""
+
+    def __init__(self, stream: Stream[Synthesis], threads: ThreadPoolExecutor) -> None:
+        self._stream, self._result = stream, threads.submit(stream.result)
+
+    def answer(self) -> Synthesis:
+        return self._result.result()
+
+    def cancel(self) -> None:
+        self._stream.cancel()
+        self._result.cancel()
 
 
 class _Attempts:
@@ -281,17 +282,16 @@ class _Attempts:
         self._begin()
 
     def __iter__(self) -> Iterator[Event]:
-        while True:
-            try:
-                yield from filter(self._course.is_new, self._call)
-                return
-            except grpc.RpcError as error:
-                if self._course.finished:  # only its status was lost
-                    return
-                seconds = self._course.pause(from_rpc(error, self._request_id))
-            if self._cancelled.wait(seconds):
-                raise cancelled(self._request_id)
-            self._begin()
+        return driven(attempts(self._course), self._perform)
+
+    def _perform(self, step: Next | Again) -> Event | None:
+        if isinstance(step, Next):
+            with translated(self._request_id):
+                return next(self._call, None)
+        if self._cancelled.wait(step.seconds):
+            raise cancelled(self._request_id)
+        self._begin()
+        return None
 
     def cancel(self) -> None:
         self._cancelled.set()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 import tempfile
 import weakref
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Unpack, overload
@@ -14,10 +14,10 @@ from typing import Any, Unpack, overload
 import torch
 from google.protobuf.message import Message
 
+from lightwell import calls
 from lightwell.client import Stream
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
-from lightwell.progress import bar
 from lightwell.requests import (
     ExplainOptions,
     Options,
@@ -25,17 +25,16 @@ from lightwell.requests import (
     TargetLike,
     estimate_request,
     explain_request,
-    others,
     synthesize_request,
-    top_request,
 )
 from lightwell.results import Estimate, Explanation, Synthesis
-from lightwell.sheets.plan import Plan, SheetOptions, Sweep, ask_all
+from lightwell.sheets.plan import Plan, SheetOptions, Sweep
 from lightwell.sheets.sheet import Sheet
 from lightwell.transport.errors import error_for
 from lightwell.v1.explain_pb2 import ExplainProgress, ExplainRequest, ExplainResponse, ExplainStreamResponse
 from lightwell.v1.models_pb2 import GetFiltersRequest
-from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse
+from lightwell.v1.synthesize_pb2 import SynthesizeRequest, SynthesizeResponse, SynthesizeResult
+from lightwell.waiting import Begun, Waiting
 from lightwell_server.catalog import Request, method_of
 from lightwell_server.contract import Frame
 from lightwell_server.engine.engine import Engine
@@ -59,7 +58,7 @@ NOT_DETERMINISTIC = (
 """The exception of a `reproducible` request: a library does not set what belongs to the whole process."""
 
 
-class Local:
+class Local(Waiting):
     """A model in this process: a `.pt` or `.pt2` file, an `nn.Module` (it is traced), or a loaded model. `card` says
     what the file does not; `labels` names the classes; `further` are other models, by the names that a method's
     parameter may give for them. Errors are the SDK's. The engine's thread ends with `close()`, with the object, or with
@@ -93,17 +92,18 @@ class Local:
     def explain(
         self, image: ImageLike, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
     ) -> Explanation | list[Explanation]:
-        """Explains an image; options and `targets` as for `Client.explain`."""
-        if targets is None:
-            return _finished(self._submitted(explain_request(image, method, **options)))
-        first = _finished(self._submitted(top_request(image, method, targets, **options)))
-        begun = [self._submitted(request) for request in others(first, targets, method, **options)]
-        return [first, *map(_finished, begun)]
+        """Explains an image: what the model saw, as a map or tensors. `options` are those of `ExplainOptions`. With
+        `targets` that many classes of the highest scores are explained, or as many as there are, the highest first, and
+        a list comes back. Raises `LightwellError`; ValueError if `targets` is less than 1 or comes with a target, or
+        for a method that looks at no target."""
+        return self._result(calls.explain(image, method, targets, options))
 
     def explain_stream(
         self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]
     ) -> Stream[Explanation]:
-        """Explains an image and tells how far it is."""
+        """Explains an image and tells how far the work is, for explanations that take seconds, such as a dense
+        occlusion. `options` are those of `ExplainOptions`. Iterate over the stream for progress, or call its
+        `result()`, which raises `LightwellError`."""
         request = explain_request(image, method, **options)
         return Stream(self._explained(request), request.image)
 
@@ -116,21 +116,15 @@ class Local:
         progress: bool = False,
         **options: Unpack[ExplainOptions],
     ) -> Iterator[Explanation]:
-        """Explains many images, at most `concurrency` at a time; results in the images' order. `progress` shows a
-        bar."""
-        with bar(len(images) if isinstance(images, Sized) else None, progress) as advance:
-            begun: deque[_Running] = deque()
-            for image in images:
-                begun.append(self._submitted(explain_request(image, method, **options)))
-                if len(begun) >= concurrency:
-                    yield _finished(begun.popleft())
-                    advance()
-            while begun:
-                yield _finished(begun.popleft())
-                advance()
+        """Explains many images with one method, with at most `concurrency` requests in flight, and gives the results in
+        the images' order. `options` are those of `ExplainOptions`; `progress` shows a bar. Raises `LightwellError`, or
+        what is wrong with an image, when that image's turn comes."""
+        yield from self._given(calls.explain_all(images, method, concurrency, options), progress)
 
     def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream[Synthesis]:
-        """Synthesises an image; options as for `Client.synthesize`."""
+        """Synthesises an image: what would change the model's mind, or what it dreams of. `options` are those of
+        `SynthesizeOptions`. Iterate over the stream for progress, or call its `result()`, which raises
+        `LightwellError`."""
         return Stream(self._synthesized(synthesize_request(method, **options)))
 
     def sheet(
@@ -143,15 +137,23 @@ class Local:
         progress: bool = False,
         **options: Unpack[SheetOptions],
     ) -> Sheet:
-        """Many answers to be seen side by side; as `Client.sheet`, of one model."""
-        return ask_all(Plan(images, methods, targets, "", sweep or {}, options), self, progress)
+        """Asks for many answers to be seen side by side: a row for each image, model and target, a column for each
+        method. `targets` are several targets, or the number of classes of the highest scores; `methods` may be of
+        `synthesize`, too. `sweep` gives parameters several values, each in a column of its own, for the methods that
+        have them. `options` are those of `SheetOptions`; `progress` shows a bar. A request that fails is told in its
+        place. Raises `LightwellError` where every request would fail, `Usage` for a sweep of no parameter, and OSError
+        for an image that cannot be read."""
+        return self._result(calls.sheet(Plan(images, methods, targets, "", sweep or {}, options)), progress)
 
     def estimate(self, method: Message, image: ImageLike | None = None, **options: Unpack[Options]) -> Estimate:
-        """What a request would cost; nothing is run."""
+        """What a request of either kind would cost, and how it would be understood; nothing is run. `options` are those
+        of `Options`. A method that does not apply to the model is told in the answer. Raises `LightwellError` where the
+        request itself would, and TypeError for what is no method."""
         return Estimate.of(self._queried("Estimate", estimate_request(method, image, **options)))
 
     def filters(self, layer: str = "", picture: bool = False) -> Filters:
-        """The weights of a convolution or a linear layer; as `Client.filters`."""
+        """The weights of a convolution or a linear layer, float32 (`layer` unset: of the first convolution). With
+        `picture` they are drawn where the model is. Raises `LightwellError`."""
         return Filters(self._queried("GetFilters", GetFiltersRequest(layer=layer, picture=picture)))
 
     def close(self) -> None:
@@ -185,6 +187,10 @@ class Local:
             return query.not_applicable(error)
         except LightwellError as error:
             raise _sdk_error(error) from None
+
+    def _begun(self, request: Request) -> Begun:
+        running = self._submitted(request)
+        return _Begun(running, lambda: self._engine.cancel(running.run))
 
     def _roles(self, request: Request) -> dict[str, Model]:
         """The further models of a request by the parameters that name them."""
@@ -236,8 +242,7 @@ class Local:
                         progress=running.images.progress(responses.progress(event, running.prepared))
                     )
                 elif isinstance(event, Done):
-                    result = responses.synthesis(running.prepared, event.result, running.run)
-                    yield SynthesizeResponse(result=running.images.synthesis(result))
+                    yield SynthesizeResponse(result=running.synthesis(event))
         finally:
             self._engine.cancel(running.run)
 
@@ -261,11 +266,23 @@ class _Running:
     def explanation(self, done: Done) -> ExplainResponse:
         return self.images.explanation(responses.explanation(self.prepared, done.result, self.run))
 
+    def synthesis(self, done: Done) -> SynthesizeResult:
+        return self.images.synthesis(responses.synthesis(self.prepared, done.result, self.run))
 
-def _finished(running: _Running) -> Explanation:
-    *_, done = running
-    assert isinstance(done, Done)
-    return Explanation(running.explanation(done), running.images.asked.image)
+
+@dataclass(frozen=True)
+class _Begun:
+    """A request that the engine is at work on."""
+
+    running: _Running
+    cancel: Callable[[], None]
+
+    def answer(self) -> Explanation | Synthesis:
+        *_, done = self.running
+        assert isinstance(done, Done)
+        if isinstance(self.running.images.asked, ExplainRequest):
+            return Explanation(self.running.explanation(done), self.running.images.asked.image)
+        return Synthesis(self.running.synthesis(done))
 
 
 def _sdk_error(error: LightwellError) -> Exception:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -16,23 +15,12 @@ from PIL import UnidentifiedImageError
 
 from lightwell import parameters
 from lightwell.images import ImageLike, to_message
-from lightwell.progress import bar
-from lightwell.requests import CONCURRENCY, TargetLike, explains, name_of
+from lightwell.requests import TargetLike, explain_request, explains, name_of, synthesize_request
 from lightwell.results import Explanation
 from lightwell.sheets.sheet import Sheet
 from lightwell.sheets.table import Answer, Column, Row
-from lightwell.transport.errors import (
-    CancelledCallError,
-    ForbiddenError,
-    LightwellError,
-    UnauthenticatedError,
-    UnavailableError,
-)
 from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
-
-ENDING = (UnavailableError, UnauthenticatedError, ForbiddenError, CancelledCallError)
-"""Errors that no other cell would be spared: they end the sheet."""
 
 Sweep = Mapping[str, Sequence[Any]]
 """Parameters with the values that each takes in turn: as the methods' messages take them, or words as on a command
@@ -71,7 +59,7 @@ class Plan:
         options: SheetOptions,
     ) -> None:
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
-        self.options = options
+        self.options: dict[str, Any] = {**options}
         self.columns = columns([methods] if isinstance(methods, Message) else methods, sweep)
         fit = options.get("fit", "card")
         named = [(name, _read(image, fit, name)) for image, name in zip(given, _names(given), strict=True)]
@@ -94,6 +82,14 @@ class Plan:
             for target in several
             for column in self.columns
         ]
+
+    def request(self, cell: Cell) -> Any:  # noqa: ANN401 - of either kind
+        """The request of a cell."""
+        row, method = cell.row, cell.column.method
+        given: Any = {"model": row.model, "target": row.target, **self.options}
+        if explains(method):
+            return explain_request(row.image, method, **given)
+        return synthesize_request(method, image=row.image, **given)
 
     def sheet(self, cells: Sequence[Cell], answers: Sequence[Answer]) -> Sheet:
         """The answers in their places."""
@@ -122,51 +118,6 @@ def _swept(method: Message, sweep: Sweep) -> Iterator[Column]:
             if name not in parameters.described(made):
                 words.append(f"{name}={Path(value).name if isinstance(value, str) else number}")
         yield Column(made, (*(f"{name}={word}" for name, word in parameters.described(made).items()), *words))
-
-
-def ask_all(plan: Plan, asker: Any, progress: bool) -> Sheet:  # noqa: ANN401 - as for `asked`
-    """Asks for all cells, many at a time, and waits for them. Raises the errors that are no cell's own."""
-    cells = plan.cells(list(_answers(plan, plan.questions(), asker)))
-    answers = []
-    with bar(len(cells), progress) as advance:
-        for answer in _answers(plan, cells, asker):
-            answers.append(answer)
-            advance()
-    return plan.sheet(cells, answers)
-
-
-def _answers(plan: Plan, cells: Sequence[Cell], asker: Any) -> Iterator[Answer]:  # noqa: ANN401 - as for `asked`
-    """In the order of the cells."""
-    pool = ThreadPoolExecutor(CONCURRENCY)
-    try:
-        yield from pool.map(lambda cell: _answer(cell, asker, plan.options), cells)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # who interrupts need not wait for what is begun
-
-
-def _answer(cell: Cell, asker: Any, options: SheetOptions) -> Answer:  # noqa: ANN401 - as for `asked`
-    try:
-        return settled(cell, asked(cell, asker, options))
-    except LightwellError as error:
-        return settled(cell, error)
-
-
-def asked(cell: Cell, asker: Any, options: SheetOptions) -> Any:  # noqa: ANN401 - a client of any kind
-    """What the asker answers: a result, or of an `AsyncClient` what is awaited for one."""
-    row, method = cell.row, cell.column.method
-    given = {"model": row.model, "target": row.target, **options}
-    if explains(method):
-        return asker.explain(row.image, method, **given)
-    return asker.synthesize(method, image=row.image, **given).result()
-
-
-def settled(cell: Cell, answer: Answer) -> Answer:
-    """What a cell holds in the end. Raises an error that no other cell would be spared."""
-    if isinstance(answer, ENDING):
-        raise answer
-    if isinstance(answer, Explanation):
-        answer.source = cell.row.image  # held once for a row, and not by each of its cells
-    return answer
 
 
 def _classes(answer: Answer) -> list[TargetLike]:

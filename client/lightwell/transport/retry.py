@@ -1,4 +1,5 @@
-"""When a broken stream is asked again, and what of it is then new. No socket, no thread: both clients use it.
+"""When a broken stream is asked again, and what of it is then new. Without input or output: each client does what the
+generator `attempts` yields.
 
 Calls with a single answer need none of this; gRPC itself repeats them, by the service config of `channel`.
 """
@@ -8,6 +9,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
@@ -20,6 +24,25 @@ TOKENS, TOKEN_RATIO = 20, 0.2
 """Of a retry budget: a failure costs one token, a success gives this share of one back."""
 
 Event = explain_pb2.ExplainStreamResponse | synthesize_pb2.SynthesizeResponse
+
+
+@dataclass(frozen=True)
+class Next:
+    """Wait for the next event of the attempt under way, and send it back; None at its end."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """Wait for so many seconds, unless the call is cancelled meanwhile, and begin another attempt."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Give:
+    """Give the caller a value."""
+
+    value: Any
 
 
 class Budget:
@@ -105,3 +128,18 @@ class Course:
         self._failures += 1
         self._way.again()
         return seconds
+
+
+def attempts(course: Course) -> Generator[Next | Again | Give, Any, None]:
+    """The events of a stream that the caller has not seen yet, over all attempts; the first one is under way."""
+    while True:
+        try:
+            while (event := (yield Next())) is not None:
+                if course.is_new(event):
+                    yield Give(event)
+            return
+        except LightwellError as error:
+            if course.finished:  # only its status was lost
+                return
+            seconds = course.pause(error)
+        yield Again(seconds)
