@@ -57,8 +57,10 @@ $(VENV)/.test: $(VENV)/.venv $(SOURCES)
 	$(VENV)/bin/pip install --quiet --no-deps torchattacks==3.5.1
 	touch $(VENV)/.server $@
 
-# The light SDK alone, beside the older of the two supported versions of protobuf; the tests ask it to import without torch.
+# The light SDK alone, beside the older of the two supported versions of protobuf, and what the build hook needs: the tests
+# ask it to import without torch, and add methods and calls to a copy of the project.
 $(SDK)/.ready: $(SOURCES) $(wildcard client/lightwell/*.py)
 	$(PYTHON) -m venv --clear $(SDK)
-	$(SDK)/bin/pip install --quiet . 'protobuf<7'
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	| $(SDK)/bin/pip install --quiet . 'protobuf<7' -r /dev/stdin
 	touch $@
