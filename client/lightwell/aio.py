@@ -70,7 +70,7 @@ class AsyncStream(Generic[ResultT]):
         self._events.cancel()
 
     async def result(self) -> ResultT:
-        """Waits for the result. Raises `LightwellError`."""
+        """Waits for the result. Raises `LightwellError`, and RuntimeError if the stream was left before its result."""
         async for _ in self:
             pass
         if self._result is None:
@@ -79,7 +79,12 @@ class AsyncStream(Generic[ResultT]):
 
 
 class AsyncClient:
-    """A connection to a server, used from one event loop. Arguments as for `Client`."""
+    """A connection to a server, used from one event loop.
+
+    `timeout` is in seconds a call, retries included (None: the server's limit). `tls` is True for the system's
+    authorities, or a file with others; `certificate` is the client's own, files with the chain and the key. `token` is
+    a bearer token, or a function that is called for one at each call. `retries` is how often a call is sent again, from
+    0, as for `Client`."""
 
     def __init__(
         self,
@@ -98,15 +103,17 @@ class AsyncClient:
         self._admin: Any = explainer_pb2_grpc.AdminServiceStub(self._channel)
 
     @overload
-    async def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
+    async def explain(
+        self, image: ImageLike | None, method: Message, **options: Unpack[ExplainOptions]
+    ) -> Explanation: ...
 
     @overload
     async def explain(
-        self, image: ImageLike, method: Message, *, targets: int, **options: Unpack[ExplainOptions]
+        self, image: ImageLike | None, method: Message, *, targets: int, **options: Unpack[ExplainOptions]
     ) -> list[Explanation]: ...
 
     async def explain(
-        self, image: ImageLike, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
+        self, image: ImageLike | None, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
     ) -> Explanation | list[Explanation]:
         """Explains an image: what the model saw, as a map or tensors. `options` are those of `ExplainOptions`. With
         `targets` that many classes of the highest scores are explained, or as many as there are, the highest first, and
@@ -115,19 +122,18 @@ class AsyncClient:
         return await self._result(calls.explain(image, method, targets, options))
 
     def explain_stream(
-        self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]
+        self, image: ImageLike | None, method: Message, **options: Unpack[ExplainOptions]
     ) -> AsyncStream[Explanation]:
         """Explains an image and tells how far the work is, for explanations that take seconds, such as a dense
         occlusion. `options` are those of `ExplainOptions`. Iterate over the stream for progress, or call its
-        `result()`, which raises `LightwellError`."""
+        `result()`. Raises `LightwellError`."""
         request = explain_request(image, method, **options)
         streamed = explain_pb2.ExplainStreamRequest(request=request)
         return AsyncStream(_Attempts(self._explainer.ExplainStream, streamed, self._connection), request.image)
 
     def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> AsyncStream[Synthesis]:
         """Synthesises an image: what would change the model's mind, or what it dreams of. `options` are those of
-        `SynthesizeOptions`. Iterate over the stream for progress, or call its `result()`, which raises
-        `LightwellError`."""
+        `SynthesizeOptions`. Iterate over the stream for progress, or call its `result()`. Raises `LightwellError`."""
         request = synthesize_request(method, **options)
         return AsyncStream(_Attempts(self._explainer.Synthesize, request, self._connection))
 
@@ -199,7 +205,7 @@ class AsyncClient:
         return list((await self._asked(self._admin.ListJobs, admin_pb2.ListJobsRequest())).jobs)
 
     async def stop_job(self, number: int) -> None:
-        """Stops a job by its number among `jobs()`; its caller gets `AbortedError`. It is not sent again where the
+        """Stops the job with a `number` of `jobs()`; its caller gets `AbortedError`. It is not sent again where the
         server is lost: another server's job may have the number. Needs the right `admin`. Raises `NotFoundError` for a
         job that is over."""
         await self._asked(self._admin.StopJob, admin_pb2.StopJobRequest(number=number))

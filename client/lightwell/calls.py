@@ -61,7 +61,7 @@ ENDING = (UnavailableError, UnauthenticatedError, ForbiddenError, CancelledCallE
 
 
 def explain(
-    image: ImageLike, method: Message, targets: int | None, options: ExplainOptions
+    image: ImageLike | None, method: Message, targets: int | None, options: ExplainOptions
 ) -> Call[Explanation | list[Explanation]]:
     """The explanation of a target, or with `targets` a list of those of the classes of the highest scores."""
     if targets is None:

@@ -64,7 +64,7 @@ class Stream(Generic[ResultT]):
             self._events.close()
 
     def result(self) -> ResultT:
-        """Waits for the result. Raises `LightwellError`."""
+        """Waits for the result. Raises `LightwellError`, and RuntimeError if the stream was left before its result."""
         for _ in self:
             pass
         if self._result is None:
@@ -102,15 +102,15 @@ class Client(Waiting):
         self._threads = ThreadPoolExecutor(CONCURRENCY, "lightwell")
 
     @overload
-    def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
+    def explain(self, image: ImageLike | None, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
 
     @overload
     def explain(
-        self, image: ImageLike, method: Message, *, targets: int, **options: Unpack[ExplainOptions]
+        self, image: ImageLike | None, method: Message, *, targets: int, **options: Unpack[ExplainOptions]
     ) -> list[Explanation]: ...
 
     def explain(
-        self, image: ImageLike, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
+        self, image: ImageLike | None, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
     ) -> Explanation | list[Explanation]:
         """Explains an image: what the model saw, as a map or tensors. `options` are those of `ExplainOptions`. With
         `targets` that many classes of the highest scores are explained, or as many as there are, the highest first, and
@@ -119,19 +119,18 @@ class Client(Waiting):
         return self._result(calls.explain(image, method, targets, options))
 
     def explain_stream(
-        self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]
+        self, image: ImageLike | None, method: Message, **options: Unpack[ExplainOptions]
     ) -> Stream[Explanation]:
         """Explains an image and tells how far the work is, for explanations that take seconds, such as a dense
         occlusion. `options` are those of `ExplainOptions`. Iterate over the stream for progress, or call its
-        `result()`, which raises `LightwellError`."""
+        `result()`. Raises `LightwellError`."""
         request = explain_request(image, method, **options)
         streamed = explain_pb2.ExplainStreamRequest(request=request)
         return Stream(_Attempts(self._explainer.ExplainStream, streamed, self._connection), request.image)
 
     def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream[Synthesis]:
         """Synthesises an image: what would change the model's mind, or what it dreams of. `options` are those of
-        `SynthesizeOptions`. Iterate over the stream for progress, or call its `result()`, which raises
-        `LightwellError`."""
+        `SynthesizeOptions`. Iterate over the stream for progress, or call its `result()`. Raises `LightwellError`."""
         request = synthesize_request(method, **options)
         return Stream(_Attempts(self._explainer.Synthesize, request, self._connection))
 
@@ -200,7 +199,7 @@ class Client(Waiting):
         return list(self._asked(self._admin.ListJobs, admin_pb2.ListJobsRequest()).jobs)
 
     def stop_job(self, number: int) -> None:
-        """Stops a job by its number among `jobs()`; its caller gets `AbortedError`. It is not sent again where the
+        """Stops the job with a `number` of `jobs()`; its caller gets `AbortedError`. It is not sent again where the
         server is lost: another server's job may have the number. Needs the right `admin`. Raises `NotFoundError` for a
         job that is over."""
         self._asked(self._admin.StopJob, admin_pb2.StopJobRequest(number=number))

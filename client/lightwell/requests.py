@@ -76,7 +76,7 @@ def explain_request(
 
 
 def top_request(
-    image: ImageLike, method: Message, targets: int, **options: Unpack[ExplainOptions]
+    image: ImageLike | None, method: Message, targets: int, **options: Unpack[ExplainOptions]
 ) -> explain_pb2.ExplainRequest:
     """Of the requests that explain the `targets` classes of the highest scores the first: it explains the highest, and
     asks which are the others. Raises ValueError for less than one class, and if a target is given."""

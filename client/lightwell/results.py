@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pil
 
@@ -16,6 +17,8 @@ from lightwell.pictures import drawing, render
 from lightwell.pictures.heatmap import Floats, enlarged
 from lightwell.v1 import estimate_pb2, explain_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
+
+_AS_NUMBERS = {types.VIEW_VECTOR, types.VIEW_POINTS, types.VIEW_TABLE}
 
 
 class _Shared:
@@ -103,9 +106,28 @@ class Explanation(_Shared):
         Raises ValueError for methods that have no picture."""
         return self._drawn("sheet", "cutout", "overlay", "map")
 
+    @property
+    def ending(self) -> str | None:
+        """Of a file that holds what was found: ".png" of a picture; of methods without one ".npy", if they have a
+        vector, points or a table; else None."""
+        if self._kinds:
+            return ".png"
+        return None if self._numbers is None else ".npy"
+
+    @property
+    def _numbers(self) -> str | None:
+        """The tensor that is shown as numbers."""
+        return next((item.name for item in self.message.tensors if item.view in _AS_NUMBERS), None)
+
     def save(self, path: str | Path) -> None:
         """Writes the overlay, the sheet or the cut-out; the path's ending says the format. Where that knows no
-        transparency, a cut-out lies on white. Raises ValueError for methods that have no picture."""
+        transparency, a cut-out lies on white. With .npy the vector, the points or the table is written, float32. Raises
+        ValueError for methods that have none of it."""
+        if Path(path).suffix.lower() == ".npy":
+            if self._numbers is None:
+                raise ValueError(f"{self.method} has no vector, points or table to write; save its picture")
+            np.save(path, self.tensors[self._numbers])
+            return
         opaque = Path(path).suffix.lower() in (".jpg", ".jpeg")
         (render.on_white(self.shown()) if opaque else self.shown()).save(path)
 

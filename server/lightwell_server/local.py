@@ -82,15 +82,15 @@ class Local(Waiting):
         weakref.finalize(self, self._engine.end).atexit = False
 
     @overload
-    def explain(self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
+    def explain(self, image: ImageLike | None, method: Message, **options: Unpack[ExplainOptions]) -> Explanation: ...
 
     @overload
     def explain(
-        self, image: ImageLike, method: Message, *, targets: int, **options: Unpack[ExplainOptions]
+        self, image: ImageLike | None, method: Message, *, targets: int, **options: Unpack[ExplainOptions]
     ) -> list[Explanation]: ...
 
     def explain(
-        self, image: ImageLike, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
+        self, image: ImageLike | None, method: Message, *, targets: int | None = None, **options: Unpack[ExplainOptions]
     ) -> Explanation | list[Explanation]:
         """Explains an image: what the model saw, as a map or tensors. `options` are those of `ExplainOptions`. With
         `targets` that many classes of the highest scores are explained, or as many as there are, the highest first, and
@@ -99,11 +99,11 @@ class Local(Waiting):
         return self._result(calls.explain(image, method, targets, options))
 
     def explain_stream(
-        self, image: ImageLike, method: Message, **options: Unpack[ExplainOptions]
+        self, image: ImageLike | None, method: Message, **options: Unpack[ExplainOptions]
     ) -> Stream[Explanation]:
         """Explains an image and tells how far the work is, for explanations that take seconds, such as a dense
         occlusion. `options` are those of `ExplainOptions`. Iterate over the stream for progress, or call its
-        `result()`, which raises `LightwellError`."""
+        `result()`. Raises `LightwellError`."""
         request = explain_request(image, method, **options)
         return Stream(self._explained(request), request.image)
 
@@ -123,8 +123,7 @@ class Local(Waiting):
 
     def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream[Synthesis]:
         """Synthesises an image: what would change the model's mind, or what it dreams of. `options` are those of
-        `SynthesizeOptions`. Iterate over the stream for progress, or call its `result()`, which raises
-        `LightwellError`."""
+        `SynthesizeOptions`. Iterate over the stream for progress, or call its `result()`. Raises `LightwellError`."""
         return Stream(self._synthesized(synthesize_request(method, **options)))
 
     def sheet(

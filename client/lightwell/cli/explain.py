@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from google.protobuf.message import Message
 from rich.text import Text
@@ -41,13 +39,9 @@ from lightwell.results import Explanation
 from lightwell.transport.errors import InvalidArgumentError
 from lightwell.v1 import types_pb2 as types
 
-Ask = Callable[[types.Image], list[Explanation]]
+Ask = Callable[[types.Image | None], list[Explanation]]
 Line = Text | dict[str, Any]
 Tell = Callable[[Explanation, str, Path | None], Line]
-
-
-WRITTEN = {"embedding": ".npy", "predictions": None}
-"""The endings of what methods without a picture write; None: nothing."""
 
 
 class BadImage(ValueError):
@@ -58,9 +52,11 @@ class BadImage(ValueError):
 def explain(
     server: Server,
     images: Annotated[
-        list[str],
-        typer.Argument(metavar="IMAGE", help="Pictures, folders of them, patterns like 'photos/**/*.jpg'."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE", help="Pictures, folders of them, patterns like 'photos/**/*.jpg'; most methods need one."
+        ),
+    ] = None,
     method: Method = "grad_cam",
     parameter: Parameters = None,
     model: Model = "",
@@ -76,9 +72,9 @@ def explain(
     resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose files are there already.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What the model saw: an overlay for each image. Of activations a sheet of the channels is written, of a
-    segmentation the object that is cut out (PNG with transparency), of an embedding its vector (.npy, float32);
-    predictions are printed."""
+    """What the model saw: a picture for each image, such as an overlay, a sheet of channels, or an object that is cut
+    out (PNG with transparency); of methods without a picture their numbers (.npy, float32), such as the vector of an
+    embedding; predictions are printed."""
     with server.client() as client:
         if top and target is not None:
             raise Usage("--top chooses the targets itself; leave --target out")
@@ -90,13 +86,13 @@ def explain(
             "readout": readout.value,
             "seed": seed,
         }
-        planned = _planned(images, method, out, top)
+        planned = files.plans(images, method, out, top) if images else [files.alone(method, out, top)]
         plans = [plan for plan in planned if not (resume and plan.done)]
         if resume:
             remark(f"{len(planned) - len(plans)} of {len(planned)} images are done already")
         ask = _asker(client, message, top, len(plans) == 1, options)
         bad = 0
-        outcomes = _outcomes(client, plans, lambda plan: _made(plan, fit, ask, _teller(as_json)))
+        outcomes = _outcomes(client, plans, lambda plan: _made(plan, fit, ask, _teller(as_json), out != Path()))
         with closing(outcomes), bar(len(plans) > 1) as progress:
             for outcome in progress.track(outcomes, total=len(plans), description=method):
                 if isinstance(outcome, BadImage):
@@ -109,15 +105,6 @@ def explain(
             raise failed(f"{bad} of {len(plans)} images failed")
         if bad:
             raise typer.Exit(1)
-
-
-def _planned(images: list[str], method: str, out: Path, top: int | None) -> list[Plan]:
-    ending = WRITTEN.get(method, ".png")
-    if ending is not None:
-        return files.plans(images, method, out, top, ending)
-    if out != Path():
-        raise Usage(f"{method} writes no file; leave --out out")
-    return [Plan(image, []) for image in files.found(images)]
 
 
 @asking
@@ -158,7 +145,7 @@ def _asker(client: Client, message: Message, top: int | None, alone: bool, optio
     return lambda image: [client.explain(image, message, **options)]
 
 
-def _followed(client: Client, image: types.Image, message: Message, options: ExplainOptions) -> Explanation:
+def _followed(client: Client, image: types.Image | None, message: Message, options: ExplainOptions) -> Explanation:
     stream = client.explain_stream(image, message, **options)
     with bar() as progress:
         task = progress.add_task("rows", total=None)
@@ -181,30 +168,42 @@ def _outcomes(
             raise
 
 
-def _made(plan: Plan, fit: Fit, ask: Ask, cost: Tell) -> list[Line] | BadImage:
-    """Explains one image, writes its files, and gives the lines that tell of them."""
+def _made(plan: Plan, fit: Fit, ask: Ask, tell: Tell, named: bool) -> list[Line] | BadImage:
+    """Explains one image, writes its files, and gives the lines that tell of them. Raises Usage if a file is `named`
+    and the method has another kind of file, or none."""
     try:
-        answers = ask(to_message(plan.image, fit.value))
+        answers = ask(None if plan.image is None else to_message(plan.image, fit.value))
     except OSError as error:
         return BadImage(sentence(error))
     except InvalidArgumentError as error:
-        if any(field.startswith("image") for field, _ in error.violations):
+        about = any(field.startswith("image") for field, _ in error.violations)
+        if about and plan.image is None:
+            raise Usage("this method looks at an image; name one") from None
+        if about:
             return BadImage(f"{plan.image}: {error.message}")
         raise
     lines = []
     # From the last to the first: where the first file is, all are.
     for seen, place in reversed(list(zip_longest(answers, plan.places[: len(answers)]))):
-        if place:
-            files.write(place, partial(_save, seen))
-        lines.append(cost(seen, str(plan.image), place))
+        file = _file(seen, place, named) if place else None
+        if file:
+            files.write(file, seen.save)
+        lines.append(tell(seen, str(plan.image or seen.method), file))
     return lines[::-1]
 
 
-def _save(seen: Explanation, path: Path) -> None:
-    if path.suffix == ".npy":
-        np.save(path, seen.tensors["embedding"])
-    else:
-        seen.save(path)
+def _file(seen: Explanation, place: Path, named: bool) -> Path | None:
+    """Where an answer is written, if it is."""
+    if seen.ending is None:
+        if named:
+            raise Usage(f"{seen.method} writes no file; leave --out out")
+        return None
+    if place.suffix == files.UNKNOWN:
+        return place.with_suffix(seen.ending)
+    if (place.suffix == ".npy") != (seen.ending == ".npy"):
+        what = "a picture" if seen.ending == ".png" else "numbers and no picture"
+        raise Usage(f"{place}: what is written is {what}; let it end in {seen.ending}")
+    return place
 
 
 def _teller(as_json: bool) -> Tell:

@@ -16,6 +16,12 @@ ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Of the files in a folder, those that are taken for pictures."""
 
 
+WRITTEN = (".png", ".npy")
+"""The endings of what is written where no file is named: of a picture, and of numbers."""
+UNKNOWN = ".unknown"
+"""The ending of a place whose answer will say it."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A picture; `folder` is where it lies inside the folder that was named. Others were named themselves."""
@@ -29,13 +35,13 @@ class Found:
 class Plan:
     """A picture, and the files to write of it."""
 
-    image: Path
+    image: Path | None
     places: list[Path]
 
     @property
     def done(self) -> bool:
         """Whether all files are there: the first is written last."""
-        return any(place.exists() for place in self.places[:1])
+        return any(file.exists() for place in self.places[:1] for file in _files(place))
 
 
 def found(words: Iterable[str]) -> list[Path]:
@@ -43,24 +49,29 @@ def found(words: Iterable[str]) -> list[Path]:
     return [one.image for one in _found(words)]
 
 
-def plans(words: Iterable[str], method: str, out: Path, top: int | None = None, ending: str = ".png") -> list[Plan]:
+def plans(words: Iterable[str], method: str, out: Path, top: int | None = None) -> list[Plan]:
     """What to write for files, folders and patterns. It is `out` itself if that names a file, else
-    `<image>_<method>` with the ending in that directory, in the same folders as the images; for the `top` classes a
-    numbered file each. Raises `Usage` if `out` is one file for several images, or another kind of file; ValueError if
-    there are no images."""
+    `<image>_<method>` in that directory, in the same folders as the images, with an ending that the answer gives; for
+    the `top` classes a numbered file each. Raises `Usage` if `out` is one file for several images, or no file that can
+    be written; ValueError if there are no images."""
     found = _found(words)
     if out.suffix and not out.is_dir():
         if len(found) > 1:
             raise Usage(f"--out {out} names one file for {len(found)} images; give a directory")
-        places = [picture(out) if ending == ".png" else _file(out, ending)]
+        places = [_named(out)]
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        places = _places(found, method, out, ending)
+        places = _places(found, method, out)
     planned = [Plan(one.image, _numbered(place, top)) for one, place in zip(found, places, strict=True)]
     # What an earlier run wrote into a folder of pictures is none of them.
-    own = {place.absolute() for plan in planned for place in plan.places}
+    own = {file.absolute() for plan in planned for place in plan.places for file in _files(place)}
     pairs = zip(found, planned, strict=True)
-    return [plan for one, plan in pairs if one.named or plan.image.absolute() not in own]
+    return [plan for one, plan in pairs if one.named or one.image.absolute() not in own]
+
+
+def alone(method: str, out: Path, top: int | None = None) -> Plan:
+    """What to write where there is no image: `out` itself if that names a file, else `<method>` in that directory."""
+    place = _named(out) if out.suffix and not out.is_dir() else out / f"{method}{UNKNOWN}"
+    return Plan(None, _numbered(place, top))
 
 
 def picture(path: Path) -> Path:
@@ -71,12 +82,17 @@ def picture(path: Path) -> Path:
     return path
 
 
-def _file(path: Path, ending: str) -> Path:
-    """The path of a file that is no picture, its directory made."""
-    if path.suffix.lower() != ending:
-        raise Usage(f"{path}: what is written is no picture; let it end in {ending}")
+def _named(path: Path) -> Path:
+    """The path of a file of numbers or of a picture, its directory made."""
+    if path.suffix.lower() != ".npy":
+        return picture(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _files(place: Path) -> list[Path]:
+    """The files that may be written for a place."""
+    return [place.with_suffix(ending) for ending in WRITTEN] if place.suffix == UNKNOWN else [place]
 
 
 def write(path: Path, save: Callable[[Path], None]) -> None:
@@ -121,7 +137,7 @@ def _inside(folder: Path, files: Iterable[Path]) -> list[Found]:
     ]
 
 
-def _places(found: list[Found], method: str, out: Path, ending: str) -> list[Path]:
+def _places(found: list[Found], method: str, out: Path) -> list[Path]:
     """a, then a_2: images of the same name from several directories, or with several endings."""
     taken: dict[Path, int] = {}
     places = []
@@ -129,7 +145,7 @@ def _places(found: list[Found], method: str, out: Path, ending: str) -> list[Pat
         stem = out / one.folder / one.image.stem
         taken[stem] = taken.get(stem, 0) + 1
         number = "" if taken[stem] == 1 else f"_{taken[stem]}"
-        places.append(stem.with_name(f"{stem.name}{number}_{method}{ending}"))
+        places.append(stem.with_name(f"{stem.name}{number}_{method}{UNKNOWN}"))
     return places
 
 

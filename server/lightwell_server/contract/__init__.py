@@ -1,4 +1,13 @@
-"""The vocabulary of methods: what they ask, are answered, may know, and return. A method imports it from here."""
+"""The vocabulary of methods: what they ask, are answered, may know, and return. A method imports it from here.
+
+Docstrings here and in `methods` give the shape of a tensor in square brackets, and its dtype:
+
+- n is the number of rows, the images of a batch. [H, W] are pixels, [h, w] positions of a layer.
+- Images are RGB, from black at 0 to full brightness at 1. If the channels of a model's images are not colours, every
+  shape has the number of channels that the model card gives, instead of 3.
+- "float32 or float64" is the model's dtype, but at least float32.
+- "floating" is any floating dtype. The result of a function then has the dtype of its arguments.
+"""
 
 from lightwell_server.contract.ask import (
     ACT,

@@ -1,8 +1,7 @@
-"""The treaty between methods, engine and models.
+"""The contract between methods, engine and models.
 
 A method is a generator. It yields `Ask`s and is sent `Answer`s, yields `Work`s and is sent their results, yields
-`Frame`s to show how far it is, and returns an `Explanation` or a `Synthesis`. It never sees a model, a device or a
-batch.
+`Frame`s to report progress, and returns an `Explanation` or a `Synthesis`. It never sees a model, a device or a batch.
 """
 
 from __future__ import annotations
@@ -19,19 +18,21 @@ from torch import Tensor
 from lightwell_server.contract.results import Explanation, Synthesis
 
 OUTPUT = "<output>"
-"""The name of the model's main output, its scores, as a place to read values `at`; no module can have it. The path of
-another output behind it names that one."""
+"""A value of `Ask.at`: the model's main output. With the path of another output appended, it is that output. No module
+can have this name."""
 INPUT = "<input>"
-"""The name of the rows, as a place to differentiate with respect to."""
+"""A value of `Ask.wrt`: the rows themselves."""
 EMBEDDING = "<embedding>"
-"""The name of what the last linear layer gets, as a place to read values `at`."""
+"""A value of `Ask.at`: the input of the last linear layer."""
 
 Rule = Literal["plain", "guided", "deconvnet"]
-"""How a gradient passes a ReLU backwards."""
+"""Where a gradient passes a ReLU backwards: "plain" where the ReLU's input is positive, "deconvnet" where the gradient
+is positive, "guided" where both are."""
 
 
 class Want(enum.Flag):
-    """What an `Answer` shall hold."""
+    """What an `Answer` holds: `SCORE` is the scores, `OUT` the values at `at`, `ACT` the activation at `wrt`, `GRAD`
+    the gradient with respect to it."""
 
     SCORE = enum.auto()
     OUT = enum.auto()
@@ -40,12 +41,14 @@ class Want(enum.Flag):
 
 
 SCORE, OUT, ACT, GRAD = Want.SCORE, Want.OUT, Want.ACT, Want.GRAD
+"""The flags of `Want`."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that are made when a step needs them. `make(index)` takes a 1-d int64 tensor of row numbers and returns
-    [len(index), 3, H, W]; it must be pure, for a chunk may be made twice."""
+    """Rows that are computed when a step needs them. `count` is their number, at least 1. `make` takes row numbers [n],
+    int64, from 0, and returns the rows [n, 3, H, W], floating. It must be pure, because a chunk may be computed
+    twice."""
 
     count: int
     make: Callable[[Tensor], Tensor]
@@ -53,9 +56,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Edit:
-    """Changes what flows out of `layer`: `function(activations, index)` returns them changed, `index` being the rows'
-    numbers within the Ask. With `count`, the Ask's single row is run up to the layer once and becomes `count` rows
-    there."""
+    """A change of the output of `layer`. `function` takes activations [n, ...], floating, in the model's own dtype, and
+    the numbers [n], int64, of their rows within the Ask. It returns changed activations of the same shape and dtype.
+    With `count` the Ask has a single row, which runs up to `layer` once and is then repeated `count` times."""
 
     layer: str
     function: Callable[[Tensor, Tensor], Tensor]
@@ -63,16 +66,26 @@ class Edit:
 
 
 Values = Any
-"""What is read `at` one layer (a tensor) or at several (a tuple of tensors)."""
+"""What is read `at` one layer, a tensor [n, ...], or at several, a tuple of tensors. Floating values are float32 or
+float64; an integer output keeps its dtype."""
 Score = Callable[[Values, Tensor], Tensor]
-"""Takes the values at `at` of its own rows and their numbers within the Ask; returns [n]."""
+"""Takes the values at `at` of some rows, and the numbers [n], int64, of these rows within the Ask. Returns their scores
+[n], floating."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """One question to a model. `rows` is [n, 3, H, W] (or [n, k] codes), or `Rows`. `want` says what comes back;
-    `wrt` is where gradient and activation are taken, `at` what the score reads. `model` is None for the model of the
-    request, or a role."""
+    """One question to a model.
+
+    - `rows`: images [n, 3, H, W], floating, on the scale of [0, 1], codes [n, k] of a generator, or `Rows`.
+    - `score`: the scores of the values at `at`. The gradient needs it.
+    - `at`: the layer or output that is read, or several.
+    - `wrt`: the layer whose activation and gradient are taken, or the rows.
+    - `want`: what the answer holds.
+    - `rule`: the backward rule of each ReLU.
+    - `edit`: a change of a layer's output.
+    - `model`: the name of the parameter that names another model. None is the request's own model.
+    """
 
     rows: Tensor | Rows
     score: Score | None = None
@@ -85,7 +98,7 @@ class Ask:
 
     @property
     def count(self) -> int:
-        """How many rows the answer has."""
+        """The number of rows of the answer."""
         if self.edit is not None and self.edit.count is not None:
             return self.edit.count
         return self.rows.count if isinstance(self.rows, Rows) else self.rows.shape[0]
@@ -97,25 +110,27 @@ class Ask:
 
     @property
     def row(self) -> tuple[int, ...]:
-        """The shape of one row."""
+        """The shape of one row, without the batch."""
         return tuple(self._made[0])
 
     @cached_property
     def key(self) -> Hashable:
-        """Asks of one model with equal keys may share a device step."""
+        """Asks of one model with equal keys may share a device step. It contains the shape and the dtype of a row."""
         edit = None if self.edit is None else (self.edit.layer, self.edit.count is not None)
         return self.at, self.wrt, self.want, self.rule, edit, *self._made
 
     @property
     def shares(self) -> bool:
-        """Whether its rows may share a step with those of others: not if one row becomes many."""
+        """Whether its rows may share a device step with those of other Asks. They may not if `edit` repeats a single
+        row."""
         return self.edit is None or self.edit.count is None
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The rows `start` to `stop` of an Ask, for one device step. `inputs` are the model's other inputs, without a
-    batch."""
+    """The rows of `ask` from `start` up to, not including, `stop`, for one device step. `inputs` are the model's other
+    inputs by name, each a tensor [...] without the batch, in the dtype that the model declares, such as int64. With
+    `reproducible` the step uses deterministic algorithms."""
 
     ask: Ask
     start: int
@@ -125,14 +140,20 @@ class Part:
 
     @property
     def count(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
         return self.stop - self.start
 
 
 @dataclass
 class Answer:
-    """What was wanted, and None for the rest: scores [n]; values at `at`; the activation at `wrt`; d score / d
-    `wrt`."""
+    """The answer to an Ask. What was not wanted is None. All tensors are float32 or float64, but an integer `out` keeps
+    its dtype.
+
+    - `score`: the scores [n].
+    - `out`: the values [n, ...] at `at`, a tuple for several.
+    - `act`: the activation [n, ...] at `wrt`.
+    - `grad`: the derivative [n, ...] of `score` with respect to that activation.
+    """
 
     score: Tensor | None = None
     out: Values = None
@@ -141,7 +162,7 @@ class Answer:
 
     @classmethod
     def join(cls, answers: Sequence[Answer]) -> Answer:
-        """One answer from those to consecutive rows."""
+        """The answer to all rows, from the answers to consecutive parts of them."""
         if len(answers) == 1:
             return answers[0]
         return cls(*(_join([getattr(answer, name) for answer in answers]) for name in ("score", "out", "act", "grad")))
@@ -156,7 +177,8 @@ def _join(values: Sequence[Values]) -> Values:
 
 
 class Work:
-    """A computation without a model; it runs on a thread beside the device and its result is sent back."""
+    """A computation without a model: `function` of `arguments`. It runs on a thread beside the device, and its result
+    is sent back to the method."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:  # noqa: ANN401 - whatever it takes
         self.function = function
@@ -165,7 +187,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Frame:
-    """How far a method is, with its objective and a copy of its picture [1, 3, H, W] where it has them."""
+    """The progress of a method: `step` of `steps`, counted from 1. `objective` is what the method optimises, in its own
+    unit. `image` is a copy of its current picture [1, 3, H, W], float32 or float64, in [0, 1]. Both are None where
+    there is none."""
 
     step: int
     steps: int
@@ -174,7 +198,10 @@ class Frame:
 
 
 Step = Ask | Work | Frame
+"""What a method yields."""
 Asking = Generator[Step, Any, Any]
-"""A generator within a method: yields steps, returns whatever its caller needs."""
+"""A generator within a method. It yields steps and returns what its caller needs."""
 Explaining = Generator[Step, Any, Explanation]
+"""The generator of an Explain method."""
 Synthesizing = Generator[Step, Any, Synthesis]
+"""The generator of a Synthesize method."""

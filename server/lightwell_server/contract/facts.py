@@ -9,14 +9,15 @@ from typing import Literal
 from torch import Tensor
 
 Activation = Literal["softmax", "sigmoid", "none"]
-"""What turns scores into probabilities: softmax for one class of many, sigmoid for many labels; none for a regression,
-whose values are no scores of classes."""
+"""What turns scores into probabilities: softmax for one class of many, sigmoid for several labels. With none there is
+no such function: the outputs are not scores of classes, or are probabilities already."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The places of a layer's values: rows and columns, of tokens in the order of rows, with others `front` and
-    `behind`, which have no place."""
+    """The positions of a layer's values: `rows` times `columns`, each at least 1. The tokens of a transformer are in
+    row-major order. `front` tokens before them and `behind` tokens after them, such as the class token, have no
+    position."""
 
     rows: int
     columns: int
@@ -25,11 +26,12 @@ class Grid:
 
     @property
     def tokens(self) -> int:
-        """All tokens."""
+        """The number of all tokens, with or without a position."""
         return self.front + self.rows * self.columns + self.behind
 
     def laid_out(self, values: Tensor) -> Tensor:
-        """Values [n, channels, rows, columns] as they are; tokens [n, tokens, channels] as such."""
+        """Activations as feature maps [n, channels, rows, columns], in the dtype of `values`, floating. `values` are
+        tokens [n, tokens, channels], or feature maps, which are returned as they are."""
         if values.dim() == 4:
             return values
         placed = values[:, self.front : self.tokens - self.behind]
@@ -38,10 +40,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as methods and callers see it: a module's call, or (`functional`) an operation outside of any module of
-    its own. `shape` is its output's without the batch, at the card's input size, and `grid` the places of that, if
-    they are known; `share` is its part of a forward's multiplications and additions, with all that is inside it;
-    `aliases` are the card's names for it. Behind a `head` no weights come."""
+    """A layer of the model: a call of a module, or an operation outside of any module of its own.
+
+    - `name`: the path of the module or the operation.
+    - `type`: the class of the module, or the name of the operation.
+    - `shape`: the shape of its output without the batch, at the input size of the model card.
+    - `functional`: whether it is an operation outside of any module of its own.
+    - `share`: its share of the multiplications and additions of a forward pass, 0 to 1, inner layers included.
+    - `aliases`: other names from the model card.
+    - `grid`: the positions of its output, or None.
+    - `head`: whether no layer with weights follows.
+    """
 
     name: str
     type: str
@@ -59,23 +68,38 @@ class Layer:
 
     @property
     def tokens(self) -> bool:
-        """Whether its places are tokens [tokens, channels]."""
+        """Whether its output is tokens with positions, of shape [tokens, channels]."""
         return self.has_grid and len(self.shape) == 2
 
     def called(self, name: str) -> bool:
-        """Whether a name means this layer: its own, an alias, or that of a module called several times."""
+        """Whether `name` means this layer: its own name, an alias, or the name of a module that is called several
+        times."""
         return name == self.name or name in self.aliases or name == self.name.partition("@")[0]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method may know of a model before it asks. `outputs` are the shapes of the tensors that it gives, without
-    the batch, by their paths, and `output` is the path of the main one. `attended` is the last normalisation before a
-    transformer's last attention: behind it only the class token reaches the scores. `pooled` is the layer whose mean
-    over all positions is the scores, or what a linear layer makes them of; `embeds` tells whether there is a linear
-    layer at all; `tensor`, whether its images are tensors of other channels than colours, for each of which `mean` then
-    has a value. `channels` is 1 for a model of luminance: it sees grey alone, so nothing that is made for it has a
-    colour of its own."""
+    """What a method may know of a model before it asks.
+
+    - `layers`: in the order of computation.
+    - `size`: height and width of the input in pixels.
+    - `mean`: the mean colour of the model card, 0 to 1, or the mean of each channel.
+    - `channels`: 3 for colours, 1 for a model of luminance, else the number of channels of a tensor. Images made for a
+      model of luminance are grey.
+    - `kind`: what the model is, a `needs.Kind`.
+    - `classes`: the number of classes, 0 if there are none.
+    - `any_size`: whether it takes images of other sizes.
+    - `has_relu`: whether it has a ReLU.
+    - `activation`: what turns its scores into probabilities.
+    - `attended`: the last normalisation before a transformer's last attention. After it only the class token reaches
+      the scores.
+    - `pooled`: the layer whose mean over all positions is the scores, or the input of the linear layer that gives them.
+    - `embeds`: whether the last layer with weights is linear.
+    - `outputs`: the shapes of its outputs without the batch, by path.
+    - `output`: the path of the main output.
+    - `defaults`: the layers that the model card names, by purpose: `grad_cam`, `style`, `content`.
+    - `tensor`: whether the channels of its images are not colours.
+    """
 
     layers: tuple[Layer, ...]
     size: tuple[int, int]
@@ -95,10 +119,10 @@ class Facts:
     tensor: bool = False
 
     def layer(self, name: str) -> Layer | None:
-        """The layer of that name, or None; of a module called several times the last call, if none is named."""
+        """The layer called `name`, or None. If a module is called several times and no call is named, the last one."""
         return next((layer for layer in reversed(self.layers) if layer.called(name)), None)
 
     @property
     def modules(self) -> tuple[Layer, ...]:
-        """The layers that are modules; of a file that has lost them, all."""
+        """The layers that are modules, or all layers of a file that has lost its modules."""
         return tuple(layer for layer in self.layers if not layer.functional) or self.layers

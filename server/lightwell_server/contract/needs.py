@@ -14,14 +14,17 @@ Kind = Literal["classifier", "stylizer", "generator"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method needs, for the catalogue and all that reads it: decoding, preparation, admission, dispatch and
-    estimate know no method by its name.
+    """What a method needs. The catalogue, preparation, admission, dispatch and estimates read it, so that none of them
+    knows a method by name. A method's file sets the first three in an attribute `needs`; the catalogue adds the others
+    from the function's signature.
 
-    A file says, as `needs`: of which `kind` a model must be, or "any"; which parameter is the number of steps or of
-    queries that the method plans (`planned`), by which it is priced and limited; which flag lets it end before they
-    are over (`early`). The rest is in the function's signature, and the catalogue adds it: `image`, by its type
-    (`ModelInput`, `FullImage`; none where it is not named); `models`, the parameters that name a further model, each
-    a role with the kind that it needs (`ModelName`, `GeneratorName`); `layers`, the parameters that name layers."""
+    - `kind`: the kind of model, or "any".
+    - `planned`: the parameter with the number of planned steps or queries. Price and limits depend on it.
+    - `early`: the flag that lets the method end before these are over.
+    - `image`: what the method looks at, by its type `ModelInput` or `FullImage`.
+    - `models`: the parameters that name further models, with the kind of each.
+    - `layers`: the parameters that name layers.
+    """
 
     kind: Kind | Literal["any"] = "classifier"
     planned: str | None = None

@@ -1,4 +1,4 @@
-"""Types of methods' parameters, with what is checked of them before a method begins."""
+"""Types of methods' parameters, with the checks that run before a method starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageType:
-    """Marks the type of an image: what a method sees of it."""
+    """Marks the type of an image. `image` is what a method sees of it."""
 
     image: Image
 
@@ -31,13 +31,13 @@ class LayerType:
 
 @dataclass(frozen=True)
 class Role:
-    """Marks the name of a further model, of that kind."""
+    """Marks the name of a further model. `kind` is what it must be."""
 
     kind: Kind
 
 
 def marks(hint: Any, kind: type[T]) -> Iterator[T]:  # noqa: ANN401 - a parameter's annotation
-    """The marks of that kind in an annotation, wherever they stand: also within tuples and dataclasses."""
+    """The marks of type `kind` in an annotation, also within tuples and dataclasses."""
     if hasattr(hint, "__metadata__"):
         yield from (mark for mark in hint.__metadata__ if isinstance(mark, kind))
         parts: Iterable[Any] = (hint.__origin__,)
@@ -50,10 +50,9 @@ def marks(hint: Any, kind: type[T]) -> Iterator[T]:  # noqa: ANN401 - a paramete
 
 
 ModelInput = Annotated[Tensor, InstanceOf(), ImageType("input")]
-"""[1, 3, H, W] in [0, 1]: an image resized and cropped as the model's card says. Where it says that the channels are no
-colours, there are as many as it says, here and wherever rows have 3."""
+"""An image [1, 3, H, W], float32 or float64, in [0, 1], resized and cropped as the model's card says."""
 FullImage = Annotated[Tensor, InstanceOf(), ImageType("full")]
-"""[1, 3, H, W] in [0, 1]: a whole image at its own size."""
+"""A whole image [1, 3, H, W] at its own size, float32 or float64, in [0, 1]."""
 
 
 def _known_layer(name: str, info: ValidationInfo[dict[str, Any]]) -> str:
@@ -73,21 +72,22 @@ def _with_grid(name: str, info: ValidationInfo[dict[str, Any]]) -> str:
 
 
 LayerName = Annotated[str, AfterValidator(_known_layer), LayerType()]
-"""The name of one of the model's layers; checked before the method begins."""
+"""The name of one of the model's layers. Raises ValueError in validation if the model has no such layer."""
 GridLayer = Annotated[LayerName, AfterValidator(_with_grid)]
-"""The name of a layer with height and width."""
+"""The name of a layer with height and width. Raises ValueError in validation for any other name."""
 ModelName = Annotated[str, Role("classifier")]
-"""The name of another classifier, loaded on the same device: `name`, `name@version`, `name@alias`. The parameter's own
-name is the role that `Ask.model` takes, and the key of its `Facts` among `models`."""
+"""The name of another classifier on the same device: `name`, `name@version` or `name@alias`. The parameter's own name
+is the value of `Ask.model` and the key of the other model's `Facts` among `models`."""
 GeneratorName = Annotated[str, Role("generator")]
-"""The same of a generator."""
+"""The name of a generator, as `ModelName`."""
 
 
 Share = Annotated[float, Interval(ge=0, le=1)]
+"""A share, 0 to 1."""
 
 
 class Color(NamedTuple):
-    """A colour."""
+    """A colour: `red`, `green` and `blue`, each 0 to 1."""
 
     red: Share
     green: Share

@@ -10,8 +10,14 @@ from torch import Tensor
 
 @dataclass
 class Heatmap:
-    """A map [h, w] on its native grid. `enlargement` is none, bilinear or windows (then with window and stride in
-    pixels)."""
+    """A map.
+
+    - `values`: [h, w], float32 or float64, on the map's own grid, in the method's unit.
+    - `enlargement`: how the map is brought to the size of the image: "none", it has that size; "bilinear" between the
+      centres of its cells; "windows", each value covers its window.
+    - `window`, `stride`: side and distance of the windows in pixels, 0 for other maps.
+    - `signed`: whether values below 0 have a meaning.
+    """
 
     values: Tensor
     enlargement: Literal["none", "bilinear", "windows"] = "none"
@@ -22,10 +28,15 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class View:
-    """How a tensor is shown: `maps` [n, h, w] in grey, each with its number in the tensor called `numbers`; a `mask`
-    [H, W] of zeros and ones, as the object in the image; `points` [n, 2], rows and columns in pixels of the model's
-    input, as dots on the image; `images` [n, 3, H, W] in [0, 1]; a `vector` [n] and a `table` [rows, columns] as
-    numbers."""
+    """How a tensor is shown. `numbers` names the tensor that holds the numbers of maps. `kind` is one of:
+
+    - "maps": [n, h, w], grey pictures.
+    - "mask": [H, W] of 0 and 1, the object in the image.
+    - "points": [n, 2], dots on the image, at rows and columns in pixels of the model's input.
+    - "images": [n, 3, H, W] in [0, 1].
+    - "vector": [n], numbers.
+    - "table": [rows, columns], numbers.
+    """
 
     kind: Literal["maps", "mask", "vector", "points", "images", "table"]
     numbers: str = ""
@@ -33,8 +44,14 @@ class View:
 
 @dataclass
 class Explanation:
-    """What an Explain method returns; `views` tells how tensors are shown, `predictions` how many shall come back if
-    the request does not say."""
+    """What an Explain method returns.
+
+    - `map`: the map, or None.
+    - `tensors`: further results by name, each [...] of any shape, float32, float64, int32 or uint8.
+    - `measures`: further numbers by name, in units of the method.
+    - `predictions`: how many predictions come back if the request does not say.
+    - `views`: how tensors are shown, by their names.
+    """
 
     map: Heatmap | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -45,9 +62,17 @@ class Explanation:
 
 @dataclass
 class Synthesis:
-    """What a Synthesize method returns: the image [1, 3, H, W] as floats; `picture`, its 8-bit form where the method
-    rounds it itself; `final`, the scores [1, classes] of that form where the method saw them; `pictures`, [1, 3, H,
-    W] in [0, 1] each; `views`, how tensors are shown."""
+    """What a Synthesize method returns. All tensors are float32 or float64.
+
+    - `image`: [1, 3, H, W] in [0, 1].
+    - `picture`: its 8-bit form [1, 3, H, W], multiples of 1/255 in [0, 1], if the method rounds it itself.
+    - `succeeded`: the verdict, None for methods without one.
+    - `final`: the model's scores [1, classes] of the 8-bit form, if the method computed them.
+    - `tensors`: further results by name, each [...] of any shape.
+    - `pictures`: further pictures by name, [1, 3, H, W] each. Values outside [0, 1] are clamped when they are shown.
+    - `measures`: further numbers by name, in units of the method.
+    - `views`: how tensors are shown, by their names.
+    """
 
     image: Tensor
     picture: Tensor | None = None
@@ -60,3 +85,4 @@ class Synthesis:
 
 
 Result = Explanation | Synthesis
+"""What a method returns."""

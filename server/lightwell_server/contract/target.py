@@ -15,11 +15,12 @@ from lightwell_server.contract.results import Explanation, Result
 from lightwell_server.errors import InvalidArgument
 
 Readout = Literal["score", "probability", "log_probability"]
+"""How a class is read: its score, its probability, or the natural logarithm of its probability."""
 
 
 def reading(scores: Tensor, readout: Readout, activation: Activation = "softmax") -> Tensor:
-    """Scores [n, classes] as scores, or as probabilities or their logarithms by the model's activation. Raises
-    InvalidArgument where the model has no probabilities."""
+    """`scores` [n, classes], floating, read as scores, as probabilities in [0, 1], or as log-probabilities of 0 at
+    most. Raises InvalidArgument if the model has no probabilities."""
     if readout == "score":
         return scores
     if activation == "none":
@@ -35,46 +36,53 @@ def _laid_out(values: Tensor, grid: Grid | None) -> Tensor:
 
 
 class Target:
-    """A scalar of the model; this one itself is none, for methods that look at no target."""
+    """A scalar of the model that is explained, attacked or raised. The base class is for methods that look at no
+    target."""
 
     @property
     def at(self) -> str:
-        """Where its score reads."""
+        """The layer or output that `score` reads."""
         return OUTPUT
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
-        """Values at `at` to [n]."""
+        """The scores [n], floating, of `values` [n, ...] at `at`. `index` [n], int64, numbers the rows within the Ask.
+        Raises TypeError in the base class, which has no score."""
         raise TypeError(f"{type(self).__name__} has no score")
 
     @property
     def placed(self) -> bool:
-        """Whether it names a place, which is another one at another size of the image."""
+        """Whether it names a position, which lies elsewhere in an image of another size."""
         return False
 
     def read(self, readout: Readout) -> Target:
-        """The same target, read as a score, a probability or a log-probability where it is a class."""
+        """The same target. A class is read as `readout`."""
         return self
 
 
 @dataclass(frozen=True)
 class ClassTarget(Target):
-    """A class, or with `index` None the class with the highest score, each row's own."""
+    """The class with number `index`, from 0. With None it is the class with the highest score, for each row by itself.
+    `readout` says how the class is read, and `activation` is the model's."""
 
     index: int | None = None
     readout: Readout = "score"
     activation: Activation = "softmax"
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
+        """The reading [n] of the class in `values` [n, classes], floating. `index` [n], int64, is not used. Raises
+        InvalidArgument if the model has no probabilities to read."""
         readings = reading(values, self.readout, self.activation)
         return readings.amax(1) if self.index is None else readings[:, self.index]
 
     def read(self, readout: Readout) -> ClassTarget:
+        """The same class with another readout."""
         return replace(self, readout=readout)
 
 
 @dataclass(frozen=True)
 class ContrastTarget(Target):
-    """The reading of one class minus that of another."""
+    """The reading of class `index` minus the reading of class `against`, both numbers from 0. `readout` says how the
+    classes are read, and `activation` is the model's."""
 
     index: int
     against: int
@@ -82,14 +90,16 @@ class ContrastTarget(Target):
     activation: Activation = "softmax"
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
+        """The difference [n] of the readings in `values` [n, classes], floating. `index` [n], int64, is not used.
+        Raises InvalidArgument if the model has no probabilities to read."""
         readings = reading(values, self.readout, self.activation)
         return readings[:, self.index] - readings[:, self.against]
 
 
 @dataclass(frozen=True)
 class ChannelTarget(Target):
-    """The mean of a layer's channel over its positions; with `position`, one neuron (row, column). `grid` is the
-    layer's."""
+    """The mean of a channel of `layer` over its positions, or with `position` (row, column) a single neuron. `channel`,
+    row and column are numbered from 0. `grid` has the positions of the layer if its output is tokens."""
 
     layer: str
     channel: int
@@ -98,13 +108,17 @@ class ChannelTarget(Target):
 
     @property
     def at(self) -> str:
+        """The layer."""
         return self.layer
 
     @property
     def placed(self) -> bool:
+        """Whether it is a single neuron."""
         return self.position is not None
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
+        """The mean or the neuron [n] of `values`, floating: [n, channels], [n, channels, h, w] or tokens
+        [n, tokens, channels]. `index` [n], int64, is not used."""
         activations = _laid_out(values, self.grid)[:, self.channel]
         if self.position is not None:
             return activations[:, self.position[0], self.position[1]]
@@ -113,20 +127,25 @@ class ChannelTarget(Target):
 
 @dataclass(frozen=True)
 class ElementTarget(Target):
-    """One value of one output."""
+    """One value of one output. `output` is the place that is read: `OUTPUT`, with a path for another output. `index` is
+    the position in it without the batch, numbered from 0."""
 
     output: str
     index: tuple[int, ...]
 
     @property
     def at(self) -> str:
+        """The output."""
         return self.output
 
     @property
     def placed(self) -> bool:
+        """Whether the output has more than one dimension."""
         return len(self.index) > 1
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
+        """The element [n] of `values` [n, ...], in their dtype, floating for gradients. `index` [n], int64, is not
+        used."""
         for place in self.index:
             values = values[:, place]
         return values
@@ -134,8 +153,8 @@ class ElementTarget(Target):
 
 @dataclass(frozen=True, eq=False)
 class DirectionTarget(Target):
-    """The mean over positions of the product of a layer's activations with `vector` [channels]. `grid` is the
-    layer's."""
+    """The mean over positions of the dot product of activations with `vector` [channels], floating. `layer` is where
+    they are read, and `grid` has its positions if its output is tokens."""
 
     layer: str
     vector: Tensor
@@ -143,9 +162,12 @@ class DirectionTarget(Target):
 
     @property
     def at(self) -> str:
+        """The layer."""
         return self.layer
 
     def score(self, values: Tensor, index: Tensor) -> Tensor:
+        """The mean dot product [n] of `values`, floating: [n, channels], [n, channels, h, w] or tokens
+        [n, tokens, channels]. `index` [n], int64, is not used."""
         laid_out = _laid_out(values, self.grid)
         means = laid_out.flatten(2).mean(2) if laid_out.dim() > 2 else laid_out
         return means @ self.vector.to(means)
@@ -157,7 +179,9 @@ TargetT = TypeVar("TargetT", bound=Target)
 def resolve_target(
     target: TargetT, image: Tensor, wrt: str = INPUT, more: Want = SCORE
 ) -> Generator[Step, Any, tuple[TargetT, Any]]:
-    """Fixes an unset target by one pass over the clean image; returns it with that pass: its score [1], and `more`."""
+    """Sets an unset target to the class with the highest score, by one pass over the clean `image` [1, 3, H, W],
+    float32 or float64, in [0, 1]. Returns the target and the answer of that pass: its `score` [1], its `out`, and what
+    `more` asks for at `wrt`."""
     answer = yield Ask(image, target.score, at=target.at, wrt=wrt, want=SCORE | OUT | more)
     if isinstance(target, ClassTarget) and target.index is None:
         target = replace(target, index=int(answer.out.argmax(1)))
@@ -166,8 +190,8 @@ def resolve_target(
 
 @dataclass
 class Seen:
-    """What passes over the unchanged image have shown on the way: the scores of all classes [1, classes] and the
-    target's own score [1]."""
+    """What the method's passes over the unchanged image have shown. `out` is the model's main output, [1, classes] for
+    a classifier. `score` [1] is the target's score. Both are float32 or float64, or None if no pass has shown them."""
 
     out: Tensor | None = None
     score: Tensor | None = None
@@ -175,7 +199,7 @@ class Seen:
 
 @dataclass
 class Observed:
-    """A method's result with what was seen of the clean image."""
+    """The `result` of a method, with what was `seen` of the clean image."""
 
     result: Result
     seen: Seen = field(default_factory=Seen)
@@ -184,8 +208,10 @@ class Observed:
 def with_clean_pass(
     method: Generator[Step, Any, Result], image: Tensor | None, target: Target, fitted: Tensor | None, wanted: bool
 ) -> Generator[Step, Any, Observed]:
-    """Runs a method and notes the target's score, and the model's output, where the method passes over the unchanged
-    image anyway. If it never did and the predictions are `wanted`, one more pass is made over the `fitted` image."""
+    """Runs `method`. Where it asks for the unchanged `image` anyway, the target's score and the model's output are
+    recorded. If predictions are `wanted` and the output was not recorded, one more pass over `fitted` follows. `image`
+    [1, 3, H, W] is what the method looks at, `fitted` [1, 3, H, W] the same as the model takes it. Both are float32 or
+    float64, in [0, 1], or None if there is none."""
     seen, reply = Seen(), None
     while True:
         try:

@@ -12,12 +12,15 @@ from lightwell_server.contract import Facts
 from lightwell_server.methods._math import movement, normal, uniform
 
 Norm = Literal["linf", "l2"]
+"""The norm of a perturbation over all pixels and colours: the largest magnitude for linf, the Euclidean length for
+l2."""
 
 
 @dataclass(frozen=True)
 class Ball:
-    """All images in [0, 1] within `radius` of `center` [1, 3, H, W], the distance taken over its three colours. For a
-    model of luminance starts and steps are the same for all colours."""
+    """All images in [0, 1] whose distance from `center` [1, 3, H, W], floating, is at most `radius`, above 0. The
+    distance is the `norm` over all pixels and colours, in units of pixel values. If `facts` say that the model takes
+    luminance, random points and steps are the same for all colours."""
 
     center: Tensor
     facts: Facts
@@ -25,7 +28,8 @@ class Ball:
     radius: float
 
     def random(self, rng: Generator) -> Tensor:
-        """A point of the ball: uniform for linf; for l2 a random direction and a uniform length."""
+        """A random point [1, 3, H, W] of the ball, floating: uniform for linf; in a random direction and at a uniform
+        distance for l2. It is clamped to [0, 1]."""
         if self.norm == "linf":
             offset = (2 * uniform(self.center, self.facts, rng) - 1) * self.radius
         else:
@@ -34,20 +38,21 @@ class Ball:
         return self.project(self.center + offset)
 
     def steepest(self, grad: Tensor) -> Tensor:
-        """The step of length one that follows a gradient best."""
+        """The step [1, 3, H, W] of norm 1 that follows the gradient `grad` [1, 3, H, W], floating, best. It is 0 where
+        the gradient is 0."""
         way = movement(grad, self.facts)
         return way.sign() if self.norm == "linf" else way / way.norm().clamp(min=1e-12)
 
     def project(self, x: Tensor) -> Tensor:
-        """The point of the ball, within [0, 1], that is next to `x`."""
+        """The image `x` [1, 3, H, W], floating, projected onto the ball and clamped to [0, 1]."""
         offset = x - self.center
         if self.norm == "linf":
             return self._inside(offset.clamp(-self.radius, self.radius))
         return self._inside(offset * (self.radius / offset.norm().clamp(min=self.radius)))
 
     def rounded(self, x: Tensor) -> Tensor:
-        """The 8-bit picture next to `x` on the centre's side, so that rounding never leaves the ball around an 8-bit
-        centre."""
+        """The image `x` [1, 3, H, W], floating, rounded to multiples of 1/255 in [0, 1]. Values are rounded towards
+        `center`, so that the result stays in the ball around an 8-bit image."""
         down, up = (x * 255).floor(), (x * 255).ceil()
         whole = (x * 255).round()
         # What is a whole step but for rounding stays; everything else goes towards the centre.

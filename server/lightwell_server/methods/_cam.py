@@ -1,4 +1,4 @@
-"""What class activation maps share: their layer, and what is read there."""
+"""What class activation maps share: their layer, and its activations and gradients."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lightwell_server.contract import ACT, GRAD, Ask, Asking, Explanation, Facts
 
 
 def no_grid_layer(facts: Facts) -> str | None:
-    """Why a method that needs a layer with height and width does not apply."""
+    """Why a method that needs a layer with height and width does not apply to a model, or None."""
     return None if _grid_layers(facts) else "the model has no layer with height and width"
 
 
 def cam_layer(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's layer, else that of the model."""
+    """The default `layer`: the card's, else one chosen from the model's."""
     return {"layer": _chosen(facts)[0]}
 
 
 def cam_reason(facts: Facts) -> str:
-    """Why this is the layer if none is named."""
+    """Why this is the default layer."""
     return _chosen(facts)[1]
 
 
@@ -48,31 +48,34 @@ def _grid_layers(facts: Facts) -> list[Layer]:
 
 
 def placed(values: Tensor, layer: str, facts: Facts) -> Tensor:
-    """One row's activations or gradients at a layer with height and width, as [channels, h, w]."""
+    """The activations or gradients [channels, h, w] at `layer`, which has height and width, from `values`, floating:
+    [1, channels, h, w] or tokens [1, tokens, channels]."""
     found = facts.layer(layer)
     assert found is not None and found.grid is not None  # the layer was checked
     return found.grid.laid_out(values)[0]
 
 
 def activations_and_gradients(image: Tensor, target: Target, layer: str, facts: Facts) -> Asking:
-    """Activations and gradients of a layer, [channels, h, w] each."""
+    """The activations of a layer and the gradients of the target with respect to them, [channels, h, w] each, for
+    `image` [1, 3, H, W]; all float32 or float64."""
     answer = yield Ask(image, target.score, at=target.at, wrt=layer, want=ACT | GRAD)
     return placed(answer.act, layer, facts), placed(answer.grad, layer, facts)
 
 
 def heat(values: Tensor) -> Explanation:
-    """What speaks for the target of a map [h, w] on a layer's grid."""
+    """The positive part of `values` [h, w], floating, as a map that is enlarged bilinearly."""
     return Explanation(Heatmap(values.relu(), "bilinear"))
 
 
 def enlarged(values: Tensor, image: Tensor) -> Tensor:
-    """Maps [n, h, w] at the size of an image [1, 3, H, W]: [n, H, W], bilinear between the centres of the cells."""
+    """Maps `values` [n, h, w], floating, at the size of `image` [1, 3, H, W]: [n, H, W], bilinear between the centres
+    of the cells."""
     return F.interpolate(values[:, None], size=image.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
 def strongest(activations: Tensor, count: int | None) -> Tensor:
-    """The numbers of the `count` channels of activations [channels, h, w] with the largest mean, the largest first; of
-    all, in their own order, if it is None."""
+    """The numbers [count], int64, of the channels of `activations` [channels, h, w], floating, that have the largest
+    mean, the largest first. If `count` is None, all of them in their own order; else it is at least 1."""
     if count is None:
         return torch.arange(len(activations), device=activations.device)
     return activations.mean((1, 2)).argsort(descending=True, stable=True)[:count]

@@ -1,4 +1,4 @@
-"""Sums that several methods share."""
+"""Computations that several methods share."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from lightwell_server.contract import Explanation, Facts, Heatmap, Layer, Rows
 from lightwell_server.errors import InvalidArgument
 
 MAX_PIXELS = 50_000_000
-"""The largest picture that is made on the way to a fitted one."""
+"""The most pixels of the picture from which `sized` cuts its result."""
 ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SiLU", "GELU", "Hardswish", "Mish"}
+"""Types of activation layers, as `Layer.type` has them."""
 
 
 def mean_color(facts: Facts, like: Tensor) -> Tensor:
-    """The card's mean colour, the papers' zero: [1, 3, 1, 1]; of a tensor the mean of each channel."""
+    """The card's mean colour, [1, 3, 1, 1], in the dtype of `like` [n, 3, H, W], floating: what papers call zero. If
+    the channels are not colours, the mean of each."""
     return torch.tensor(facts.mean, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 
 def blurred(image: Tensor, sigma: float) -> Tensor:
-    """[n, 3, H, W] under a Gaussian of `sigma` pixels, edges mirrored."""
+    """The images `image` [n, 3, H, W], floating, under a Gaussian whose standard deviation is `sigma` pixels, above 0.
+    Edges are mirrored."""
     radius = min(max(1, math.ceil(3 * sigma)), min(image.shape[-2:]) - 1)
     down, across = (_smoothing(side, sigma, radius).to(image) for side in image.shape[-2:])
     return down @ image @ across.T
@@ -43,8 +46,9 @@ def _smoothing(side: int, sigma: float, radius: int) -> Tensor:
 
 
 def sized(image: Tensor, longer: int, facts: Facts) -> Tensor:
-    """[1, 3, h, w] with its longer side brought to `longer` pixels; for a model of one size, its middle at that
-    size."""
+    """A picture `image` [1, 3, H, W], floating, resized in its proportions so that the longer side has `longer` pixels,
+    at least 1: [1, 3, h, w] in [0, 1]. If the model takes one size only, `longer` is ignored: the picture is resized to
+    cover that size, and its middle is cut out. Raises InvalidArgument if that takes more than `MAX_PIXELS` pixels."""
     height, width = image.shape[-2:]
     if facts.any_size:
         scale = longer / max(height, width)
@@ -62,12 +66,14 @@ def _interpolated(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def uniform(like: Tensor, facts: Facts, rng: Generator) -> Tensor:
-    """Numbers in [0, 1) for a picture [n, 3, H, W], with the model's channels: grey for a model of luminance."""
+    """Uniform random numbers in [0, 1), of the shape and dtype of `like` [n, 3, H, W], floating. They are the same for
+    all colours if the model takes luminance."""
     return _repeated(torch.rand(_channelled(like, facts), generator=rng), like)
 
 
 def normal(like: Tensor, facts: Facts, rng: Generator) -> Tensor:
-    """Standard normal numbers for a picture [n, 3, H, W], with the model's channels: grey for a model of luminance."""
+    """Standard normal random numbers, of the shape and dtype of `like` [n, 3, H, W], floating. They are the same for
+    all colours if the model takes luminance."""
     return _repeated(torch.randn(_channelled(like, facts), generator=rng), like)
 
 
@@ -80,30 +86,33 @@ def _repeated(numbers: Tensor, like: Tensor) -> Tensor:
 
 
 def movement(grad: Tensor, facts: Facts) -> Tensor:
-    """The part of a gradient [n, 3, H, W] that a picture may follow. A model of luminance moves all colours alike: of
-    the pictures that do, this is the gradient, orthogonal in the colours' own distances. As it is, it would paint what
-    the model cannot see."""
+    """The part of a gradient `grad` [n, 3, H, W], floating, that a picture may follow. For a model of luminance it is
+    the mean over colours, so that the step changes no colour, which such a model cannot see. This is the orthogonal
+    projection onto grey steps."""
     return grad.mean(1, keepdim=True).expand_as(grad) if facts.channels == 1 else grad
 
 
 def drawn(mean: Tensor, deviation: float, facts: Facts, rng: Generator) -> Tensor:
-    """Normal noise around a picture, in [0, 1]."""
+    """Pictures `mean` [n, 3, H, W], floating, plus normal noise of the standard deviation `deviation`, at least 0, in
+    units of pixel values. The result is clamped to [0, 1]."""
     return (mean + deviation * normal(mean, facts, rng)).clamp(0, 1)
 
 
 def gram(features: Tensor) -> Tensor:
-    """Features [n, C, H, W] to Gram matrices [n, C, C], F F' / (H W)."""
+    """Gram matrices [n, C, C], F F' / (H W), of `features` [n, C, H, W], floating."""
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / flat.shape[2]
 
 
 def relative(value: Tensor, aim: Tensor) -> Tensor:
-    """The squared distance of each row from its aim, as a share of the aim's squared norm: [n]."""
+    """The squared distance [n] of each row of `value` [n, ...] from `aim` [n, ...], or from the single row [1, ...] of
+    it, as a share of the aim's squared norm. All are floating."""
     return (value - aim).flatten(1).square().sum(1) / aim.flatten(1).square().sum(1).clamp(min=1e-12)
 
 
 def total_variation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean squared difference of neighbours [1] of one picture [1, 3, H, W], and its gradient."""
+    """The total variation [1] of a picture `x` [1, 3, H, W], floating, and its gradient [1, 3, H, W]. It is the sum of
+    the squared differences of vertical and horizontal neighbours, divided by the number of values."""
     across, down = x.diff(dim=3), x.diff(dim=2)
     slope = F.pad(across, (1, 0)) - F.pad(across, (0, 1)) + F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1))
     value = (across.square().sum() + down.square().sum()) / x.numel()
@@ -111,8 +120,9 @@ def total_variation(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def style_layers(facts: Facts) -> tuple[str, ...]:
-    """Up to five layers over the resolutions of a convolutional network: of each resolution the first activation,
-    else its first layer; of networks with fewer than five resolutions more of the finest that have several."""
+    """The names of up to five convolutional layers at different resolutions, in the order of computation. Of each
+    resolution it takes the first activation, else the first layer. With fewer than five resolutions it adds the middle
+    layer of those with more than two candidates, the last resolution first."""
     stages: dict[int, list[Layer]] = {}
     for layer in facts.modules:
         if layer.has_grid and not layer.tokens and min(layer.shape[1:]) > 1:
@@ -126,11 +136,13 @@ def style_layers(facts: Facts) -> tuple[str, ...]:
 
 
 Reduction = Literal["max", "sum", "none"]
-"""How three colours become one value."""
+"""How three colours become one value: "max" is the value of the largest magnitude, "sum" their sum. "none" is as "max",
+and also returns all three."""
 
 
 def by_pixel(values: Tensor, channels: Reduction, signed: bool, name: str = "attribution") -> Explanation:
-    """Values of every pixel and colour [3, H, W] as a map [H, W], with "none" also as they are under that name."""
+    """A map [H, W] of `values` [3, H, W], floating. With `channels` "none" it comes with these values as a tensor
+    called `name`."""
     tensors = {name: values} if channels == "none" else {}
     return Explanation(Heatmap(values.sum(0) if channels == "sum" else _largest(values), signed=signed), tensors)
 
@@ -142,11 +154,11 @@ def _largest(values: Tensor) -> Tensor:
 
 
 PART = 64
-"""Rows of an Ask whose gradients are summed up: what is summed over many rows takes no memory for each."""
+"""Rows of an Ask whose gradients are summed. It bounds the memory that gradients of many rows take."""
 
 
 def parts(rows: Rows) -> Iterator[Rows]:
-    """The same rows in parts of `PART` at most, one after the other."""
+    """The same rows in consecutive parts of at most `PART`."""
     for start in range(0, rows.count, PART):
         yield Rows(min(PART, rows.count - start), partial(_shifted, rows.make, start))
 

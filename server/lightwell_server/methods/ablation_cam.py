@@ -1,4 +1,4 @@
-"""Ablation-CAM: a layer's channels, weighted by the share of the score that is lost without them. Desai and Ramaswamy
+"""Ablation-CAM: a layer's channels, weighted by the share of the score that is lost without each. Desai and Ramaswamy
 2020, doi:10.1109/WACV45572.2020.9093360."""
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ def ablation_cam(
     layer: GridLayer,
     max_channels: Annotated[int, Ge(1)] | None = None,
 ) -> Explaining:
-    """A map [h, w] on the layer's grid. The loss is divided by the score's magnitude: by the score itself, as in the
-    paper, a map of a negative score would be turned round."""
+    """A map [h, w] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, on the grid of `layer`; not negative, in
+    units of the layer's activations. `max_channels`, at least 1, limits the channels to those with the largest mean
+    activation; None takes all. The lost score is divided by the score's magnitude. The paper divides by the score
+    itself, which inverts the map of a negative score."""
     target, clean = yield from resolve_target(target, image, layer, ACT)
     activations = placed(clean.act, layer, facts)
     tried = strongest(activations, max_channels)

@@ -20,8 +20,10 @@ def activations(
     layer: GridLayer,
     max_channels: Annotated[int, Ge(1)] | None = None,
 ) -> Explaining:
-    """`activations` [channels, h, w] and the numbers of their `channels` [channels]; a transformer's tokens are laid
-    out as a grid without those that have no place."""
+    """The tensors `activations` [channels, h, w], float32 or float64, the feature maps of `layer` for `image`
+    [1, 3, H, W] in [0, 1], and `channels` [channels], int32, their numbers in the layer. `max_channels`, at least 1,
+    limits them to those with the largest mean activation, the largest first; None takes all. Tokens are laid out as a
+    grid, without those that have no position."""
     maps = placed((yield Ask(image, at=layer, want=OUT)).out, layer, facts)
     shown = strongest(maps, max_channels)
     return Explanation(

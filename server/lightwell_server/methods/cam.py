@@ -1,4 +1,4 @@
-"""Class activation map: the last layer before a global average pooling, weighted by the linear layer behind it. Zhou et
+"""Class activation map: the last layer before a global average pooling, weighted by the linear layer after it. Zhou et
 al. 2015, arXiv:1512.04150."""
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from lightwell_server.methods._cam import activations_and_gradients
 
 
 def applies(facts: Facts) -> str | None:
-    """Only where the pooled layer's weights are the gradient, whatever the image."""
+    """Why it does not apply to a model, or None. The gradient of the pooled layer must not depend on the image."""
     if facts.pooled is not None:
         return None
     return "it does not end in a global average pooling with at most one linear layer behind it; use grad_cam"
 
 
 def cam(image: ModelInput, target: Target, facts: Facts) -> Explaining:
-    """A map [h, w] on the pooled layer's grid, in units of the score: its mean is the score without its bias. The
-    weight of a channel is its gradient, summed over all positions."""
+    """A signed map [h, w] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, on the grid of the pooled layer,
+    in units of the score. Its mean is the score without the bias of the linear layer. The weight of a channel is its
+    gradient, summed over all positions. Raises InvalidArgument if the target is not a score of the model's output."""
     if target.at != OUTPUT or getattr(target, "readout", "score") != "score":
         raise InvalidArgument.at("target", "cam explains scores of the model's output; use grad_cam for other targets")
     assert facts.pooled is not None  # else it does not apply

@@ -1,5 +1,5 @@
-"""Deconvnet: the gradient where no ReLU lets pass what is negative in it, whatever it cut off itself. Zeiler and Fergus
-2013, arXiv:1311.2901."""
+"""Deconvnet: the gradient with ReLUs that pass only positive gradients backwards, whatever their input. Zeiler and
+Fergus 2013, arXiv:1311.2901."""
 
 from __future__ import annotations
 
@@ -17,5 +17,7 @@ def deconvnet(
     magnitude: bool = False,
     channels: Reduction = "max",
 ) -> Explaining:
-    """A map [H, W] in score per unit of colour; with channels "none" also `gradient` [3, H, W]."""
+    """A map [H, W] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, in score per unit of colour; signed, or
+    with `magnitude` of absolute values. `channels` says how three colours become one value; "none" also returns
+    `gradient` [3, H, W]."""
     return by_rule(image, target, "deconvnet", magnitude, channels)

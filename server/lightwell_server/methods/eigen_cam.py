@@ -13,7 +13,8 @@ applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def eigen_cam(image: ModelInput, facts: Facts, *, layer: GridLayer) -> Explaining:
-    """A map [h, w] on the layer's grid, whatever the target."""
+    """A map [h, w] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, on the grid of `layer`; not negative, in
+    units of the layer's activations, the same for every target. All values are NaN if an activation is not finite."""
     activations = placed((yield Ask(image, at=layer, want=OUT)).out, layer, facts)
     return heat((yield Work(_component, activations)))
 

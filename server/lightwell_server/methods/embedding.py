@@ -19,8 +19,9 @@ from lightwell_server.errors import InvalidArgument
 
 
 def embedding(image: ModelInput, facts: Facts, *, layer: LayerName | None = None) -> Explaining:
-    """`embedding` [features]: what the last linear layer gets, or a layer's output; over positions and tokens the mean
-    is taken."""
+    """The tensor `embedding` [features] of `image` [1, 3, H, W] in [0, 1], both float32 or float64: the output of
+    `layer`, or with None the input of the last linear layer. It is the mean over positions or tokens. Raises
+    InvalidArgument if `layer` is None and the model does not end in a linear layer."""
     if layer is None and not facts.embeds:
         raise InvalidArgument.at("embedding.layer", "the model has no linear layer; name the layer that is meant")
     values = (yield Ask(image, at=layer or EMBEDDING, want=OUT)).out

@@ -1,4 +1,4 @@
-"""Grad-CAM++: a layer's channels, weighted by their positive gradients, each place as much as it stands out.
+"""Grad-CAM++: a layer's channels, weighted by their positive gradients, each position by how much it stands out.
 Chattopadhyay et al. 2017, arXiv:1710.11063."""
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def grad_cam_plus_plus(image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer) -> Explaining:
-    """A map [h, w] on the layer's grid. The paper's second and third derivatives are those of exp(score), which are
-    powers of the gradient; they are divided out, so that nothing needs an epsilon."""
+    """A map [h, w] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, on the grid of `layer`; not negative, in
+    units of the score. The paper differentiates exp(score), whose derivatives are powers of the gradient times
+    exp(score). That common factor is left out, so that no epsilon is needed."""
     activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     totals = activations.sum((1, 2), keepdim=True)
     weights = torch.where(grads > 0, grads / (2 + totals * grads), 0).sum((1, 2), keepdim=True)

@@ -12,14 +12,16 @@ defaults, reason = cam_layer, cam_reason
 
 
 def applies(facts: Facts) -> str | None:
-    """Where both of its parts do."""
+    """Why it does not apply to a model, or None. It needs a ReLU, and a layer with height and width."""
     return no_relu(facts) or no_grid_layer(facts)
 
 
 def guided_grad_cam(
     image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer, channels: Reduction = "max"
 ) -> Explaining:
-    """A map [H, W]; with channels "none" also `attribution` [3, H, W]."""
+    """A signed map [H, W] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, in squared score per unit of
+    colour: the guided gradient times the Grad-CAM of `layer`, enlarged bilinearly. `channels` says how three colours
+    become one value; "none" also returns `attribution` [3, H, W]."""
     coarse = (yield from grad_cam(image, target, facts, layer=layer)).map
     assert coarse is not None  # it is what Grad-CAM gives
     fine = yield from exchanged(image, target, "guided")

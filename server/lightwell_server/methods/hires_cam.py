@@ -1,4 +1,4 @@
-"""HiResCAM: a layer's activations times their gradients, place by place. Draelos and Carin 2020, arXiv:2011.08891."""
+"""HiResCAM: a layer's activations times their gradients at each position. Draelos and Carin 2020, arXiv:2011.08891."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def hires_cam(image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer) -> Explaining:
-    """A map [h, w] on the layer's grid, in units of the score before negative values are set to zero."""
+    """A map [h, w] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, on the grid of `layer`, in units of the
+    score. Negative values are set to 0."""
     activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     return heat((grads * activations).sum(0))

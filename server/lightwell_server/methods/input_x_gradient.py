@@ -16,8 +16,10 @@ def input_x_gradient(
     scale: Literal["model", "pixels"] = "model",
     channels: Reduction = "sum",
 ) -> Explaining:
-    """A map [H, W] in units of the score; with channels "none" also `attribution` [3, H, W]. In the model's scale the
-    deviation that pixels are divided by cancels out against the gradient's."""
+    """A signed map [H, W] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, in units of the score. With
+    `scale` "model" the gradient is multiplied by the distance from the mean colour of the model card, with "pixels" by
+    the distance from black. A standard deviation by which the model divides its input cancels. `channels` says how
+    three colours become one value; "none" also returns `attribution` [3, H, W]."""
     grad = (yield Ask(image, target.score, at=target.at, want=GRAD)).grad
     values = image - mean_color(facts, image) if scale == "model" else image
     return by_pixel((values * grad)[0], channels, signed=True)

@@ -1,5 +1,5 @@
-"""Integrated gradients: the mean gradient on the way from a baseline to the image, times that way. Sundararajan et al.
-2017, arXiv:1703.01365."""
+"""Integrated gradients: the mean gradient on the path from a baseline to the image, times their difference.
+Sundararajan et al. 2017, arXiv:1703.01365."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods._math import PART, Reduction, blurred, by_pixel, mean_color, parts
 
 Quadrature = Literal["gauss_legendre", "midpoint", "trapezoid", "left", "right"]
+"""A rule of quadrature over [0, 1]."""
 
 
 needs = Needs(planned="steps")
@@ -44,8 +45,19 @@ def integrated_gradients(
     quadrature: Quadrature = "gauss_legendre",
     channels: Reduction = "sum",
 ) -> Explaining:
-    """A map [H, W] in units of the score; with channels "none" also `attribution` [3, H, W]. It sums to the score less
-    the `baseline_score`, but for the `completeness_gap`, which more steps make smaller."""
+    """A signed map [H, W] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, in units of the score. Over
+    pixels and colours, attributions sum to the score of the image minus the measure `baseline_score`. The measure
+    `completeness_gap` is the error of that sum, which falls with more steps. Raises InvalidArgument for a trapezoid
+    with a single step.
+
+    - `steps`: points of the path, 1 to 1000.
+    - `baseline`: where the path starts. "mean" is the mean colour of the model card. "blur" is the image under a
+      Gaussian with a sigma of a tenth of its shorter side.
+    - `baseline_image`: another start [1, 3, h, w], float32 or float64, in [0, 1]. It is resized to the image without a
+      crop.
+    - `quadrature`: how the points are placed and weighted.
+    - `channels`: how three colours become one value. "none" also returns `attribution` [3, H, W].
+    """
     if quadrature == "trapezoid" and steps == 1:
         raise InvalidArgument.at("integrated_gradients.steps", "a trapezoid has two ends; take 2 at least")
     target, clean = yield from resolve_target(target, image)

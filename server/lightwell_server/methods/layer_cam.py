@@ -1,4 +1,4 @@
-"""LayerCAM: a layer's activations times their positive gradients, place by place. Jiang et al. 2021,
+"""LayerCAM: a layer's activations times their positive gradients at each position. Jiang et al. 2021,
 doi:10.1109/TIP.2021.3089943."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def layer_cam(image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer) -> Explaining:
-    """A map [h, w] on the layer's grid, in units of the score before negative values are set to zero."""
+    """A map [h, w] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, on the grid of `layer`, in units of the
+    score. Negative values are set to 0."""
     activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     return heat((grads.relu() * activations).sum(0))

@@ -30,7 +30,7 @@ from lightwell_server.methods._math import blurred, mean_color
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The probability, where the model has one."""
+    """The readout `value`: the score if the model has no probabilities."""
     return {"value": "score"} if facts.activation == "none" else {}
 
 
@@ -45,8 +45,22 @@ def occlusion(
     color: Color | None = None,
     value: Literal["score", "probability", "log_probability"] = "probability",
 ) -> Explaining:
-    """The drop of the value for each window [rows, columns]; `value`, what was left of it (the paper's heat map: low
-    is important); of classifiers `top_class`, the most probable class at each place (its figure 7e)."""
+    """A signed map [rows, columns] over the windows of `image` [1, 3, H, W] in [0, 1]: the drop of the target's value
+    when a window is masked. The tensor `value` [rows, columns] is the value that is left, the paper's heat map, where
+    low is important. The tensor `top_class` [rows, columns], int32, for classifiers only, is the most probable class
+    that is left, the paper's figure 7e. The measure `clean_value` is the value without a mask. All but `top_class` are
+    float32 or float64.
+
+    - `window`: side of a window in pixels, from 1 to the shorter side of the image.
+    - `stride`: distance of windows in pixels, at least 1.
+    - `fill`: what covers a window. "mean" is the mean colour of the model card. "blur" is the image under a Gaussian
+      with a sigma of a quarter of the window.
+    - `color`: a colour that covers a window instead, red, green and blue from 0 to 1.
+    - `value`: how a class is read.
+
+    Raises InvalidArgument if a window is larger than the image, if a colour is given and the channels are not colours,
+    or if a probability is asked for and the model has none.
+    """
     height, width = image.shape[-2:]
     if window > min(height, width):
         raise InvalidArgument.at(
@@ -59,7 +73,8 @@ def occlusion(
         raise InvalidArgument.at("occlusion.value", "the model's outputs are no probabilities; use score")
     target, seen = yield from resolve_target(target.read(value), image)
     clean = seen.score
-    down, across = (math.ceil((side - window) / stride) + 1 for side in (height, width))
+    # The last window is at the edge; where windows are apart, none begins behind it.
+    down, across = (min(math.ceil((side - window) / stride) + 1, math.ceil(side / stride)) for side in (height, width))
     patch = _filling(image, facts, fill, color, window)
 
     def masked(index: Tensor) -> Tensor:

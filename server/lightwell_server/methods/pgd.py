@@ -1,4 +1,4 @@
-"""Projected gradient descent: steps up the loss, each thrown back into a ball around the image. Madry et al. 2017,
+"""Projected gradient descent: steps up the loss, each projected onto a ball around the image. Madry et al. 2017,
 arXiv:1706.06083."""
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ needs = Needs(planned="steps", early="stop_early")
 
 
 def applies(facts: Facts) -> str | None:
-    """Only classifiers have a class to leave."""
+    """Why it does not apply to a model, or None. It needs scores of at least two classes."""
     if facts.classes < 2:
         return "the model has no classes"
     return "the model's values are no scores of classes" if facts.activation == "none" else None
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A radius and a step for the norm: 8/255 and 2/255 for LINF, 2 and a quarter of the radius for L2."""
+    """The radius `epsilon` and the length `step`, with pixels in [0, 1]: 8/255 and 2/255 for linf, 2 and a quarter of
+    `epsilon` for l2."""
     if given.get("norm", "linf") == "linf":
         return {"epsilon": 8 / 255, "step": 2 / 255}
     return {"epsilon": 2.0, "step": given.get("epsilon", 2.0) / 4}
@@ -62,7 +63,24 @@ def pgd(
     loss: Literal["cross_entropy", "margin"] = "cross_entropy",
     stop_early: bool = True,
 ) -> Synthesizing:
-    """The attacked image, its 8-bit form's verdict, and the distances of both."""
+    """An adversarial example for `image` [1, 3, H, W] in [0, 1]. All tensors are float32 or float64. Raises
+    InvalidArgument if the target is not a class, or the model has no class `targeted`.
+
+    - `epsilon`: radius of the ball, in units of the norm with pixels in [0, 1], above 0.
+    - `norm`: the norm over all pixels and colours.
+    - `step`: length of a step, in the same unit, above 0.
+    - `steps`: steps of each restart, 1 to 10,000.
+    - `random_start`: whether a restart begins at a random point of the ball, else at the image.
+    - `restarts`: attempts, 1 to 100. The first that succeeds is returned, else the last.
+    - `targeted`: the class to reach, at least 0. With None the attack leaves the class of `target`.
+    - `loss`: what is raised, as in `Goal`.
+    - `stop_early`: whether to end as soon as the 8-bit picture fools the model.
+
+    The result has the attacked image [1, 3, H, W], its 8-bit form in the same ball, the verdict on that form, and its
+    scores [1, classes]. The tensor `perturbation` [3, H, W] is the image minus the original. The pictures `difference`
+    and `difference_x10` [1, 3, H, W] show the change of the 8-bit form, once and ten times, where 0.5 is no change. The
+    measures `linf` and `l2` are its norms. `queries` is the number of images that the model has answered for.
+    """
     if not isinstance(target, ClassTarget):
         raise InvalidArgument.at("target", "pgd leaves a class; name one by index or label, or leave the target unset")
     if targeted is not None and targeted >= facts.classes:
@@ -90,13 +108,15 @@ def pgd(
 
 
 class Goal:
-    """What the attack is after: away from a class, or to the class `targeted`."""
+    """The aim of an attack: away from class `leave`, or to class `targeted`, both numbered from 0. `loss` is
+    "cross_entropy", or "margin", the largest other score minus the class's own (Carlini and Wagner 2016,
+    arXiv:1608.04644)."""
 
     def __init__(self, leave: int, targeted: int | None, loss: str) -> None:
         self.leave, self.targeted, self.loss = leave, targeted, loss
 
     def score(self, logits: Tensor, index: Tensor) -> Tensor:
-        """The loss [n] that is raised."""
+        """The loss [n] of `logits` [n, classes], floating, which the attack raises. `index` [n], int64, is not used."""
         label = self.leave if self.targeted is None else self.targeted
         if self.loss == "cross_entropy":
             loss = F.cross_entropy(logits, torch.full_like(logits[:, 0], label, dtype=torch.long), reduction="none")
@@ -106,7 +126,7 @@ class Goal:
         return loss if self.targeted is None else -loss
 
     def reached(self, logits: Tensor) -> bool:
-        """Whether the model [1, classes] is fooled."""
+        """Whether the scores `logits` [1, classes], floating, reach the aim."""
         top = int(logits.argmax(1))
         return top != self.leave if self.targeted is None else top == self.targeted
 

@@ -10,11 +10,12 @@ from lightwell_server.contract import Ask, Explaining, Explanation, Facts, Model
 
 
 def applies(facts: Facts) -> str | None:
-    """Only classifiers have classes."""
+    """Why it does not apply to a model, or None. It needs scores of classes."""
     return None if facts.classes else "its output is no scores of classes"
 
 
 def predictions(image: ModelInput, target: Target, *, k: Annotated[int, Interval(ge=1, le=1000)] = 5) -> Explaining:
-    """The `k` classes with the highest scores, and the target's own score."""
+    """The classes with the highest scores for `image` [1, 3, H, W], float32 or float64, in [0, 1], and the target's own
+    score. `k` is how many, 1 to 1000."""
     yield Ask(image, target.score, at=target.at)
     return Explanation(predictions=k)

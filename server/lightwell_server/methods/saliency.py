@@ -13,6 +13,8 @@ def saliency(
     magnitude: bool = True,
     channels: Reduction = "max",
 ) -> Explaining:
-    """A map [H, W] in score per unit of colour; with channels "none" also `gradient` [3, H, W]."""
+    """A map [H, W] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, in score per unit of colour; signed, or
+    with `magnitude` of absolute values. `channels` says how three colours become one value; "none" also returns
+    `gradient` [3, H, W]."""
     grad = (yield Ask(image, target.score, at=target.at, want=GRAD)).grad[0]
     return by_pixel(grad.abs() if magnitude else grad, channels, signed=not magnitude, name="gradient")

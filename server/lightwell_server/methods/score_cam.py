@@ -1,4 +1,4 @@
-"""Score-CAM: a layer's channels, weighted by the score of the image seen through each alone. Wang et al. 2019,
+"""Score-CAM: a layer's channels, weighted by the score of the image masked by each. Wang et al. 2019,
 arXiv:1910.01279."""
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ def score_cam(
     layer: GridLayer,
     max_channels: Annotated[int, Ge(1)] | None = None,
 ) -> Explaining:
-    """A map [h, w] on the layer's grid. What a channel hides takes the card's mean colour; that nothing but this colour
-    is seen as a base, as in the paper, leaves the weights as they are."""
+    """A map [h, w] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, on the grid of `layer`; not negative, in
+    units of the layer's activations. `max_channels`, at least 1, limits the channels to those with the largest mean
+    activation; None takes all. Masked pixels have the mean colour of the model card. The paper subtracts the score of
+    that colour alone, which cancels in the softmax of the weights."""
     target, clean = yield from resolve_target(target, image, layer, ACT)
     activations = placed(clean.act, layer, facts)
     tried = activations[strongest(activations, max_channels)]

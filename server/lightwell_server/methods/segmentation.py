@@ -1,4 +1,4 @@
-"""Segmentation: GrabCut, begun where the saliency is high and where it is low. Simonyan et al. 2013, arXiv:1312.6034,
+"""Segmentation: GrabCut, started from the pixels of high and of low saliency. Simonyan et al. 2013, arXiv:1312.6034,
 section 3.2."""
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods.saliency import saliency
 
 Bytes = NDArray[np.uint8]
+"""Pixels [H, W, 3] or marks [H, W], uint8."""
 Floats = NDArray[Any]
+"""A saliency map [H, W], floating."""
 LARGEST = 512
-"""The longer side in pixels at which GrabCut works at most: a round takes seconds from a thousand on."""
+"""The longer side in pixels at which GrabCut works at most: from a thousand on, an iteration takes seconds."""
 SMOOTH = 1 / 75
-"""The saliency is smoothed before it is compared: a Gaussian's sigma, as a share of the shorter side."""
+"""The standard deviation, as a share of the shorter side, of the Gaussian that smooths the saliency before it is
+compared."""
 
 
 def applies(facts: Facts) -> str | None:
-    """What is cut apart are colours."""
+    """Why it does not apply to a model, or None. It needs colours."""
     return (
         "it cuts objects out by colour, and the channels of the model's images are no colours" if facts.tensor else None
     )
@@ -41,8 +44,15 @@ def segmentation(
     background: Share = 0.30,
     iterations: Annotated[int, Interval(ge=1, le=100)] = 5,
 ) -> Explaining:
-    """`mask` [H, W], 1 for the object; the map is the saliency. Without pixels on both sides of the quantiles there is
-    no object. Larger images are cut at `LARGEST` pixels."""
+    """The tensor `mask` [H, W], uint8, which is 1 for the object in `image` [1, 3, H, W], float32 or float64, in
+    [0, 1], and 0 elsewhere. The map [H, W] is the saliency, in score per unit of colour. Images whose longer side is
+    above `LARGEST` pixels are cut at that size. Raises InvalidArgument if `background` is above `foreground`.
+
+    - `foreground`: quantile of the smoothed saliency, 0 to 1. Pixels above it are marked as the object; if there are
+      none, the mask is 0.
+    - `background`: quantile of the smoothed saliency, 0 to 1. Pixels up to it are marked as background.
+    - `iterations`: iterations of GrabCut, which decides on the pixels between, 1 to 100.
+    """
     if background > foreground:
         raise InvalidArgument.at("segmentation.background", f"{background:g} is above foreground, {foreground:g}")
     seen = yield from saliency(image, target)
@@ -82,7 +92,9 @@ def _marked(array: Floats, foreground: float, background: float) -> Bytes:
 
 
 class GrabCut:
-    """Rother et al. 2004, doi:10.1145/1015706.1015720, one round at a time."""
+    """GrabCut, one iteration at a time. Rother et al. 2004, doi:10.1145/1015706.1015720. `pixels` [H, W, 3], uint8, are
+    in the order blue, green, red. `marks` [H, W], uint8, are OpenCV's `GC_` classes and change with each iteration.
+    `seed`, 0 to 2**31 - 1, is that of OpenCV's generator."""
 
     def __init__(self, pixels: Bytes, marks: Bytes, seed: int) -> None:
         self.pixels, self.marks = pixels, marks
@@ -90,7 +102,7 @@ class GrabCut:
         self._seed: int | None = seed
 
     def iterate(self) -> None:
-        """One round; the first also finds the colours to begin with."""
+        """Runs one iteration. The first also fits the initial colour models."""
         mode = cv2.GC_EVAL
         if self._seed is not None:
             cv2.setRNGSeed(self._seed)  # of this thread alone

@@ -38,8 +38,15 @@ def smooth_grad(
     variance: bool = False,
     channels: Reduction = "max",
 ) -> Explaining:
-    """A map [H, W] in score per unit of colour, or its square; with channels "none" also `attribution` [3, H, W].
-    `squared`: Hooker et al. 2018, arXiv:1806.10758; `variance`: Adebayo et al. 2018, arXiv:1810.03307."""
+    """A map [H, W] of `image` [1, 3, H, W] in [0, 1], both float32 or float64: the mean of the gradient's magnitude, in
+    score per unit of colour; not negative. Raises InvalidArgument for `squared` together with `variance`.
+
+    - `samples`: noisy copies of the image, 1 to 10,000.
+    - `noise`: standard deviation of the noise, as a share of the image's range of values, 0 to 1.
+    - `squared`: whether to average the square of the gradient. Hooker et al. 2018, arXiv:1806.10758.
+    - `variance`: whether to take the variance of the gradient. Adebayo et al. 2018, arXiv:1810.03307.
+    - `channels`: how three colours become one value. "none" also returns `attribution` [3, H, W].
+    """
     if squared and variance:
         raise InvalidArgument.at("smooth_grad.variance", "is another mean than squared; choose one of them")
     target, _ = yield from resolve_target(target, image)

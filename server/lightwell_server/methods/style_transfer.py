@@ -1,9 +1,9 @@
 """Style transfer: the features of one picture, the Gram matrices of others. Gatys et al. 2016, "Image Style Transfer
-Using Convolutional Neural Networks", CVPR.
+Using Convolutional Neural Networks", doi:10.1109/CVPR.2016.265.
 
-The Gram matrix of features F [C, M] is G = F F' / M, so that pictures of different sizes compare. Each layer's loss
-is divided by the squared norm of what it aims at, so that a weight means the same on any network: 1 is as far away as
-nothing at all.
+The Gram matrix of features F [C, M] is G = F F' / M, so that pictures of different sizes compare. The loss of each
+layer is the squared distance from its aim, divided by the aim's squared norm: 1 is the distance of zero from the aim. A
+weight then means the same on any network.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from lightwell_server.methods._math import (
 from lightwell_server.methods._optimizer import optimizer as make_optimizer
 
 Weight = Annotated[float, Gt(0)]
+"""A weight, above 0."""
 needs = Needs(planned="steps")
 
 
@@ -54,7 +55,8 @@ STROKES = 4096
 
 @dataclass(frozen=True)
 class Style:
-    """A picture and its share among the styles."""
+    """A picture `image` [1, 3, H, W], float32 or float64, in [0, 1]. `weight`, above 0, is divided by the sum over all
+    styles."""
 
     image: FullImage
     weight: Weight = 1.0
@@ -62,14 +64,14 @@ class Style:
 
 @dataclass(frozen=True)
 class LayerWeight:
-    """A layer and its share in a loss."""
+    """The name of a `layer`. `weight`, above 0, is divided by the sum over all layers of the loss."""
 
     layer: LayerName
     weight: Weight = 1.0
 
 
 def applies(facts: Facts) -> str | None:
-    """It needs colours, and layers at several resolutions."""
+    """Why it does not apply to a model, or None. It needs colours, and layers with height and width."""
     if facts.tensor:
         return "styles are colour pictures, and the channels of the model's images are no colours"
     return (
@@ -78,8 +80,9 @@ def applies(facts: Facts) -> str | None:
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's layers, else five over the resolutions and the fourth of them for the content; a size that the model
-    takes; a rate for the algorithm."""
+    """`style_layers`: the card's, else up to five over the resolutions. `content_layers`: the card's, else the fourth
+    of these, or the last. `size`: 384, or the model's own if it takes one size only. `rate`: 0.02 for Adam, 1 for
+    L-BFGS."""
     layers = style_layers(facts)
     return {
         "style_layers": [{"layer": name, "weight": 1.0} for name in facts.defaults.get("style", layers)],
@@ -92,7 +95,7 @@ def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reason(facts: Facts) -> str:
-    """Why these are the layers if none are named."""
+    """Why these are the default layers."""
     return "named by the card" if "style" in facts.defaults else "the first activation, or layer, of each resolution"
 
 
@@ -115,8 +118,25 @@ def style_transfer(
     optimizer: Literal["lbfgs", "adam"] = "lbfgs",
     rate: Annotated[float, Interval(gt=0, le=1000)],
 ) -> Synthesizing:
-    """The content in the styles, its longer side `size` pixels; measures: objective, and content, style and tv
-    without weights."""
+    """The content of `image` [1, 3, H, W] in the style of other pictures: an image [1, 3, h, w] in [0, 1], both float32
+    or float64. It minimises the weighted sum of content loss, style loss and total variation. The measure `objective`
+    is that sum at the last step.
+
+    - `styles`: the pictures, 1 to 16. Their Gram matrices are averaged by weight.
+    - `size`: longer side of the result in pixels, 32 to 2048. If the model takes one size only, it is that of the
+      model, and the middle of the picture is taken.
+    - `content_weight`, `style_weight`, `tv_weight`: weights of the three terms, at least 0.
+    - `content_layers`, `style_layers`: layers of the two losses, 1 to 32 each.
+    - `style_scale`: longer side of the styles relative to `size`, 0.1 to 4. Larger gives larger strokes.
+    - `start`: the content, or noise of standard deviation 0.1 around the mean colour of the model card.
+    - `keep_colors`: whether to keep the colours of the content and to take only the lightness.
+    - `steps`: steps of the optimiser, 1 to 10,000.
+    - `optimizer`: Adam or L-BFGS.
+    - `rate`: step of Adam in units of pixel values, or factor of each L-BFGS step, above 0, at most 1000.
+
+    Raises InvalidArgument if the model does not take `size`, if the styles are larger than `STROKES`, if a style layer
+    has no height and width, or if a picture is too long and thin for the model.
+    """
     if not facts.any_size and size != max(facts.size):
         raise InvalidArgument.at("style_transfer.size", f"the model takes one size only; leave it at {max(facts.size)}")
     if size * style_scale > STROKES:
@@ -154,7 +174,9 @@ def _check(style_layers: Sequence[LayerWeight], facts: Facts) -> None:
 
 @dataclass(frozen=True)
 class Loss:
-    """The weighted sum of content and style losses, as a score."""
+    """The weighted sum of content and style loss, as a score. `features` are the aims [1, C, h, w] of `content_layers`,
+    `grams` the aims [1, C, C] of `style_layers`, all float32 or float64. `weights` are those of content, style and
+    total variation, at least 0; the last is not used here."""
 
     features: Sequence[Tensor]
     grams: Sequence[Tensor]
@@ -164,11 +186,12 @@ class Loss:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Where it reads: the content layers, then the style layers."""
+        """The layers that it reads: `content_layers`, then `style_layers`."""
         return tuple(part.layer for part in (*self.content_layers, *self.style_layers))
 
     def __call__(self, values: tuple[Tensor, ...], index: Tensor) -> Tensor:
-        """Values of one row at `layers` to [1]."""
+        """The loss [1] of the `values` [1, C, h, w] of one row at `layers`, floating. `index` [1], int64, is not
+        used."""
         own, styled = values[: len(self.features)], values[len(self.features) :]
         content = _weighted(self.content_layers, own, self.features, lambda value: value)
         style = _weighted(self.style_layers, styled, self.grams, gram)
@@ -206,7 +229,8 @@ def _grams(styles: Sequence[Style], layers: Sequence[LayerWeight], size: int, sc
 
 
 def with_colors_of(content: Tensor, lightness: Tensor) -> Tensor:
-    """The colours of one picture under the lightness of another, both [1, 3, H, W]."""
+    """The picture `content` [1, 3, H, W] with the luma of the picture `lightness` [1, 3, H, W], floating, clamped to
+    [0, 1]. Luma is 0.299 red + 0.587 green + 0.114 blue."""
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=content.dtype, device=content.device).view(1, 3, 1, 1)
     change = ((lightness - content) * weights).sum(1, keepdim=True)
     return (content + change).clamp(0, 1)

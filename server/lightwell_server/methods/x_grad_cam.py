@@ -12,8 +12,8 @@ applies, defaults, reason = no_grid_layer, cam_layer, cam_reason
 
 
 def x_grad_cam(image: ModelInput, target: Target, facts: Facts, *, layer: GridLayer) -> Explaining:
-    """A map [h, w] on the layer's grid, in units of the score before negative values are set to zero. A channel that is
-    zero in sum weighs nothing."""
+    """A map [h, w] of `image` [1, 3, H, W] in [0, 1], both float32 or float64, on the grid of `layer`, in units of the
+    score. Negative values are set to 0. A channel whose activations sum to 0 has the weight 0."""
     activations, grads = yield from activations_and_gradients(image, target, layer, facts)
     totals = activations.sum((1, 2), keepdim=True)
     weights = (grads * activations).sum((1, 2), keepdim=True) / totals
