@@ -20,7 +20,7 @@ test: $(VENV)/.test $(SDK)/.ready
 check: $(VENV)/.test $(SDK)/.ready
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	LIGHTWELL_SDK_PYTHON=$(CURDIR)/$(SDK)/bin/python $(VENV)/bin/python -m pytest -n 2 -k "not test_laws or saliency or occlusion or pgd" \
-		tests/test_house.py tests/test_contract.py tests/test_scheduler.py tests/test_admission.py tests/test_laws.py
+		tests/test_house.py tests/test_contract.py tests/engine/test_scheduler.py tests/gateway/test_admission.py tests/test_laws.py
 
 test-real: $(VENV)/.test
 	@test -n "$(REPOSITORY)" || (echo "usage: make test-real REPOSITORY=path/to/repository"; exit 2)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.serving import bundled, served
-from tests.test_access import Authority
+from tests.transport.test_access import Authority
 
 TOKEN, LOOKER = "a-token-that-explains", "a-token-that-only-looks"
 

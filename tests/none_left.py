@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 
-from tests.test_exhaustion import living, until
+from tests.pool.test_exhaustion import living, until
 
 
 def used_up():

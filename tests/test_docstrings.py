@@ -247,7 +247,7 @@ def files(root: Path) -> list[Path]:
 
 def cases(roots: list[tuple[Path, Callable[[str], bool]]]) -> list[tuple[Path, str]]:
     """Each file with each name that is looked at."""
-    return [(path, name) for root, wanted in roots for path in files(root) for name in documented(path, wanted)]
+    return [(path, name) for root, wanted in roots for path in files(root) for name in sorted(documented(path, wanted))]
 
 
 found = cache(documented)

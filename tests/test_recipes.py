@@ -58,7 +58,7 @@ def test_what_was_added_works(copy, test):
 
 
 def test_the_contract_and_the_house_find_it(copy):
-    tests = ("test_contract", "test_house", "test_calls", "test_docstrings")
+    tests = ("test_contract", "test_house", "sdk/test_calls", "test_docstrings")
     done = copy.run("-m", "pytest", "-p", "no:cacheprovider", *(f"tests/{name}.py" for name in tests))
     assert "failed" not in done.stdout
 

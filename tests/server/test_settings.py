@@ -13,8 +13,8 @@ import pytest
 from lightwell import Client, Saliency
 from lightwell.v1 import explainer_pb2_grpc, models_pb2
 from lightwell_server.config import Settings
+from tests.server.test_service import STAR, free_port
 from tests.serving import bundled, served
-from tests.test_service import STAR, free_port
 
 
 def serve(*words, **environment):

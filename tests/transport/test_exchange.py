@@ -24,8 +24,8 @@ from lightwell_server.transport.door import Door
 from lightwell_server.transport.exchange import Exchange
 from lightwell_server.transport.health import WATCHES_PER_PEER, Health
 from lightwell_server.transport.interceptors import Boundary
+from tests.server.test_service import STAR
 from tests.serving import bundled, served, served_as_is
-from tests.test_service import STAR
 
 EXPLAIN, LIST = "/lightwell.v1.ExplainerService/Explain", "/lightwell.v1.ModelService/ListModels"
 MIB = 2**20

@@ -16,7 +16,7 @@ from lightwell_server.models.lifting.lift import Sample, lift
 from tests.files.make import ROWS, pixels
 from tests.nets import PLAIN
 
-FOLDER = Path(__file__).parent / "files"
+FOLDER = Path(__file__).parents[1] / "files"
 SCORES = {name: sizes for path in sorted(FOLDER.glob("*.json")) for name, sizes in json.loads(path.read_text()).items()}
 
 

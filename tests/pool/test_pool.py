@@ -26,8 +26,8 @@ from lightwell_server.config import Settings
 from lightwell_server.pool import slot as places
 from lightwell_server.pool.pool import Pool
 from tests.deadly import SEED
+from tests.server.test_service import LONG, PAINTING, STAR, StyleTransfer, free_port
 from tests.serving import bundled, served
-from tests.test_service import LONG, PAINTING, STAR, StyleTransfer, free_port
 
 FLAGS = ("--threads", "1", "--max-request-rows", "5000")
 NOISE = np.random.default_rng(0).integers(0, 256, (150, 61, 3), dtype=np.uint8)

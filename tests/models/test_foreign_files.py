@@ -17,8 +17,8 @@ from lightwell_server.importing.add import Given, add
 from lightwell_server.models.lifting import archive
 from lightwell_server.models.lifting.lift import Sample, lift
 from lightwell_server.models.store import files, load
+from tests.models.test_refusals import rewritten
 from tests.nets import PLAIN, Residual, export, seeded
-from tests.test_refusals import rewritten
 
 SIDE = 16
 

@@ -33,8 +33,8 @@ from lightwell.images import to_message
 from lightwell.transport.retry import TOKENS, Budget, Course
 from lightwell.v1 import admin_pb2, explain_pb2, explainer_pb2_grpc
 from lightwell.v1 import synthesize_pb2 as synthesize
+from tests.server.test_service import free_port
 from tests.serving import bundled, served
-from tests.test_service import free_port
 
 SAMPLES = Path(lightwell.__file__).parent / "samples"
 STAR = SAMPLES / "star.png"

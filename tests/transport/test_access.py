@@ -230,7 +230,7 @@ def test_a_server_does_not_start_with_a_broken_certificate(tmp_path, broken):
 
 
 def test_health_can_be_asked_in_plaintext_beside_tls(tmp_path):
-    from tests.test_service import free_port
+    from tests.server.test_service import free_port
 
     certificate, key = Authority("one").issue("server")
     (tmp_path / "certificate.pem").write_bytes(certificate)

@@ -37,8 +37,8 @@ from lightwell.v1 import estimate_pb2, explain_pb2, models_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.catalog import catalog
 from tests.fuzzing import RPCS, STREAMS, busy, encoded
+from tests.server.test_service import PAINTING, STAR, free_port
 from tests.serving import bundled, served
-from tests.test_service import PAINTING, STAR, free_port
 
 FLAGS = ("--threads", "1", "--max-request-steps", "500", "--max-request-rows", "2000",
          "--max-memory-bytes", str(64 * 2**20), "--max-message-bytes", str(4 * 2**20))  # fmt: skip

@@ -26,7 +26,7 @@ from lightwell_server.pool.journal import CrashJournal
 from lightwell_server.pool.pool import Pool
 from tests.serving import bundled, served
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 WANTS = {
     "files": OSError(errno.EMFILE, "Too many open files"),

@@ -23,9 +23,9 @@ from lightwell_server.models import store
 from lightwell_server.runtime import loading
 from lightwell_server.runtime.device import Device
 from tests.curating import hurry
+from tests.gateway.test_reconciler import add, until
+from tests.server.test_service import LONG, STAR
 from tests.serving import bundled, served
-from tests.test_library import add, until
-from tests.test_service import LONG, STAR
 
 EVER = 60.0
 """Seconds for which no load of a test lasts."""

@@ -14,8 +14,8 @@ from lightwell.requests import synthesize_request
 from lightwell.transport.errors import from_rpc
 from lightwell.v1 import explainer_pb2_grpc
 from lightwell.v1 import types_pb2 as types
+from tests.server.test_service import PAINTING, STAR
 from tests.serving import bundled, served_as_is
-from tests.test_service import PAINTING, STAR
 
 FIXED = {"stop_early": False}
 LOUD, QUIET = "a-token-of-one-that-is-not", "a-token-of-one-that-is-modest"

@@ -8,8 +8,8 @@ import os
 from collections import Counter
 
 from tests.fuzzing import FLAGS, busy, fuzz, reference, wrong
+from tests.server.test_service import free_port
 from tests.serving import bundled, served
-from tests.test_service import free_port
 
 REQUESTS = 5000
 

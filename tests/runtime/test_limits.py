@@ -19,8 +19,8 @@ from lightwell_server.models.answer import answer
 from lightwell_server.models.footprint import row_bytes
 from lightwell_server.runtime.limits import Limits, free_bytes
 from tests.nets import Residual, lifted, seeded
+from tests.server.test_service import PAINTING, STAR, StyleTransfer, free_port
 from tests.serving import bundled, served
-from tests.test_service import PAINTING, STAR, StyleTransfer, free_port
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ from lightwell_server.observability import tracing
 from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.requests.call import Call, named
 from lightwell_server.serving import Serving
+from tests.server.test_service import STAR, free_port
 from tests.serving import bundled, served
-from tests.test_service import STAR, free_port
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
