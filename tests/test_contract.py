@@ -2,6 +2,7 @@
 sides."""
 
 import re
+from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -51,6 +52,11 @@ def test_needs_of_a_parameter_that_is_none_stop_start_up(monkeypatch):
     monkeypatch.setattr(saliency, "needs", Needs(planned="rounds"), raising=False)
     with pytest.raises(TypeError, match="saliency: needs names rounds, which is none of its parameters"):
         catalog.__wrapped__()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_tests_of_its_own(name):
+    assert (Path(__file__).parent / "methods" / f"test_{name}.py").is_file()
 
 
 @pytest.mark.parametrize("name", METHODS)

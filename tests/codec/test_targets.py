@@ -23,8 +23,7 @@ from lightwell.images import to_tensor
 from lightwell.v1 import explain_pb2
 from lightwell_server.local import Local
 from lightwell_server.models.card import Card
-from tests.methods.asking import PLAIN
-from tests.methods.test_cams import Tokens
+from tests.methods.asking import PLAIN, Tokens
 from tests.nets import Residual, export, seeded
 from tests.serving import served
 

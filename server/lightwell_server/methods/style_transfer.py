@@ -74,9 +74,11 @@ def applies(facts: Facts) -> str | None:
     """Why it does not apply to a model, or None. It needs colours, and layers with height and width."""
     if facts.tensor:
         return "styles are colour pictures, and the channels of the model's images are no colours"
-    return (
-        None if style_layers(facts) else "the model has no convolutional layers whose Gram matrices could carry a style"
-    )
+    if not style_layers(facts):
+        return "the model has no convolutional layers whose Gram matrices could carry a style"
+    if not facts.any_size and not 32 <= max(facts.size) <= 2048:
+        return f"the model takes {max(facts.size)} pixels only; a style needs 32 to 2,048"
+    return None
 
 
 def defaults(facts: Facts, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +129,8 @@ def style_transfer(
       model, and the middle of the picture is taken.
     - `content_weight`, `style_weight`, `tv_weight`: weights of the three terms, at least 0.
     - `content_layers`, `style_layers`: layers of the two losses, 1 to 32 each.
-    - `style_scale`: longer side of the styles relative to `size`, 0.1 to 4. Larger gives larger strokes.
+    - `style_scale`: longer side of the styles relative to `size`, 0.1 to 4, at least 32 pixels. Larger gives larger
+      strokes.
     - `start`: the content, or noise of standard deviation 0.1 around the mean colour of the model card.
     - `keep_colors`: whether to keep the colours of the content and to take only the lightness.
     - `steps`: steps of the optimiser, 1 to 10,000.
