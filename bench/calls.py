@@ -20,8 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import lightwell
-from bench._against import ROOT, checked_out
-from bench._table import Goal, ms, print_goals, progress, report, table
+from bench.common.against import ROOT, checked_out
+from bench.common.table import Goal, ms, print_goals, progress, report, table
 from lightwell import Client, GradCam, Saliency
 from lightwell.serving import bundled, served
 

@@ -31,7 +31,7 @@ from PIL import ImageDraw, ImageFilter
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from bench._table import Goal, medians, print_goals, report, table
+from bench.common.table import Goal, medians, print_goals, report, table
 from lightwell.pictures import render
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.codec import pictures

@@ -29,10 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench._engine import TOP, Lone, pictures, together
-from bench._nets import SAMPLE, deployed
-from bench._peers import PEERS, Peer, fastest, settings
-from bench._table import Goal, Row, medians, ms, print_goals, report, table
+from bench.common.nets import SAMPLE, deployed
+from bench.common.table import Goal, Row, medians, ms, print_goals, report, table
+from bench.device.engine import TOP, Lone, pictures, together
+from bench.device.peers import PEERS, Peer, fastest, settings
 from lightwell_server.contract import OUT, Ask, ClassTarget, Explanation, Part
 from lightwell_server.models.answer import answer
 from lightwell_server.threads import single_threaded_pool

@@ -33,26 +33,26 @@ import importlib
 import sys
 import warnings
 
-from bench._proof import Proof
-from bench._table import Goal, print_goals, report, table
+from bench.common.proof import Proof
+from bench.common.table import Goal, print_goals, report, table
 
 PROOFS = {
-    "kill": "bench._fault_kill",
-    "stop": "bench._fault_stop",
-    "takeover": "bench._fault_takeover",
-    "poison": "bench._fault_poison",
-    "swap": "bench._fault_swap",
-    "overload": "bench._fault_overload",
-    "flood": "bench._fault_flood",
-    "endings": "bench._fault_endings",
-    "scale": "bench._fault_scale",
-    "prediction": "bench._fault_prediction",
-    "memory": "bench._fault_memory",
-    "files": "bench._fault_files",
-    "disk": "bench._fault_disk",
-    "load": "bench._fault_load",
-    "floods": "bench._fault_floods",
-    "soak": "bench._fault_soak",
+    "kill": "bench.fault.kill",
+    "stop": "bench.fault.stop",
+    "takeover": "bench.fault.takeover",
+    "poison": "bench.fault.poison",
+    "swap": "bench.fault.swap",
+    "overload": "bench.fault.overload",
+    "flood": "bench.fault.flood",
+    "endings": "bench.fault.endings",
+    "scale": "bench.fault.scale",
+    "prediction": "bench.fault.prediction",
+    "memory": "bench.fault.memory",
+    "files": "bench.fault.files",
+    "disk": "bench.fault.disk",
+    "load": "bench.fault.load",
+    "floods": "bench.fault.floods",
+    "soak": "bench.fault.soak",
 }
 """The module of each proof; its `prove(seconds)` loads for so many seconds, its `USUAL` if it has one."""
 SECONDS = 60.0

@@ -30,11 +30,11 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from bench._beside import TRANSFERS, latencies, p95
-from bench._engine import pictures
-from bench._nets import SAMPLE, Normalised, deployed
-from bench._serving import throughputs
-from bench._table import Goal, Row, medians, ms, print_goals, report, table
+from bench.common.nets import SAMPLE, Normalised, deployed
+from bench.common.table import Goal, Row, medians, ms, print_goals, report, table
+from bench.device.beside import TRANSFERS, latencies, p95
+from bench.device.engine import pictures
+from bench.device.serving import throughputs
 from lightwell_server.contract import ACT, GRAD, Answer, Ask, ClassTarget, Part
 from lightwell_server.models.answer import answer
 from lightwell_server.models.graph import Graph

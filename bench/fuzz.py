@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 
-from bench._table import report, table
+from bench.common.table import report, table
 from lightwell.serving import Server, bundled, served
 from tests.fuzzing import FLAGS, Outcome, Sent, busy, fuzz, reference, scraped, wrong
 

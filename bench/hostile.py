@@ -26,14 +26,14 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 
-from bench import _hostile_callers as callers
-from bench import _hostile_connections as connections
-from bench import _hostile_halves as halves
-from bench import _hostile_health as health
-from bench import _hostile_outside as outside
-from bench import _hostile_pictures as pictures
-from bench._hostile import Part
-from bench._table import print_goals, report, table
+from bench.common.table import print_goals, report, table
+from bench.strangers import callers as callers
+from bench.strangers import connections as connections
+from bench.strangers import halves as halves
+from bench.strangers import health as health
+from bench.strangers import outside as outside
+from bench.strangers import pictures as pictures
+from bench.strangers.shared import Part
 
 PARTS: Mapping[str, Callable[[float], Part]] = {
     "health": health.prove,

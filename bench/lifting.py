@@ -38,15 +38,15 @@ from typing import Any
 
 import torch
 
-from bench._against import compared, print_seconds
-from bench._against import goal as seconds_goal
-from bench._converter import ROUNDING, converted
-from bench._folder import goals as files_goals
-from bench._folder import print_files, tried
-from bench._lifting import Lifting, computing, lifted
-from bench._nets import FAMILIES, FORMS, original
-from bench._quiet import quiet
-from bench._table import Goal, print_goals, progress, report, table
+from bench.common.against import compared, print_seconds
+from bench.common.against import goal as seconds_goal
+from bench.common.nets import FAMILIES, FORMS, original
+from bench.common.quiet import quiet
+from bench.common.table import Goal, print_goals, progress, report, table
+from bench.files.converter import ROUNDING, converted
+from bench.files.folder import goals as files_goals
+from bench.files.folder import print_files, tried
+from bench.files.lifting import Lifting, computing, lifted
 
 HEAD = ("file", "float32", "other size", "float64", "gradient", "layers", "seconds", "MB", "torch's converter")
 DOUBLE, GRADIENT = 1e-10, 1e-8

@@ -27,8 +27,8 @@ import torch
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from bench._nets import export
-from bench._table import Goal, print_goals, report, table
+from bench.common.nets import export
+from bench.common.table import Goal, print_goals, report, table
 from lightwell import (
     AblationCam,
     Cam,

@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from bench._checked import Checked, checked, ready
-from bench._mistakes import MISTAKES, Mistake
-from bench._miswritten import NETWORKS, Network
-from bench._quiet import quiet
-from bench._table import Goal, print_goals, progress, report, table
+from bench.common.quiet import quiet
+from bench.common.table import Goal, print_goals, progress, report, table
+from bench.files.checked import Checked, checked, ready
+from bench.files.mistakes import MISTAKES, Mistake
+from bench.files.miswritten import NETWORKS, Network
 
 MOST = 1.5
 """The most that a mistake may cost of the right check."""
@@ -79,7 +79,7 @@ def _median(write: Callable[[Network, Path], Path], network: Network, rounds: in
 
 def _apart(path: Path) -> Checked:
     context = get_context("forkserver")
-    context.set_forkserver_preload(["bench._checked", "bench._mistakes"])
+    context.set_forkserver_preload(["bench.files.checked", "bench.files.mistakes"])
     with ProcessPoolExecutor(1, context, ready) as pool:
         return pool.submit(checked, path).result()
 

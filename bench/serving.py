@@ -32,14 +32,14 @@ from pathlib import Path
 
 from torch import nn
 
-from bench._asker import OVERLAY
-from bench._beside import OCCLUSIONS, TRANSFERS, FirstComeWorker, latencies_served, p95, paced
-from bench._ending import endings
-from bench._endurance import endurance
-from bench._line import Line
-from bench._nets import deployed
-from bench._serving import latency, throughputs
-from bench._table import Goal, Row, medians, ms, print_goals, report, table
+from bench.callers.asker import OVERLAY
+from bench.callers.ending import endings
+from bench.common.endurance import endurance
+from bench.common.nets import deployed
+from bench.common.table import Goal, Row, medians, ms, print_goals, report, table
+from bench.device.beside import OCCLUSIONS, TRANSFERS, FirstComeWorker, latencies_served, p95, paced
+from bench.device.line import Line
+from bench.device.serving import latency, throughputs
 from lightwell_server.engine.engine import Engine
 from lightwell_server.models.store import Model
 

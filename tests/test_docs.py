@@ -134,9 +134,14 @@ def test_links_lead_somewhere(page):
             assert not anchor or anchor in anchors(other), target
 
 
+def test_every_benchmark_is_in_their_readme():
+    told = set(re.findall(r"^\| `python -m bench\.(\w+)", (ROOT / "bench" / "README.md").read_text("utf-8"), re.M))
+    assert told == {path.stem for path in (ROOT / "bench").glob("*.py")} - {"__init__"}
+
+
 @pytest.mark.parametrize(
     "page",
-    sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("findings/*.md")}),
+    sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("findings/*.md"), *ROOT.glob("bench/*.md")}),
     ids=lambda page: page.stem,
 )
 def test_prose_wraps_at_120(page):

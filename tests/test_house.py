@@ -109,7 +109,7 @@ ARROWS: dict[str, set[str]] = {
 LEAVES = {
     "observability/metrics.py": set(),
     "requests/budget.py": {"errors"},
-    "transport/door.py": {"errors"},
+    "transport/shedding.py": {"errors"},
     "transport/parts.py": {"errors"},
     "transport/health.py": set(),
     "gateway/images.py": {"catalog", "codec", "errors", "lightwell", "lightwell.v1", "requests"},

@@ -1,4 +1,4 @@
-"""A crowd of callers in a process of its own: `python -m bench._arrivals ADDRESS [TOKEN [MODEL]]`.
+"""A crowd of callers in a process of its own: `python -m bench.callers.arrivals ADDRESS [TOKEN [MODEL]]`.
 
 Each line of its input is a task as JSON; each is answered by a line. `{"in_flight": n, "seconds": s}` asks so many
 saliency maps at a time for so long. `{"rate": r, "seconds": s, "within": d, "told": t}` asks r a second by a clock,
@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from bench._asker import photographs
+from bench.callers.asker import photographs
 from lightwell import Saliency
 from lightwell.requests import explain_request
 from lightwell.transport.errors import from_rpc

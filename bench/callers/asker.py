@@ -1,4 +1,4 @@
-"""A client in a process of its own: `python -m bench._asker ADDRESS IN_FLIGHT KIND`.
+"""A client in a process of its own: `python -m bench.callers.asker ADDRESS IN_FLIGHT KIND`.
 
 For each number read from standard input it asks that many saliency maps of random pictures, sent and answered as
 KIND says, and writes the seconds until the last map has arrived as an array.

@@ -1,4 +1,4 @@
-"""The hither side of `bench._arrivals`: callers in a process of their own, and how their calls ended."""
+"""The hither side of `bench.callers.arrivals`: callers in a process of their own, and how their calls ended."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ class Crowd:
         return self.do(in_flight=in_flight, seconds=seconds)
 
     def open(self, rate: float, seconds: float, within: float, told: bool = True) -> Ended:
-        """So many calls a second by a clock, for so long; see `bench._arrivals`."""
+        """So many calls a second by a clock, for so long; see `bench.callers.arrivals`."""
         return self.do(rate=rate, seconds=seconds, within=within, told=told)
 
 
 @contextmanager
 def crowd(address: str, *options: str) -> Iterator[Crowd]:
-    """A process of callers; `options` are those of `bench._arrivals`."""
-    command = [sys.executable, "-m", "bench._arrivals", address, *options]
+    """A process of callers; `options` are those of `bench.callers.arrivals`."""
+    command = [sys.executable, "-m", "bench.callers.arrivals", address, *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         to, back = process.stdin, process.stdout

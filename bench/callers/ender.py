@@ -1,4 +1,4 @@
-"""A caller whose calls end in all ways, in a process of its own: `python -m bench._ender ADDRESS CALLS SEED`.
+"""A caller whose calls end in all ways, in a process of its own: `python -m bench.callers.ender ADDRESS CALLS SEED`.
 
 Asks all methods, by calls with one answer and by both kinds of streams, IN_FLIGHT at a time. Some calls wait for their
 answer; others have a deadline that may be too short, are cancelled, or hung up on: their channel is closed. Tells at

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench._scrape import Scrape, metered
+from bench.common.scrape import Scrape, metered
 from lightwell import Client, DeadlineError, Style, StyleTransfer
 from lightwell.images import to_message
 

@@ -1,4 +1,4 @@
-"""A caller without measure, in a process of its own: `python -m bench._flooder ADDRESS TOKEN STREAMS`.
+"""A caller without measure, in a process of its own: `python -m bench.callers.flooder ADDRESS TOKEN STREAMS`.
 
 So many style transfers at a time, another one at once whenever one ends or is refused, until its input ends; it says
 "at work" once a transfer has made its third step. Last it tells how many calls ended how, as JSON.

@@ -1,4 +1,4 @@
-"""Long requests from a process of its own: `python -m bench._load ADDRESS TRANSFERS OCCLUSIONS STRIDE`.
+"""Long requests from a process of its own: `python -m bench.callers.load ADDRESS TRANSFERS OCCLUSIONS STRIDE`.
 
 So many style transfers and occlusions are kept at work until the process is ended. It says "at work" once each
 transfer has made three steps.

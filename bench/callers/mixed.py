@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import Message
 
-from bench._proof import Counts
+from bench.common.proof import Counts
 from lightwell import AsyncClient, GradCam, LightwellError, Occlusion, Pgd, Saliency, Style, StyleTransfer
 from lightwell.demo import SAMPLES
 from lightwell.images import to_message

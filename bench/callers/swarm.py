@@ -1,4 +1,4 @@
-"""Many callers in one process: `python -m bench._swarm ADDRESS`.
+"""Many callers in one process: `python -m bench.callers.swarm ADDRESS`.
 
 Its input is a task as JSON: the `tokens` of the callers, the `files` that each sends in turn, from another one on than
 the caller before it, how many calls each has `in_flight`, how many seconds lie between two of those at least
@@ -73,7 +73,7 @@ def swarming(
     ends = Counter[str]()
     task = {"tokens": tokens, "files": [str(file) for file in files], "in_flight": in_flight}
     task |= {"stride": stride, "every": every}
-    command = [sys.executable, "-m", "bench._swarm", address]
+    command = [sys.executable, "-m", "bench.callers.swarm", address]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         print(json.dumps(task), file=process.stdin, flush=True)

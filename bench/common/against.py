@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench._nets import export, original
-from bench._table import Goal, progress, table
+from bench.common.nets import export, original
+from bench.common.table import Goal, progress, table
 
 FILES = {
     "resnet18": "scripted",
@@ -25,7 +25,7 @@ FILES = {
 ROUNDS = 5
 SLOWER = 1.1
 """The most that lifting may take of the other's seconds."""
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAD = ("file", "seconds", "there", "ratio")
 
 Seconds = dict[str, list[tuple[float, float]]]
@@ -38,7 +38,7 @@ class Lifter:
     def __init__(self, tree: Path) -> None:
         packages = os.pathsep.join(str(tree / part) for part in ("client", "server"))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(ROOT / "bench" / "_lifter.py"), str(tree)],
+            [sys.executable, "-P", str(ROOT / "bench" / "files" / "lifter.py"), str(tree)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

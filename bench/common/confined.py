@@ -1,4 +1,4 @@
-"""A server in a control group, or with few files to open: `python -m bench._confined`, with the options of a server.
+"""A server in a control group, or with few files to open: `python -m bench.common.confined`, with a server's options.
 
 The environment says what holds it: `BENCH_GROUP` the directory of a control group, `BENCH_FILES` how many files a
 process of it may have open."""

@@ -6,7 +6,7 @@ import math
 import subprocess
 import time
 
-from bench._table import Goal
+from bench.common.table import Goal
 from lightwell.serving import Server
 
 GRACE = 5.0

@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from bench._idioms import IDIOMS, SIZE
+from bench.common.idioms import IDIOMS, SIZE
 from lightwell_server.models.lifting.lift import Sample
 from lightwell_server.models.store import Model, load_version
 

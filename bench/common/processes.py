@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench._endurance import Usage
+from bench.common.endurance import Usage
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

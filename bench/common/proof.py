@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench._table import Goal
+from bench.common.table import Goal
 
 
 @dataclass(frozen=True)

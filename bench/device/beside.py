@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bench._engine import job, pictures, received
-from bench._serving import asker
+from bench.device.engine import job, pictures, received
+from bench.device.serving import asker
 from lightwell.serving import served
 from lightwell_server.contract import GRAD, OUTPUT, Answer, Part
 from lightwell_server.engine.engine import Engine
@@ -212,7 +212,7 @@ def _at_work(worker: Engine, model: Model, occlusions: int = 0, steps: int = 10_
 @contextmanager
 def _load(address: str) -> Iterator[None]:
     """The same asked of a server, by a client process."""
-    command = [sys.executable, "-m", "bench._load", address, str(TRANSFERS), str(OCCLUSIONS), str(STRIDE)]
+    command = [sys.executable, "-m", "bench.callers.load", address, str(TRANSFERS), str(OCCLUSIONS), str(STRIDE)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "at work\n"

@@ -1,4 +1,4 @@
-"""The engine in a process of its own, without gRPC and without messages: `python -m bench._driver DIRECTORY IN_FLIGHT`.
+"""The engine in a process of its own, without gRPC and messages: `python -m bench.device.driver DIRECTORY IN_FLIGHT`.
 
 For each number read from standard input it makes that many saliency maps with the model version in DIRECTORY and
 writes the seconds until the last one is there as an array. As in a server, the engine's thread is the only one whose
@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench._engine import job, pictures, received
+from bench.device.engine import job, pictures, received
 from lightwell_server.engine.engine import Engine
 from lightwell_server.engine.run import Event
 from lightwell_server.models.answer import answer

@@ -17,7 +17,7 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from bench._nets import SAMPLE, Normalised
+from bench.common.nets import SAMPLE, Normalised
 
 LAYER = "layer4"
 """The last layer with height and width."""

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench._asker import photographs
-from bench._nets import Normalised
-from bench._scrape import metered
-from bench._table import medians
+from bench.callers.asker import photographs
+from bench.common.nets import Normalised
+from bench.common.scrape import metered
+from bench.common.table import medians
 from lightwell.serving import served
 from lightwell_server.codec import pictures
 from lightwell_server.models.store import Model
@@ -31,7 +31,7 @@ def throughputs(
     with served(repository) as server, ExitStack() as processes:
         asks = {kind: processes.enter_context(asker(server.address, in_flight, kind)) for kind in kinds}
         directory = str(repository / model.name / model.version)
-        asks["driven"] = processes.enter_context(_process("bench._driver", directory, str(in_flight)))
+        asks["driven"] = processes.enter_context(_process("bench.device.driver", directory, str(in_flight)))
         contestants: dict[str, Callable[[], object]] = {name: partial(ask, count) for name, ask in asks.items()}
         seconds = medians(contestants, rounds, warm=1)
     return {name: count / value for name, value in seconds.items()}
@@ -39,7 +39,7 @@ def throughputs(
 
 def asker(address: str, in_flight: int, kind: str) -> AbstractContextManager[Callable[[int], float]]:
     """A client process; calling asks it for so many maps and returns its seconds."""
-    return _process("bench._asker", address, str(in_flight), kind)
+    return _process("bench.callers.asker", address, str(in_flight), kind)
 
 
 @contextmanager

@@ -9,12 +9,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bench._confined import environment
-from bench._ended import SHORT_GRACE, ended, lives
-from bench._fault_files import BACK, FLAGS, counted, until_back
-from bench._operator import all_ready, operator, send
-from bench._proof import Counts, Proof
-from bench._table import Goal
+from bench.common.confined import environment
+from bench.common.ended import SHORT_GRACE, ended, lives
+from bench.common.operator import all_ready, operator, send
+from bench.common.proof import Counts, Proof
+from bench.common.table import Goal
+from bench.fault.files import BACK, FLAGS, counted, until_back
 from lightwell import AsyncClient
 from lightwell.serving import Server, bundled, served
 

@@ -9,11 +9,11 @@ import sys
 import time
 from collections import Counter
 
-from bench._endurance import Usage
-from bench._processes import Family
-from bench._proof import Counts, Proof, none
-from bench._scrape import Scrape, metered
-from bench._table import Goal
+from bench.common.endurance import Usage
+from bench.common.processes import Family
+from bench.common.proof import Counts, Proof, none
+from bench.common.scrape import Scrape, metered
+from bench.common.table import Goal
 from lightwell.serving import bundled
 
 CALLS = 20_000
@@ -78,7 +78,7 @@ def _settled(family: Family) -> Usage:
 def called(address: str, calls: int) -> Counter[str]:
     """Calls from several processes; how many ended how."""
     shares = [calls // CALLERS + (i < calls % CALLERS) for i in range(CALLERS)]
-    command = [sys.executable, "-m", "bench._ender", address]
+    command = [sys.executable, "-m", "bench.callers.ender", address]
     running = [
         subprocess.Popen([*command, str(share), str(seed)], stdout=subprocess.PIPE, text=True)
         for seed, share in enumerate(shares)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import grpc
 
-from bench._confined import environment
-from bench._ended import SHORT_GRACE, ended, lives
-from bench._operator import Operator, all_ready, operator, send
-from bench._proof import Counts, Proof
-from bench._table import Goal
+from bench.common.confined import environment
+from bench.common.ended import SHORT_GRACE, ended, lives
+from bench.common.operator import Operator, all_ready, operator, send
+from bench.common.proof import Counts, Proof
+from bench.common.table import Goal
 from lightwell import AsyncClient, LightwellError, Saliency
 from lightwell.demo import SAMPLES
 from lightwell.serving import Server, bundled, served
@@ -38,7 +38,7 @@ def prove(seconds: float) -> Proof:
     """Keeps all files taken for up to so many seconds, a fifth of a minute at most."""
     with (
         environment(BENCH_FILES=str(FILES)),
-        served(bundled(), *FLAGS, *CONNECTIONS, *SHORT_GRACE, module="bench._confined") as server,
+        served(bundled(), *FLAGS, *CONNECTIONS, *SHORT_GRACE, module="bench.common.confined") as server,
     ):
         taken, goals = asyncio.run(_prove(server, min(seconds, 12.0)))
         goals.append(ended("files", server))

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench._crowd import Crowd, crowd, p99
-from bench._fault_overload import ONE, light
-from bench._proof import Counts, Proof, none
-from bench._steps import longest
-from bench._table import Goal, ms
+from bench.callers.crowd import Crowd, crowd, p99
+from bench.common.proof import Counts, Proof, none
+from bench.common.steps import longest
+from bench.common.table import Goal, ms
+from bench.fault.overload import ONE, light
 from lightwell.serving import served
 
 STREAMS = 64
@@ -75,7 +75,7 @@ def _maps(callers: Crowd, seconds: float) -> tuple[list[float], Counter[str]]:
 def _flood(address: str) -> Iterator[Counter[str]]:
     """A flood; tells at the end how its calls ended."""
     ends = Counter[str]()
-    command = [sys.executable, "-m", "bench._flooder", address, LOUD, str(STREAMS + 2)]
+    command = [sys.executable, "-m", "bench.callers.flooder", address, LOUD, str(STREAMS + 2)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == "at work\n"

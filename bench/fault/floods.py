@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from bench._asker import photographs
-from bench._crowd import Ended, crowd
-from bench._ended import SHORT_GRACE, ended, lives
-from bench._fault_overload import ONE, light
-from bench._large import slow
-from bench._proof import Counts, Proof, none
-from bench._steps import longest
-from bench._swarm import swarming
-from bench._table import Goal, ms
+from bench.callers.asker import photographs
+from bench.callers.crowd import Ended, crowd
+from bench.callers.large import slow
+from bench.callers.swarm import swarming
+from bench.common.ended import SHORT_GRACE, ended, lives
+from bench.common.proof import Counts, Proof, none
+from bench.common.steps import longest
+from bench.common.table import Goal, ms
+from bench.fault.overload import ONE, light
 from lightwell.serving import served
 
 QUIET, LOUD = "a-token-of-one-that-is-modest", "a-token-of-one-that-is-not"

@@ -6,10 +6,10 @@ import asyncio
 import random
 import signal
 
-from bench._mixed import Load, questions, undisturbed
-from bench._operator import Operator, all_ready, operator, send
-from bench._proof import Proof, none
-from bench._table import Goal
+from bench.callers.mixed import Load, questions, undisturbed
+from bench.common.operator import Operator, all_ready, operator, send
+from bench.common.proof import Proof, none
+from bench.common.table import Goal
 from lightwell import AsyncClient
 from lightwell.serving import bundled, served
 

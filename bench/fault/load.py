@@ -11,13 +11,13 @@ from pathlib import Path
 
 import grpc
 
-from bench._ended import SHORT_GRACE, ended, lives
-from bench._endless_worker import NAME
-from bench._fault_kill import FLAGS
-from bench._mixed import Load, questions, undisturbed
-from bench._operator import all_ready, operator
-from bench._proof import Proof, none
-from bench._table import Goal
+from bench.callers.mixed import Load, questions, undisturbed
+from bench.common.ended import SHORT_GRACE, ended, lives
+from bench.common.operator import all_ready, operator
+from bench.common.proof import Proof, none
+from bench.common.table import Goal
+from bench.fault.endless_worker import NAME
+from bench.fault.kill import FLAGS
 from lightwell import AsyncClient
 from lightwell.serving import Server, bundled, served
 from lightwell.transport.errors import from_rpc
@@ -35,7 +35,7 @@ def prove(seconds: float) -> Proof:
     with tempfile.TemporaryDirectory() as folder:
         repository = shutil.copytree(bundled(), Path(folder) / "repository")
         options = (*FLAGS, "--max-load-seconds", str(LIMIT), *SHORT_GRACE)
-        with served(repository, *options, module="bench._endless") as server:
+        with served(repository, *options, module="bench.fault.endless") as server:
             shutil.copytree(repository / "shapes", repository / NAME)
             proof = asyncio.run(_prove(server, seconds))
             proof.goals.append(ended("load", server))

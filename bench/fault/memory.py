@@ -7,14 +7,14 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from bench._confined import Group, environment
-from bench._crowd import Ended, crowd, p50
-from bench._ended import SHORT_GRACE, ended, lives
-from bench._figures import most
-from bench._large import FORMS, largest
-from bench._proof import Counts, Proof, none
-from bench._swarm import swarming
-from bench._table import Goal, ms
+from bench.callers.crowd import Ended, crowd, p50
+from bench.callers.large import FORMS, largest
+from bench.callers.swarm import swarming
+from bench.common.confined import Group, environment
+from bench.common.ended import SHORT_GRACE, ended, lives
+from bench.common.figures import most
+from bench.common.proof import Counts, Proof, none
+from bench.common.table import Goal, ms
 from lightwell.serving import Server, bundled, served
 
 LIMIT = 2 * 2**30
@@ -49,7 +49,7 @@ def _prove(seconds: float, group: Group) -> Proof:
         options = ("--workers", "1", "--threads", "1", "--tokens", str(tokens), *SHORT_GRACE)
         with (
             environment(BENCH_GROUP=str(group.path)),
-            served(bundled(), *options, module="bench._confined") as server,
+            served(bundled(), *options, module="bench.common.confined") as server,
             crowd(server.address, QUIET) as quiet,
         ):
             quiet.closed(1, 2)

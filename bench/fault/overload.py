@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench._crowd import Crowd, Ended, crowd, p50, p99
-from bench._nets import deployed
-from bench._processes import Family, processor_seconds
-from bench._proof import Counts, Proof
-from bench._table import Goal, ms
+from bench.callers.crowd import Crowd, Ended, crowd, p50, p99
+from bench.common.nets import deployed
+from bench.common.processes import Family, processor_seconds
+from bench.common.proof import Counts, Proof
+from bench.common.table import Goal, ms
 from lightwell.serving import served
 
 SIDE = 112

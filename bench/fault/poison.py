@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from itertools import cycle, islice
 
-from bench._fault_kill import FLAGS
-from bench._mixed import Load, questions, undisturbed
-from bench._operator import all_ready, operator
-from bench._poisoned_worker import ABORT
-from bench._proof import Counts, Proof, none
-from bench._table import Goal
+from bench.callers.mixed import Load, questions, undisturbed
+from bench.common.operator import all_ready, operator
+from bench.common.proof import Counts, Proof, none
+from bench.common.table import Goal
+from bench.fault.kill import FLAGS
+from bench.fault.poisoned_worker import ABORT
 from lightwell import AsyncClient, LightwellError, Saliency
 from lightwell.demo import SAMPLES
 from lightwell.serving import bundled, served
@@ -24,7 +24,7 @@ believed to have once more."""
 
 def prove(seconds: float) -> Proof:
     """Sends a poisonous request in the midst of good ones."""
-    with served(bundled(), *FLAGS, module="bench._poisoned") as server:
+    with served(bundled(), *FLAGS, module="bench.fault.poisoned") as server:
         return asyncio.run(_prove(server.address, seconds))
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from bench._crowd import p50
-from bench._fault_overload import ONE, SIDE, light
-from bench._proof import Counts, Proof
-from bench._scrape import Scrape, metered
-from bench._table import Goal, ms, table
+from bench.callers.crowd import p50
+from bench.common.proof import Counts, Proof
+from bench.common.scrape import Scrape, metered
+from bench.common.table import Goal, ms, table
+from bench.fault.overload import ONE, SIDE, light
 from lightwell import AsyncClient, GradCam, Occlusion, Pgd, Saliency, Style, StyleTransfer
 from lightwell.images import to_message
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench._asker import photographs
-from bench._crowd import Crowd, crowd
-from bench._fault_overload import light
-from bench._processes import Family, processor_seconds
-from bench._proof import Counts, Proof, none
-from bench._table import Goal
+from bench.callers.asker import photographs
+from bench.callers.crowd import Crowd, crowd
+from bench.common.processes import Family, processor_seconds
+from bench.common.proof import Counts, Proof, none
+from bench.common.table import Goal
+from bench.fault.overload import light
 from lightwell import Client, GradCam, Occlusion, Pgd, Saliency
 from lightwell.serving import served
 

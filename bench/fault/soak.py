@@ -8,14 +8,14 @@ from collections import defaultdict
 
 import numpy as np
 
-from bench._ended import SHORT_GRACE, ended, lives
-from bench._endurance import Usage
-from bench._fault_kill import FLAGS
-from bench._mixed import Load, questions, undisturbed
-from bench._operator import all_ready, operator
-from bench._processes import Family
-from bench._proof import Proof, none
-from bench._table import Goal, table
+from bench.callers.mixed import Load, questions, undisturbed
+from bench.common.ended import SHORT_GRACE, ended, lives
+from bench.common.endurance import Usage
+from bench.common.operator import all_ready, operator
+from bench.common.processes import Family
+from bench.common.proof import Proof, none
+from bench.common.table import Goal, table
+from bench.fault.kill import FLAGS
 from lightwell import AsyncClient
 from lightwell.serving import Server, bundled, served
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from bench._fault_kill import FLAGS
-from bench._mixed import Load, questions, undisturbed
-from bench._operator import Operator, all_ready, operator, send
-from bench._proof import Proof, none
-from bench._table import Goal
+from bench.callers.mixed import Load, questions, undisturbed
+from bench.common.operator import Operator, all_ready, operator, send
+from bench.common.proof import Proof, none
+from bench.common.table import Goal
+from bench.fault.kill import FLAGS
 from lightwell import AsyncClient
 from lightwell.serving import bundled, served
 

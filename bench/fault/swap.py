@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from bench._fault_kill import FLAGS
-from bench._mixed import NEAR, PATIENCE, Answer, Known, Load, Question, questions
-from bench._operator import LOOKED, all_ready, operator
-from bench._proof import Proof, none
-from bench._table import Goal
+from bench.callers.mixed import NEAR, PATIENCE, Answer, Known, Load, Question, questions
+from bench.common.operator import LOOKED, all_ready, operator
+from bench.common.proof import Proof, none
+from bench.common.table import Goal
+from bench.fault.kill import FLAGS
 from lightwell import AsyncClient
 from lightwell.serving import bundled, served
 from lightwell.v1.models_pb2 import MODEL_STATE_READY as READY

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 
-from bench._fault_kill import FLAGS
-from bench._mixed import Load, questions, undisturbed
-from bench._proof import Proof, none
-from bench._table import Goal
+from bench.callers.mixed import Load, questions, undisturbed
+from bench.common.proof import Proof, none
+from bench.common.table import Goal
+from bench.fault.kill import FLAGS
 from lightwell import AsyncClient
 from lightwell.serving import Server, bundled, served
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench._figures import resident, risen
-from bench._quiet import quiet
+from bench.common.figures import resident, risen
+from bench.common.quiet import quiet
 from lightwell_server.importing.given import Given
 from lightwell_server.importing.inspection import inspect
 

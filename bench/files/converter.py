@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench._figures import distance
-from bench._lifting import ROWS
-from bench._nets import Original, first
+from bench.common.figures import distance
+from bench.common.nets import Original, first
+from bench.files.lifting import ROWS
 
 ROUNDING = 1e-5
 """The largest difference in float32 that passes as rounding, as a share of the largest score."""

@@ -1,4 +1,4 @@
-"""Lifts one file in a process of its own: `python -m bench._filed FILE GIGABYTES [HEIGHT WIDTH]`.
+"""Lifts one file in a process of its own: `python -m bench.files.filed FILE GIGABYTES [HEIGHT WIDTH]`.
 
 The card is the one beside the file, of images of that height and width if they are given. What came of it is written as
 a line of JSON. The process gets no more than so much memory.
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench._figures import SMALL, cause, distance, resident, risen
-from bench._quiet import quiet
+from bench.common.figures import SMALL, cause, distance, resident, risen
+from bench.common.quiet import quiet
 from lightwell_server.catalog import catalog
 from lightwell_server.contract import GRAD, OUT, Ask, Part
 from lightwell_server.errors import LightwellError, last_line

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench._filed import Found
-from bench._table import Goal, progress, table
+from bench.common.table import Goal, progress, table
+from bench.files.filed import Found
 from lightwell_server.errors import last_line
 
 SUFFIXES = (".pt", ".pt2", ".torchscript", ".ts", ".ptl", ".jit")
@@ -63,7 +63,7 @@ def tried(folder: Path, size: tuple[int, int] | None, seconds: float = SECONDS) 
 
 
 def _tried(path: Path, name: str, size: tuple[int, int] | None, seconds: float) -> Tried:
-    command = [sys.executable, "-m", "bench._filed", str(path), str(GIGABYTES), *map(str, size or ())]
+    command = [sys.executable, "-m", "bench.files.filed", str(path), str(GIGABYTES), *map(str, size or ())]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Lifts files by the code of one tree: `python -P bench/_lifter.py TREE`, the tree's packages being on PYTHONPATH.
+"""Lifts files by the code of one tree: `python -P bench/files/lifter.py TREE`, the tree's packages being on PYTHONPATH.
 
 For each path read from standard input it writes the processor seconds that lifting took, on one thread.
 """

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench._figures import SMALL, cause, distance, resident, risen
-from bench._nets import CLASS, Original, export, first
+from bench.common.figures import SMALL, cause, distance, resident, risen
+from bench.common.nets import CLASS, Original, export, first
 from lightwell_server.contract import GRAD, OUT, Ask, Part
 from lightwell_server.errors import LightwellError, Refused, last_line
 from lightwell_server.models.answer import answer

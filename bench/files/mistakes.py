@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from bench import _miswritten as files
-from bench._miswritten import SCRIPT, TRACE, Network, Writer, scripted, traced
+from bench.files import miswritten as files
+from bench.files.miswritten import SCRIPT, TRACE, Network, Writer, scripted, traced
 from lightwell_server.importing.given import table
 
 Card = Callable[[Network], str | None]

@@ -7,13 +7,13 @@ from collections import Counter
 
 import grpc
 
-from bench._arrivals import EXPLAIN
-from bench._asker import photographs
-from bench._hostile import LOUD, MIB, Part, p95, target
-from bench._proof import none
-from bench._steps import longest
-from bench._swarm import swarming
-from bench._table import Goal, ms
+from bench.callers.arrivals import EXPLAIN
+from bench.callers.asker import photographs
+from bench.callers.swarm import swarming
+from bench.common.proof import none
+from bench.common.steps import longest
+from bench.common.table import Goal, ms
+from bench.strangers.shared import LOUD, MIB, Part, p95, target
 from lightwell.transport.errors import from_rpc
 
 SHORT, DENSE, STRIDE = 200, 16, 2

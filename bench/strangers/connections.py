@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from bench._frames import PREFACE, Stranger, connected, message
-from bench._hostile import LOUD, Part, administrator, target
-from bench._table import Goal
+from bench.callers.frames import PREFACE, Stranger, connected, message
+from bench.common.table import Goal
+from bench.strangers.shared import LOUD, Part, administrator, target
 from lightwell import Client, LightwellError, Saliency
 from lightwell.demo import SAMPLES
 from lightwell.requests import explain_request

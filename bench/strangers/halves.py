@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from time import monotonic, sleep
 
-from bench._frames import ROOM, Stranger, message
-from bench._hostile import LOUD, MIB, Part, Target, target
-from bench._table import Goal
+from bench.callers.frames import ROOM, Stranger, message
+from bench.common.table import Goal
+from bench.strangers.shared import LOUD, MIB, Part, Target, target
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import types_pb2 as types
 from lightwell_server.requests.budget import PATIENCE

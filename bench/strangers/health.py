@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from bench._frames import Stranger, deaf, message
-from bench._hostile import Part, administrator, target
-from bench._table import Goal
+from bench.callers.frames import Stranger, deaf, message
+from bench.common.table import Goal
+from bench.strangers.shared import Part, administrator, target
 from lightwell.v1 import admin_pb2 as admin
 
 WATCHES, HALVES = 32, 4

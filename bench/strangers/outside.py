@@ -11,10 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench._hostile import Part, administrator, target
-from bench._operator import send
-from bench._proof import none
-from bench._table import Goal
+from bench.common.operator import send
+from bench.common.proof import none
+from bench.common.table import Goal
+from bench.strangers.shared import Part, administrator, target
 from lightwell.serving import bundled
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import models_pb2 as models

@@ -6,10 +6,10 @@ import math
 import time
 from pathlib import Path
 
-from bench._hostile import LOUD, MIB, Part, p95, target
-from bench._large import FORMS, largest, slow
-from bench._swarm import swarming
-from bench._table import Goal
+from bench.callers.large import FORMS, largest, slow
+from bench.callers.swarm import swarming
+from bench.common.table import Goal
+from bench.strangers.shared import LOUD, MIB, Part, p95, target
 from lightwell_server.codec.pictures import headed
 from lightwell_server.config import Settings
 from lightwell_server.gateway.codec_pool import CodecPool

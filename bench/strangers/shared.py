@@ -14,11 +14,11 @@ from typing import Any
 import grpc
 import numpy as np
 
-from bench._crowd import Crowd, Ended, crowd
-from bench._ended import SHORT_GRACE, ended, lives
-from bench._figures import most, rest
-from bench._proof import none
-from bench._table import Goal, ms
+from bench.callers.crowd import Crowd, Ended, crowd
+from bench.common.ended import SHORT_GRACE, ended, lives
+from bench.common.figures import most, rest
+from bench.common.proof import none
+from bench.common.table import Goal, ms
 from lightwell.serving import Server, bundled, served
 from lightwell.v1 import explainer_pb2_grpc
 

@@ -32,10 +32,10 @@ from lightwell_server.requests.budget import Budget
 from lightwell_server.runtime.device import Device
 from lightwell_server.runtime.queries import queries
 from lightwell_server.transport.access import Access
-from lightwell_server.transport.door import Door
 from lightwell_server.transport.exchange import Exchange
 from lightwell_server.transport.health import Health
 from lightwell_server.transport.interceptors import Boundary, Observer
+from lightwell_server.transport.shedding import LoadShedder
 from lightwell_server.transport.tls import credentials
 
 if TYPE_CHECKING:
@@ -85,12 +85,12 @@ class Serving:
             settings.max_send_seconds,
             self._metrics,
         )
-        door = Door(lambda caller: self._admission.check(caller))
+        shedder = LoadShedder(lambda caller: self._admission.check(caller))
         self._boundary = Boundary(
             Access(settings.tokens, self._metrics),
             observers,
             exchange,
-            door,
+            shedder,
             settings.max_seconds,
             {query.path: query.right for query in queries().values()},
         )

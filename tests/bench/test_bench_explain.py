@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bench import explain
-from bench._engine import Lone, pictures, together
-from bench._nets import deployed
-from bench._peers import PEERS, fastest
+from bench.common.nets import deployed
+from bench.device.engine import Lone, pictures, together
+from bench.device.peers import PEERS, fastest
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,18 @@ import sys
 
 import pytest
 
-from bench import _hostile, hostile
-from bench._crowd import Ended
-from bench._frames import Stranger, message
-from bench._hostile import MIB, Part, failed
-from bench._hostile_halves import EXPLAIN
+from bench import hostile
+from bench.callers.crowd import Ended
+from bench.callers.frames import Stranger, message
+from bench.strangers import shared
+from bench.strangers.halves import EXPLAIN
+from bench.strangers.shared import MIB, Part, failed
 from tests.serving import bundled, served
 
 
 @pytest.mark.parametrize("name", ["health", "unread", "parts", "names", "resets", "signals"])
 def test_the_part_in_small(name, monkeypatch):
-    monkeypatch.setattr(_hostile, "ALONE", 1.0)
+    monkeypatch.setattr(shared, "ALONE", 1.0)
     part = hostile.PARTS[name](3.0)
     assert part.name == name and part.beside.sent and not failed(part.beside), part.notes
     assert all(goal.met for goal in part.goals if goal.form == "d"), [goal.line() for goal in part.goals]

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from bench import _against, _folder, lifting
-from bench._filed import found
-from bench._idioms import IDIOMS
-from bench._nets import FAMILIES, original
+from bench import lifting
+from bench.common import against
+from bench.common.idioms import IDIOMS
+from bench.common.nets import FAMILIES, original
+from bench.files import folder
+from bench.files.filed import found
 
 
 class Small(nn.Module):
@@ -53,7 +55,7 @@ def test_a_folder_with_a_good_and_a_bad_file_has_a_line_and_a_sentence_for_each(
 
 def test_a_file_that_takes_too_long_hides_no_other(tmp_path):
     traced(Small(), tmp_path / "a.pt")
-    (each,) = _folder.tried(tmp_path, (32, 32), seconds=0.01)
+    (each,) = folder.tried(tmp_path, (32, 32), seconds=0.01)
     assert (each.answer, each.reason) == ("ended", "it took more than 0.01 s")
 
 
@@ -103,17 +105,17 @@ def test_a_file_without_a_gradient_of_its_own_is_compared_without(tmp_path):
 def test_a_graph_that_is_another_function_is_not_right():
     name = "a.pt"
     for output, gradient, right in ((1e-9, 1e-9, True), (1e-3, 1e-9, False), (1e-9, float("inf"), False)):
-        told = _folder.Found(lifted=True, output=output, gradient=gradient, dtype="float64")
-        assert _folder.Tried(name, told, "").right is right
+        told = folder.Found(lifted=True, output=output, gradient=gradient, dtype="float64")
+        assert folder.Tried(name, told, "").right is right
 
 
 def test_seconds_are_compared_round_by_round_and_file_by_file():
-    goal = _against.goal({"a.pt": [(1.0, 1.0), (4.0, 2.0), (9.0, 1.0)], "b.pt": [(1.0, 2.0)]})
+    goal = against.goal({"a.pt": [(1.0, 1.0), (4.0, 2.0), (9.0, 1.0)], "b.pt": [(1.0, 2.0)]})
     assert (goal.figure, goal.met) == (pytest.approx(1.0), True)
 
 
 def test_a_tree_lifts_by_its_own_code(tmp_path):
-    with _against.Lifter(_against.ROOT) as here:
+    with against.Lifter(against.ROOT) as here:
         assert here.seconds(traced(Small(), tmp_path / "a.pt")) > 0
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from bench import refusals
-from bench._checked import Checked, checked
-from bench._mistakes import MISTAKES
-from bench._miswritten import NETWORKS
+from bench.files.checked import Checked, checked
+from bench.files.mistakes import MISTAKES
+from bench.files.miswritten import NETWORKS
 
 NAMES = ("twice the size", "too many labels", "a Git LFS pointer", "truncated")
 

@@ -5,7 +5,7 @@ import sys
 from torch import nn
 
 from bench import serving
-from bench._line import Line
+from bench.device.line import Line
 from lightwell.serving import bundled
 from lightwell_server.models.store import load_version
 

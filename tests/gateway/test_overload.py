@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from bench._ender import end as ended
-from bench._scrape import metered
+from bench.callers.ender import end as ended
+from bench.common.scrape import metered
 from lightwell import Client, GradCam, LightwellError, Occlusion, OverloadedError, Pgd, Saliency, StyleTransfer
 from lightwell.requests import synthesize_request
 from lightwell.transport.errors import from_rpc

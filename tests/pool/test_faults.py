@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bench._fault_kill import FLAGS
-from bench._fault_poison import swallow
-from bench._operator import all_ready, operator, send
-from bench._poisoned_worker import EXIT, FAULT, KILL
+from bench.common.operator import all_ready, operator, send
+from bench.fault.kill import FLAGS
+from bench.fault.poison import swallow
+from bench.fault.poisoned_worker import EXIT, FAULT, KILL
 from lightwell import AsyncClient, CancelledCallError, Occlusion, Saliency
 from lightwell.demo import SAMPLES
 from lightwell_server.models.store import files
@@ -27,7 +27,7 @@ SECONDS = {"kill": 6, "stop": 1, "takeover": 1, "poison": 5, "swap": 1, "load": 
 
 @pytest.mark.parametrize("name", SECONDS)
 def test_the_proof_in_small(name):
-    proof = importlib.import_module(f"bench._fault_{name}").prove(SECONDS[name])
+    proof = importlib.import_module(f"bench.fault.{name}").prove(SECONDS[name])
     assert proof.counts.sent == proof.counts.answered + proof.counts.refused > 0
     assert proof.counts.lost == 0, proof.notes
     assert all(goal.met for goal in proof.goals), [goal.line() for goal in proof.goals] + proof.notes
@@ -50,7 +50,7 @@ def gone(pids, patience=10.0):
 @pytest.fixture(scope="module")
 def frail():
     """A server whose workers can be poisoned."""
-    with served_as_is(bundled(), *FLAGS, module="bench._poisoned") as server:
+    with served_as_is(bundled(), *FLAGS, module="bench.fault.poisoned") as server:
         yield server
 
 

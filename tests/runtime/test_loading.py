@@ -9,7 +9,7 @@ import time
 import grpc
 import pytest
 
-from bench._endless_worker import NAME
+from bench.fault.endless_worker import NAME
 from lightwell import Client, Saliency
 from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import explainer_pb2_grpc
@@ -260,7 +260,7 @@ def test_a_worker_that_never_finishes_a_model_is_ended_and_what_it_had_is_begun_
     shutil.copytree(repository / "shapes", repository / NAME)
     flags = ("--workers", "1", "--threads", "1", "--max-load-seconds", "3")
     with (
-        served(repository, *flags, module="bench._endless") as server,
+        served(repository, *flags, module="bench.fault.endless") as server,
         grpc.insecure_channel(server.address) as channel,
         Client(server.address, retries=0) as client,
     ):

@@ -13,17 +13,17 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image as Pil
 
-from bench._frames import Stranger, deaf, message
+from bench.callers.frames import Stranger, deaf, message
 from lightwell import Client, InvalidArgumentError, Saliency, UnavailableError
 from lightwell.transport.errors import from_rpc
 from lightwell.v1 import explain_pb2, explainer_pb2_grpc, models_pb2
 from lightwell_server.requests.budget import Budget
 from lightwell_server.requests.call import WRITTEN
 from lightwell_server.transport.access import Access
-from lightwell_server.transport.door import Door
 from lightwell_server.transport.exchange import Exchange
 from lightwell_server.transport.health import WATCHES_PER_PEER, Health
 from lightwell_server.transport.interceptors import Boundary
+from lightwell_server.transport.shedding import LoadShedder
 from tests.server.test_service import STAR
 from tests.serving import bundled, served, served_as_is
 
@@ -68,7 +68,7 @@ class Served:
     async def run(self):
         self.loop, self.over, self.health = asyncio.get_running_loop(), asyncio.Event(), Health()
         self.exchange = Exchange(Budget(16 * MIB, "the messages"), Budget(8 * MIB, "the answers"), **self.bounds)
-        self.boundary = Boundary(Access(None), [self.calls.append], self.exchange, Door(str), 60.0, {})
+        self.boundary = Boundary(Access(None), [self.calls.append], self.exchange, LoadShedder(str), 60.0, {})
         server = grpc.aio.server(interceptors=[self.boundary])
         explainer_pb2_grpc.add_ModelServiceServicer_to_server(self.service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)

@@ -8,8 +8,8 @@ import pytest
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import explainer_pb2_grpc, models_pb2
 from lightwell_server.errors import Overloaded
-from lightwell_server.transport import door as doors
-from lightwell_server.transport.door import KNOWN, LONGEST, REFUSALS, Door
+from lightwell_server.transport import shedding
+from lightwell_server.transport.shedding import KNOWN, LONGEST, REFUSALS, LoadShedder
 from tests.serving import bundled, served
 
 
@@ -26,49 +26,49 @@ def slept(monkeypatch):
     async def pause(seconds):
         pauses.append(seconds)
 
-    monkeypatch.setattr(doors.asyncio, "sleep", pause)
+    monkeypatch.setattr(shedding.asyncio, "sleep", pause)
     return pauses
 
 
-def refused(door, caller, left=None):
+def refused(shedder, caller, left=None):
     with pytest.raises(Overloaded, match="has enough"):
-        asyncio.run(door.enter(caller, left))
+        asyncio.run(shedder.admit(caller, left))
 
 
 def test_who_may_come_in_waits_for_nothing(slept):
-    asyncio.run(Door(shut).enter("modest", None))
+    asyncio.run(LoadShedder(shut).admit("modest", None))
     assert not slept
 
 
 def test_one_refusal_comes_at_once_and_many_by_and_by(slept):
     now = [100.0]
-    door = Door(shut, lambda: now[0])
+    shedder = LoadShedder(shut, lambda: now[0])
     for _ in range(3):
-        refused(door, "greedy")
-    refused(door, "another")
+        refused(shedder, "greedy")
+    refused(shedder, "another")
     assert slept == pytest.approx([0.0, 1 / REFUSALS, 2 / REFUSALS, 0.0])
     now[0] += 10.0
-    refused(door, "greedy")
+    refused(shedder, "greedy")
     assert slept[-1] == 0.0
 
 
 def test_no_refusal_waits_for_longer_than_its_call_or_the_most(slept):
-    door = Door(shut, lambda: 0.0)
+    shedder = LoadShedder(shut, lambda: 0.0)
     for _ in range(round(LONGEST * REFUSALS) + 100):
-        refused(door, "greedy")
+        refused(shedder, "greedy")
     assert max(slept) == slept[-1] == LONGEST
-    refused(door, "greedy", left=0.3)
-    refused(door, "greedy", left=-1.0)
+    refused(shedder, "greedy", left=0.3)
+    refused(shedder, "greedy", left=-1.0)
     assert slept[-2:] == [0.15, 0.0]
 
 
 def test_callers_are_forgotten_once_their_next_refusal_is_due(slept):
     now = [0.0]
-    door = Door(shut, lambda: now[0])
+    shedder = LoadShedder(shut, lambda: now[0])
     for number in range(3 * KNOWN):
         now[0] += 1.0
-        refused(door, f"caller {number}")
-    assert len(door._next) <= KNOWN
+        refused(shedder, f"caller {number}")
+    assert len(shedder._next) <= KNOWN
 
 
 def test_a_caller_of_too_many_requests_is_told_before_its_request_is_read():

@@ -27,8 +27,9 @@ predicted may cost more."""
 
 
 class Admission:
-    """The requests that are in, and the door. `workers()` is how many devices answer now; `most` requests may be in,
-    `each` of one caller, and none that `queue` device seconds would be before; `max_steps` may be asked for."""
+    """The admitted requests, and the limits for further ones. `workers()` is how many devices answer now. `most`
+    requests may be admitted at a time, `each` of one caller, and none behind more than `queue` predicted device
+    seconds; a request may plan `max_steps`."""
 
     def __init__(
         self,

@@ -23,8 +23,8 @@ from lightwell_server.requests.budget import Budget
 from lightwell_server.requests.call import Call, Right, current, named
 from lightwell_server.transport import parts
 from lightwell_server.transport.access import Access, identity
-from lightwell_server.transport.door import Door
 from lightwell_server.transport.exchange import READ, STALLED, Exchange, Gone, Stalled, cut_off
+from lightwell_server.transport.shedding import LoadShedder
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +38,20 @@ Observer = Callable[[Call], object]
 
 class Boundary(grpc.aio.ServerInterceptor):
     """The outermost layer of all services. `calls` is how many calls of Lightwell's own are open; `observers` are told
-    of each that is over; `queries` are the calls of other services that a device answers, and their rights. Every call
-    is taken in here, whatever its kind: requests for the device come in by the `door`, each is read when there is room
-    for it, and an answer kept only for as long as it is being read."""
+    of each that is over; `queries` are the calls of other services that a device answers, and their rights. Of requests
+    for the device the `shedder` refuses those that would be refused anyway; a request is read when there is room for
+    it, and an answer is kept only while it is read."""
 
     def __init__(
         self,
         access: Access,
         observers: Sequence[Observer],
         exchange: Exchange,
-        door: Door,
+        shedder: LoadShedder,
         max_seconds: float,
         queries: Mapping[str, Right],
     ) -> None:
-        self.access, self.observers, self.exchange, self.door = access, observers, exchange, door
+        self.access, self.observers, self.exchange, self.shedder = access, observers, exchange, shedder
         self.metrics = exchange.metrics
         self.max_seconds = max_seconds
         self._queries = queries
@@ -180,7 +180,7 @@ def _call(
             caller = watch.admitted(right)
             with exchange.open(caller, handler.response_streaming):
                 if entered:
-                    await boundary.door.enter(caller, context.time_remaining())
+                    await boundary.shedder.admit(caller, context.time_remaining())
                 async with exchange.received.holding(caller, exchange.max_request) as room:
                     request, size = await exchange.receive(context, message, handler.request_deserializer)
                     room.resize(READ * size)

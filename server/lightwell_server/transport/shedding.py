@@ -1,4 +1,4 @@
-"""Who may come in at all, asked before a request is read; and how fast one caller is told that it may not."""
+"""Load shedding: what would be refused is refused before it is read, and one caller only so often a second."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Callable
 from lightwell_server.errors import Overloaded
 
 REFUSALS = 20
-"""Of one caller in a second. Who asks on and on would else have the server busy with saying no, and keep those waiting
-who come behind it."""
+"""Refusals of one caller in a second. A caller that repeats its request at once would else keep the server busy with
+refusals, and delay other callers."""
 LONGEST = 5.0
 """Seconds that a refusal waits at most."""
 KNOWN = 1024
-"""Callers of whom is known when they were refused last, before those who have not been for a while are forgotten."""
+"""Callers whose last refusal is remembered; beyond that, old ones are forgotten."""
 
 
-class Door:
-    """`check` raises `Overloaded` for a caller's name if nobody of that name may come in now."""
+class LoadShedder:
+    """`check` raises `Overloaded` for the name of a caller whose requests would be refused now."""
 
     def __init__(self, check: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._check, self._clock = check, clock
         self._next: dict[str, float] = {}
 
-    async def enter(self, caller: str, left: float | None) -> None:
-        """Returns if the caller may come in. Raises `Overloaded` if not, after a while if it was told so often: at most
-        after half of the seconds that its call has `left`."""
+    async def admit(self, caller: str, left: float | None) -> None:
+        """Returns if a request of the caller may be read. Raises `Overloaded` if not, with a delay if the caller was
+        refused often: at most half of the seconds that its call has `left`."""
         try:
             self._check(caller)
         except Overloaded:

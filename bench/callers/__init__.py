@@ -1,0 +1,1 @@
+"""Callers of many kinds, most of them in processes of their own."""

@@ -1,0 +1,1 @@
+"""What several benchmarks share: tables, goals, networks, processes, figures."""

@@ -1,0 +1,1 @@
+"""The engine without a server, peers in process, and what serving adds."""

@@ -1,0 +1,1 @@
+"""Files that are lifted, and mistakes that are made with them."""

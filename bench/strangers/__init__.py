@@ -1,0 +1,1 @@
+"""Those who behave badly around requests: the parts of `bench.hostile`."""
