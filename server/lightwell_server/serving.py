@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import grpc
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from lightwell.v1 import explainer_pb2
 from lightwell_server import descriptors, resources
@@ -31,6 +30,7 @@ from lightwell_server.requests.backend import Backend
 from lightwell_server.requests.budget import Budget
 from lightwell_server.runtime.device import Device
 from lightwell_server.runtime.queries import queries
+from lightwell_server.transport import reflection
 from lightwell_server.transport.access import Access
 from lightwell_server.transport.exchange import Exchange
 from lightwell_server.transport.health import Health
@@ -144,8 +144,7 @@ class Serving:
             rpcs.serve(server, service, functions)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:
-            names = (*SERVICES, HEALTH, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            reflection.serve(server, (*SERVICES, HEALTH))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the engine fails, and drains. Raises RuntimeError if the engine failed."""

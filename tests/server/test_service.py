@@ -13,8 +13,9 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 import lightwell
@@ -231,11 +232,27 @@ def test_health_knows_the_process_the_services_and_each_model(server):
     assert broken.status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def test_reflection_lists_the_services(server):
-    stub = reflection_pb2_grpc.ServerReflectionStub(grpc.insecure_channel(server.address))
-    (reply,) = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-    names = {service.name for service in reply.list_services_response.service}
-    assert {"lightwell.v1.ExplainerService", "lightwell.v1.ModelService", "grpc.health.v1.Health"} <= names
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_lists_the_services(server, version):
+    """Tools ask for v1 first; a server without it counts each try as a malformed call."""
+    name = f"grpc.reflection.{version}.ServerReflection"
+    questions = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="lightwell.v1.Saliency"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=name),
+    ]
+    with grpc.insecure_channel(server.address) as channel:
+        ask = channel.stream_stream(
+            f"/{name}/ServerReflectionInfo",
+            reflection_pb2.ServerReflectionRequest.SerializeToString,
+            reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        listed, method, own = ask(iter(questions))
+    names = {service.name for service in listed.list_services_response.service}
+    assert {"lightwell.v1.ExplainerService", "lightwell.v1.ModelService", "grpc.health.v1.Health", name} <= names
+    assert method.file_descriptor_response.file_descriptor_proto
+    described = [FileDescriptorProto.FromString(f) for f in own.file_descriptor_response.file_descriptor_proto]
+    assert [file.package for file in described] == [f"grpc.reflection.{version}"]
 
 
 @pytest.mark.parametrize(("asks", "reason"), [("another", "QUEUE_FULL"), ("the same", "TOO_MANY_JOBS")])
