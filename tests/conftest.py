@@ -10,6 +10,21 @@ import torch
 torch.set_num_threads(1)  # small sums: threads would only get in each other's way
 
 
+PEERS = Path(__file__).parent / "peers"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The tests of a file stay in one process, which makes its servers once; those of all peers do, for they share
+    files that take long to make. `-m "not server"` leaves out all files that start servers."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("peers" if PEERS in item.path.parents else item.path.stem))
+        if PEERS in item.path.parents:
+            item.add_marker("peers")
+        if hasattr(item.module, "served"):
+            item.add_marker("server")
+
+
 @pytest.fixture(autouse=True)
 def logs_are_left_on():
     """No test leaves those after it without their warnings."""

@@ -36,7 +36,7 @@ class Line:
         return AdmittedRequest(call, self._numbers, price=Price(seconds=cost), began=0.0, **more)
 
     async def ask(self, admitted, key=KEY):
-        self.asked[admitted] = asyncio.create_task(self.dispatcher.acquire(admitted, key))
+        self.asked[admitted] = asyncio.create_task(self.dispatcher.acquire(admitted, frozenset({key})))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return admitted
