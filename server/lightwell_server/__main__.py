@@ -77,6 +77,12 @@ def _give_up(sentence: str) -> NoReturn:
 
 
 def _wrong(error: Any) -> str:  # noqa: ANN401 - pydantic's error details
+    if error["loc"] and str(error.get("input")).startswith("tcp://"):
+        name = f"LIGHTWELL_{error['loc'][0]}".upper()
+        return (
+            f"{name} is {error['input']}, which Kubernetes sets for a Service of that name; set"
+            " enableServiceLinks: false in the Pod, or give the Service another name"
+        )
     flag = f"--{'.'.join(map(str, error['loc'])).replace('_', '-')}: " if error["loc"] else ""
     return f"{flag}{error['msg'].removeprefix('Value error, ')}"
 

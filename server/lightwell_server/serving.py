@@ -67,10 +67,9 @@ class Serving:
 
     def __init__(self, settings: Settings) -> None:
         _check(settings)
-        catalog()
         self._settings = settings
         self._decided = False
-        self._metrics = GatewayMetrics()
+        self._metrics = GatewayMetrics(tuple(catalog()), len(settings.owned))
         self._tracing = _tracing(settings)
         observers: list[Observer] = [logs.CallLog(settings.slow_seconds), *([self._tracing] if self._tracing else [])]
         memory = _memory(settings)

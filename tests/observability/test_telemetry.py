@@ -21,6 +21,7 @@ from lightwell import Client, Occlusion, Saliency
 from lightwell.images import to_message
 from lightwell.requests import explain_request
 from lightwell.v1 import admin_pb2, explainer_pb2_grpc
+from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
 from lightwell_server.observability import tracing
 from lightwell_server.observability.metrics import GatewayMetrics
@@ -54,6 +55,34 @@ NAMES = {
     "process_resident_memory_bytes": "gauge",
     "process_open_fds": "gauge",
 }
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_is_known_stands_at_zero_before_anything_happens(workers):
+    """A counter that appears with its first event shows no rise, so that no alert would see the first one."""
+    port = free_port()
+    with (
+        served(bundled(), "--metrics-port", str(port), "--workers", workers),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page,
+    ):
+        families = list(text_string_to_metric_families(page.read().decode()))
+    samples = {(each.name, frozenset(each.labels.items())): each.value for f in families for each in f.samples}
+
+    def value(name, **labels):
+        return samples[name, frozenset(labels.items())]
+
+    for number in range(int(workers)):
+        for why in ("crashed", "killed"):
+            assert value("lightwell_worker_restarts_total", worker=str(number), why=why) == 0
+    own = {} if workers == "0" else {"worker": "1"}
+    for why in ("gone", "late"):
+        assert value("lightwell_dropped_jobs_total", why=why, **own) == 0
+    for name in catalog():
+        assert value("lightwell_repeated_requests_total", method=name) == 0
+        assert value("lightwell_saved_device_seconds_total", method=name, **own) == 0
+        assert value("lightwell_waiting_seconds_count", method=name) == 0
+    assert value("lightwell_credential_reloads_total", what="tokens", result="failed") == 0
+    assert value("lightwell_malformed_requests_total", why="unknown_rpc") == 0
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):

@@ -50,6 +50,12 @@ def test_what_is_printed_is_a_file_that_says_the_same(tmp_path):
     assert printed("--config", file) == tomllib.loads(file.read_text())
 
 
+def test_what_kubernetes_sets_for_a_service_is_told_from_a_mistake():
+    done = serve("--repository", "models", LIGHTWELL_METRICS_PORT="tcp://10.0.0.1:9090")
+    assert done.returncode and "LIGHTWELL_METRICS_PORT is tcp://10.0.0.1:9090" in done.stderr
+    assert "enableServiceLinks: false" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_help_tells_every_setting():
     told = serve("--help").stdout
     for name, field in Settings.model_fields.items():
