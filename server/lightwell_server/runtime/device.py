@@ -19,7 +19,7 @@ from lightwell.v1 import admin_pb2 as admin
 from lightwell.v1 import explain_pb2 as explain
 from lightwell.v1 import models_pb2 as models
 from lightwell.v1 import synthesize_pb2 as synthesize
-from lightwell_server.catalog import Request
+from lightwell_server.catalog import Request, catalog
 from lightwell_server.config import Settings
 from lightwell_server.contract import Ask, Asking, Frame
 from lightwell_server.engine.engine import Engine
@@ -62,7 +62,7 @@ class Device:
         threads = settings.threads or processors()
         if settings.threads or threads < torch.get_num_threads():  # the library knows of no control group's quota
             torch.set_num_threads(threads)
-        self.metrics = DeviceMetrics()
+        self.metrics = DeviceMetrics(tuple(catalog()))
         self._settings, self._device, self._limits = settings, device, _limits(settings, device)
         self._failed = failed
         self._models: dict[tuple[str, str], Model] = {}
