@@ -1,4 +1,4 @@
-"""One device and its thread: take a step, answer it, resume each run, back in line."""
+"""One device and its thread, in a loop: take a step, compute it, resume each run, queue the run's next Ask."""
 
 from __future__ import annotations
 
@@ -33,20 +33,22 @@ from lightwell_server.threads import single_threaded_pool
 log = logging.getLogger(__name__)
 
 DUE = 0.05
-"""Seconds before its deadline from which on a caller that leaves is called late: its own clock has run out."""
+"""If a caller leaves within this many seconds of its deadline, the run counts as late, not as cancelled."""
 OWN = 0.7
-"""Of a step's time on processors: what the thread that runs it must have had of one, or others were at work there."""
+"""A step counts as disturbed by other processes if its thread had less than this share of the step's time on a
+processor.
+"""
 Answering = Callable[[Any, Sequence[Part]], list[Answer]]
 Fitting = Callable[[Any, Ask], int | None]
 
 
 class Engine:
-    """Owns a device. `answer(model, parts)` answers parts of Asks with equal keys in one device step; `fitting(model,
-    ask)` says how many rows like an Ask's fit into a step (None: any number), or raises what its caller is told.
-    `watch(runs)` is told which runs run from now on, on the device or beside it, so that it is known whose doing it was
-    if the process ends; `failed()` is called if the device's thread ends by a fault, before any run is told. A worker
-    that is left open ends with the interpreter. With `processors` the device is the machine's own ones, and others may
-    be at work there, too."""
+    """Owns a device. `answer(model, parts)` answers parts of Asks with equal keys in one device step. `fitting(model,
+    ask)` returns how many rows like those of an Ask fit into a step (None: any number), or raises the error that its
+    caller gets. `watch(runs)` is called with the runs that execute from now on, on the device or next to it, so that a
+    crash of the process can be attributed. `failed()` is called if the device's thread fails, before any run ends. An
+    engine that is not stopped ends with the interpreter. With `processors` the device is the machine's CPU, which other
+    processes may use too."""
 
     def __init__(
         self,
@@ -83,17 +85,17 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether runs are taken and the thread runs."""
+        """Whether runs are accepted and the thread runs."""
         return self._open and self._thread.is_alive()
 
     def seconds(self, model: Any, ask: Ask, inputs: Mapping[str, Tensor]) -> float | None:  # noqa: ANN401
-        """Device seconds that an Ask would take, from what its rows have cost before; None if none were run."""
+        """Device seconds that an Ask would take, from what its rows have cost before. None if none have run."""
         rate = self._scheduler.seconds(_key(model, ask, inputs))
         return None if rate is None else rate * ask.count
 
     def submit(self, run: Run) -> None:
-        """Takes a run; it returns at once. Raises `Overloaded` if there are too many, `Unavailable` when stopping, and
-        in a process forked from the worker's own."""
+        """Accepts a run and returns at once. Raises `Overloaded` if there are too many, and `Unavailable` when stopping
+        or in a forked process."""
         if self._open and not self._thread.is_alive():
             raise Unavailable(
                 "the engine's thread has not come along into this forked process; make a `Local` in each process, or"
@@ -109,31 +111,32 @@ class Engine:
             self._wake.notify()
 
     def cancel(self, run: Run) -> None:
-        """The caller is gone: no step is begun for the run any more. Safe from any thread and at any time."""
+        """Cancels a run whose caller has disconnected: no further step is begun. Safe from any thread and at any
+        time."""
         run.gone = True
         self._post(lambda: self._over(run, None))
 
     def stop(self) -> None:
-        """Takes no more runs, fails those that are left, and ends the thread."""
+        """Accepts no more runs, fails those that are left, and ends the thread."""
         self.end()
         self._thread.join()
 
     def end(self) -> None:
-        """Like `stop`, but the thread ends by itself, after its present step. Safe from any thread and at any time,
-        also when garbage is collected."""
+        """Like `stop`, but does not wait: the thread ends after its current step. Safe from any thread and at any time,
+        also during garbage collection."""
         if self.alive:
             with self._wake:
                 self._open = False
                 self._wake.notify()
 
     def leave(self) -> None:
-        """Like `end`, when the interpreter ends. Whoever still waits is a daemon thread, and is not told: it could
-        print the error at most."""
+        """Like `end`, for the exit of the interpreter. Runs that are left get no event: the threads that wait for them
+        are daemon threads."""
         self._leaving = True
         self.end()
 
     def join(self, seconds: float) -> None:
-        """Waits until the thread has ended, or so long."""
+        """Waits until the thread has ended, for at most `seconds`."""
         self._thread.join(seconds)
 
     def _live(self) -> None:
@@ -165,7 +168,7 @@ class Engine:
                     self._wake.wait_for(lambda: self._inbox or not self._open, timeout=1.0)
 
     def _step(self, take: Take) -> None:
-        """Answers one step. A step that fails is taken apart, so that only the guilty fail."""
+        """Computes one step. If a step fails, its parts are repeated one by one, so that only the faulty runs fail."""
         began, worked = time.monotonic(), time.thread_time()
         try:
             first = _run_of(take.slices[0])
@@ -197,7 +200,7 @@ class Engine:
 
     @contextmanager
     def _at_work(self, runs: set[Run]) -> Iterator[None]:
-        """Tells who runs meanwhile. After a fault that ends the process it stays known who it was."""
+        """Reports the executing runs to `watch`. After a fault that ends the process the report stays in place."""
         self._watch(runs | self._working)
         try:
             yield
@@ -222,7 +225,7 @@ class Engine:
             run.tell(Passed(part.stop, part.ticket.rows))
         try:
             whole = run.collect(answer, not run.left)
-        except Exception as error:  # many rows' answers may not fit into memory together
+        except Exception as error:  # the answer to many rows may not fit into memory
             self._over(run, Failed(_caller_error(error, run)))
             return
         if whole is not None:
@@ -246,7 +249,7 @@ class Engine:
             self._over(run, None)
 
     def _wait(self, run: Run, step: Ask | Work) -> None:
-        """Puts a run where its next answer comes from."""
+        """Queues the run's Ask, or starts its Work."""
         if isinstance(step, Work):
             self._working.add(run)
             self._watch(self._working)
@@ -275,7 +278,7 @@ class Engine:
     def _submitted(self, work: Work) -> Future[Any]:
         try:
             return self._beside.submit(work.function, *work.arguments)
-        except RuntimeError:  # pools take nothing more once the main thread is over, whatever other threads still do
+        except RuntimeError:  # pools accept no work once the main thread has ended, even while other threads run
             raise Unavailable("the process is ending; keep its main thread until all requests are answered") from None
 
     def _worked(self, run: Run, done: Future[Any]) -> None:
@@ -293,7 +296,7 @@ class Engine:
         self._late(_owner(ticket))
 
     def _late(self, run: Run) -> None:
-        """Ends a run whose caller is too late, or gone."""
+        """Ends a run that has passed its deadline, or whose caller has disconnected."""
         if not (run.over or run.gone):
             self._spare(run)
         self._over(run, Failed(_late()))
@@ -308,7 +311,7 @@ class Engine:
         self._runs.discard(run)
 
     def _spare(self, run: Run) -> None:
-        """Counts a run that is dropped, and what it had still planned for the device."""
+        """Counts a dropped run, and the device time that it would still have used."""
         gone = run.gone and run.deadline > time.monotonic() + DUE
         self._metrics.dropped.labels("gone" if gone else "late").inc()
         if run.done:
@@ -325,7 +328,7 @@ class Engine:
         self._metrics.step_rows.observe(take.rows)
 
     def _post(self, call: Callable[[], None]) -> None:
-        if not self.alive:  # nobody listens; and in a forked process the lock may be held for ever
+        if not self.alive:  # no thread reads the inbox; in a forked process the lock may never be released
             return
         with self._wake:
             self._inbox.append(call)
@@ -333,14 +336,14 @@ class Engine:
 
 
 PATIENCE = 60.0
-"""Seconds that the interpreter waits for a step when it ends."""
+"""Seconds that the interpreter waits for a step when it exits."""
 _left_open: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 @atexit.register
 def _leave() -> None:
-    """Ends the workers that were left open before the interpreter is taken apart: a thread that comes out of a tensor's
-    operation then would be unwound through C++ that allows no unwinding, and the process would end by an abort."""
+    """Ends the engines that are still open before the interpreter shuts down. A thread that returned from a tensor
+    operation after that would be unwound through C++ code that allows no unwinding, and the process would abort."""
     workers = list(_left_open)
     for worker in workers:
         worker.leave()
@@ -349,7 +352,7 @@ def _leave() -> None:
 
 
 def _key(model: Any, ask: Ask, inputs: Mapping[str, Tensor]) -> Hashable:  # noqa: ANN401
-    """What tells the steps of Asks apart."""
+    """The batching key: Asks with equal keys may share a step."""
     return weakref.ref(model), ask.key, tuple(value.shape for value in inputs.values())
 
 
@@ -367,7 +370,7 @@ def _late() -> DeadlineExceeded:
 
 
 def _caller_error(error: BaseException, run: Run) -> LightwellError:
-    """An error as a caller may hear of it: a bug's trace goes to the log."""
+    """The error that a caller gets. The traceback of a bug goes to the log."""
     if isinstance(error, LightwellError):
         return error
     log.error("%s failed", run.method, exc_info=error, extra={"fields": {"request_id": run.name}})

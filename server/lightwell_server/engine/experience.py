@@ -1,4 +1,5 @@
-"""What device steps have cost, and what may be relied on of it. Pure data, as the scheduler that learns it."""
+"""What device steps have cost, and which of these measurements are reliable. Pure data, like the scheduler that uses
+it."""
 
 from __future__ import annotations
 
@@ -6,24 +7,22 @@ import math
 from dataclasses import dataclass, field
 
 ENOUGH = 4
-"""Figures from which on a request may be refused for the least of them."""
+"""Measurements from which on a request may be refused because of their minimum."""
 HALVED = 60.0
-"""Seconds after which the least that something has cost counts half, if nothing like it was run meanwhile: who is
-refused for it brings no newer figure."""
+"""Half-life in seconds of a minimum without new measurements: a request that is refused because of it adds none."""
 RISE = 0.01
-"""By how much of itself the least of a key rises with a step at most."""
+"""Largest relative increase of a key's minimum per step."""
 PROBE, PROBE_AGAIN = 4, 256
-"""Steps of a key from one that tries twice its rows to the next one; after one by which the rows did not become
-more."""
+"""Steps of a key between two that try twice its rows: normally, and after one that did not raise the number of rows."""
 BETTER, LONG = 0.9, 1.5
-"""What a row of a larger step costs at most of what it cost before, if more rows shall be taken; and of the seconds
-wanted, what a step takes from which on it tells that full ones take too long."""
+"""More rows are taken only if a row of the larger step costs at most `BETTER` of its previous cost. A step that takes
+more than `LONG` of the wanted seconds shows that full steps take too long."""
 
 
 @dataclass(slots=True)
 class Least:
-    """The least that something has cost, as far as there is evidence for it: a lower figure brings it down at once, a
-    higher one lets it `rise` by so much of itself, and it fades while there are none."""
+    """The minimum of something's cost, by measurements. A lower measurement replaces it, a higher one raises it by at
+    most the fraction `rise`, and it decays while there are none."""
 
     rise: float
     figure: float = math.inf
@@ -31,24 +30,24 @@ class Least:
     since: float = 0.0
 
     def learn(self, seconds: float, now: float) -> None:
-        """Takes a figure in that is evidence."""
+        """Adds a measurement that counts as evidence."""
         self.figure, self.since = min(seconds, self.figure * (1 + self.rise)), now
         self.count += 1
 
     def lower(self, seconds: float) -> None:
-        """Takes a figure in that says only that it may be as little."""
+        """Lowers the minimum, without counting as evidence."""
         self.figure = min(self.figure, seconds)
 
     def value(self, now: float) -> float:
-        """What may be relied on; 0 as long as that is nothing."""
+        """The minimum that may be relied on; 0 as long as there are too few measurements."""
         return self.figure * 0.5 ** ((now - self.since) / HALVED) if self.count >= ENOUGH else 0.0
 
 
 @dataclass(slots=True)
 class Experience:
-    """What steps of a key have cost lately, in seconds: a row in any step (`seconds`) and in a full one (`pace`), and a
-    step of one row (`single`). `probe` counts the steps until the next one that tries more rows; it is `settled` that
-    more would not do. `least` is of a row in full steps."""
+    """The recent cost of a key's steps in seconds: of a row in any step (`seconds`), of a row in a full step (`pace`),
+    and of a step of one row (`single`). `probe` counts the steps until the next one that tries more rows. `settled`
+    says that more rows would not help. `least` is the minimum for a row in full steps."""
 
     seconds: float = 0.0
     pace: float = 0.0
@@ -59,14 +58,14 @@ class Experience:
     least: Least = field(default_factory=lambda: Least(RISE))
 
     def rows(self, seconds: float) -> int:
-        """The rows that take so many seconds, or as many as one row alone takes: to the nearest number, for a step of
-        one row costs more than its share of a step of two."""
+        """The rows that fit into `seconds`, or into the time of a step of one row if that is longer. Rounded to the
+        nearest number, for a step of one row costs more than half a step of two."""
         return max(1, round(max(seconds, self.single) / max(self.pace, 1e-9)))
 
     def learn(self, rows: int, seconds: float, wanted: float, busy: bool) -> None:
-        """Takes a step's figures in; it was `wanted` to take so many seconds. The first are forgotten with the second:
-        kernels are still being chosen, memory is still being taken. What a step with few rows tells of a row says
-        nothing of full ones, unless it took too long already."""
+        """Adds the measurement of a step that should have taken `wanted` seconds. The first step is discarded, for it
+        includes the choice of kernels and memory allocation. A step with few rows does not change `pace`, unless it
+        took too long."""
         rate, limit = seconds / rows, self.rows(wanted)
         long = seconds > LONG * max(wanted, self.single)
         self.steps += 1

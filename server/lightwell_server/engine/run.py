@@ -1,4 +1,4 @@
-"""A request at work: its generator, what it waits for, what it has used, and where its events go."""
+"""A request in execution: its generator, what it waits for, what it has used, and where its events go."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lightwell_server.spans import Span
 log = logging.getLogger(__name__)
 
 CHUNK = 8
-"""Rows of each step of a reproducible request, whatever rows cost."""
+"""Rows of each step of a reproducible request, regardless of their cost."""
 SPANS = 16
-"""Spans of a run that are kept."""
+"""Spans that are kept of each run."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ Event = Frame | Passed | Done | Failed
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """`models` resolves roles to models (None is the request's own), `inputs` go with every Ask of its own model.
-    `deliver` takes the run's events, on the engine's thread; a run that is over delivers nothing more. `deadline` is
-    a moment of the engine's clock, `caller` who has a share of the device. `watched` runs tell the rows they have
-    passed; `name` is for the log, `number` for who looks at the engine. The first few `spans` are kept, and the
-    `ticket` that is in line."""
+    """`models` maps roles to models (None is the request's own), `inputs` go with every Ask of its own model. `deliver`
+    takes the run's events on the engine's thread; no event follows the end of the run. `deadline` is a time of the
+    engine's clock. The device is shared equally between `caller`s. `watched` runs report the rows that are done. `name`
+    is for the log, `number` for monitoring. Only the first few `spans` are kept. `ticket` is the one in the queue."""
 
     method: str
     steps: Generator[Step, Any, Any]
@@ -81,9 +80,9 @@ class Run:
     _answers: list[Answer] = field(default_factory=list)
 
     def resume(self, reply: Answer | Any) -> Ask | Work | None:  # noqa: ANN401
-        """Sends the generator what it waited for; returns what it waits for next, or None if it is over. Frames are
-        delivered on the way. Autograd's mode is set anew each time: a method that yields inside a `no_grad` block
-        must not leak it."""
+        """Sends the generator what it waited for. Returns what it waits for next, or None if it is over. Frames are
+        delivered on the way. Autograd's mode is set anew each time: a method that yields inside a `no_grad` block must
+        not leak it."""
         torch.set_grad_enabled(False)
         try:
             with torch.inference_mode(False):
@@ -104,7 +103,7 @@ class Run:
         return step
 
     def collect(self, answer: Answer, complete: bool) -> Answer | None:
-        """Takes the answer to the next rows; returns the whole answer once it is complete."""
+        """Adds the answer to the next rows. Returns the whole answer once it is complete."""
         self._answers.append(answer)
         return Answer.join(self._answers) if complete else None
 
@@ -114,7 +113,8 @@ class Run:
         return Part(self.ask, start, stop, {} if self.ask.model is not None else self.inputs, self.reproducible)
 
     def took(self, part: tuple[int, int], waited: float, began: float, ended: float) -> None:
-        """Notes a step with the rows `part` of its Ask: since when they waited, when it began and when it ended."""
+        """Records a step with the rows `part` of its Ask: when they were queued, when the step began and when it
+        ended."""
         self.queued += began - waited
         self.device_steps += 1
         if len(self.spans) < SPANS:
@@ -122,19 +122,19 @@ class Run:
             self.spans += [Span("queue", waited, began, rows), Span("step", began, ended, rows)]
 
     def finish(self, event: Done | Failed) -> None:
-        """Ends the run with its last event; a caller that is gone hears nothing."""
+        """Ends the run with its last event. A caller that has disconnected gets none."""
         if self.over:
             return
         self.over = True
         self.steps.close()
         if not self.gone:
             self.tell(event)
-        # Its place in a line may be kept for a while yet; its pictures must not.
+        # The ticket may stay in a queue for a while; its tensors must not stay in memory.
         self.models, self.inputs, self.ask, self.ticket, self._answers = {}, {}, None, None, []
         self.deliver = lambda event: None
 
     def tell(self, event: Event) -> None:
-        """Delivers an event. Whoever cannot take it is as good as gone, and must not harm the engine's thread."""
+        """Delivers an event. If that fails, the caller counts as disconnected, so that the engine's thread goes on."""
         try:
             self.deliver(event)
         except Exception:

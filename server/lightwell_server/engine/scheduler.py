@@ -1,11 +1,11 @@
 """Decides what the device does next. Pure data: no tensor, no thread, no clock of its own.
 
-The caller that has used the least device time goes first, and of its runs the one that has used the least, so that a
-new saliency map overtakes a style transfer at the next step with nothing predicted, and nobody has more of the device
-for asking more at a time. Waiting counts in favour of runs and callers, so nobody starves: `attained - AGEING * waited`
-orders the line, and since all wait equally fast, `attained + AGEING * since` is a fixed rank. A caller that comes, or
-comes back, is taken to have used as much as the least of those who wait: it has saved nothing up, and owes nothing. The
-step is filled with runs of the same key. A chunk is bounded in rows, and in seconds by what rows of its key have cost
+The caller that has used the least device time goes first, and of its runs the one that has used the least. A new
+saliency map thus overtakes a style transfer at the next step without any prediction, and a caller gets no larger share
+by sending more requests at a time. Waiting counts in favour of runs and callers, so none starves: the queue is ordered
+by `attained - AGEING * waited`. Since all wait equally fast, `attained + AGEING * since` is a fixed rank. A caller that
+is new or returns is charged as much as the least charged of those that wait, so it has neither credit nor debt. A step
+is filled with runs of the same key. A chunk is limited in rows, and in seconds by what rows of its key have cost
 before.
 """
 
@@ -22,15 +22,15 @@ from typing import Protocol
 from lightwell_server.engine.experience import Experience
 
 AGEING = 0.02
-"""Seconds of device time that a second of waiting makes up for."""
+"""Seconds of device time that a second of waiting offsets."""
 GRAIN = 0.002
-"""Seconds of device time by which runs, and callers, must differ for one to go before the other."""
+"""Runs and callers whose device seconds differ by less than this rank equally."""
 KEYS = 4096
 """Keys whose cost is remembered."""
 RIDE = 0.5
-"""Seconds of device time by which a caller may be ahead for having had rows in others' steps."""
+"""Seconds of device time by which a caller may be ahead because its rows filled up steps of others."""
 CALLERS = 4096
-"""Callers that are remembered while they ask nothing; one that is forgotten owes nothing for its last step."""
+"""Idle callers that are remembered. A forgotten caller is not charged for its last step."""
 
 
 class Charged(Protocol):
@@ -44,8 +44,9 @@ class Charged(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """The rows of one Ask in line. Tickets of one `key` cost alike; `most` of their rows fit into one step. `alone`
-    shares its steps with nobody; `chunk` fixes the rows of each of its steps. `turn` counts how often it was taken."""
+    """The rows of one Ask in the queue. Tickets of one `key` cost alike; `most` of their rows fit into one step. A
+    ticket that is `alone` shares its steps with no other; `chunk` fixes the rows of each of its steps. `turn` counts
+    how often it has left a queue."""
 
     run: Charged
     key: Hashable
@@ -60,7 +61,7 @@ class Ticket:
 
     @property
     def left(self) -> int:
-        """Rows that no step has taken yet."""
+        """Rows that are in no step yet."""
         return self.rows - self.next_row
 
 
@@ -75,7 +76,7 @@ class Slice:
 
 @dataclass(slots=True)
 class Take:
-    """One step for the device (no slices: nothing is waiting), and the tickets whose callers are gone or too late."""
+    """One step for the device (no slices: the queue is empty), and the tickets that are cancelled or too late."""
 
     slices: list[Slice] = field(default_factory=list)
     dropped: list[Ticket] = field(default_factory=list)
@@ -86,7 +87,7 @@ class Take:
         return sum(s.stop - s.start for s in self.slices)
 
     def add(self, ticket: Ticket, room: int) -> int:
-        """Takes rows of a ticket in, so many at most; returns the room that is left."""
+        """Adds at most `room` rows of a ticket. Returns the room that is left."""
         rows = min(room, ticket.left)
         self.slices.append(Slice(ticket, ticket.next_row, ticket.next_row + rows))
         ticket.next_row += rows
@@ -94,12 +95,13 @@ class Take:
 
 
 Entry = tuple[Ticket, int]
-"""A place in line, and the ticket's turn that it was for: the ticket may have been taken out of another line since."""
+"""A ticket in a queue, and its turn when it was added. The entry is stale if the turn has changed, because the ticket
+has left by another queue."""
 
 
 class Line:
-    """Tickets by rank. Ranks that differ by less than GRAIN are one, and within one the first come are first, so that
-    a long line costs no more than a short one. A ticket that was taken out of another line is passed over."""
+    """Tickets by rank. Ranks that differ by less than GRAIN are equal, and within one the order is first in, first out,
+    so that a long queue costs no more than a short one. Stale entries are skipped."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -107,7 +109,7 @@ class Line:
         self._order: list[int] = []
 
     def add(self, entry: Entry, rank: int) -> None:
-        """Puts a ticket in line."""
+        """Adds a ticket."""
         self.waiting += 1
         waiting = self._ranks.get(rank)
         if waiting is None:
@@ -116,7 +118,7 @@ class Line:
         waiting.append(entry)
 
     def first(self) -> Ticket:
-        """Who is first; somebody waits."""
+        """The first ticket. There must be one."""
         while True:
             waiting = self._ranks[self._order[0]]
             while waiting:
@@ -129,31 +131,31 @@ class Line:
 
 @dataclass(eq=False, slots=True)
 class Account:
-    """What a caller has `served` seconds of, and its `place` among others by that and by how long it waits for more:
-    the lower, the earlier."""
+    """The device seconds that a caller has been `served`, and its `place` among others by these and by its waiting
+    time: lower goes first."""
 
     served: float
     place: int = 0
 
     def serve(self, served: float, now: float) -> None:
-        """It has had so much by now, and waits for more from now on."""
+        """Sets the seconds served. The waiting time begins anew."""
         self.served = served
         self.place = int((served + AGEING * now) / GRAIN)
 
 
 class Lines(dict[Account, Line]):
-    """A line for each caller that waits."""
+    """A queue for each caller with waiting tickets."""
 
     def add(self, account: Account, entry: Entry, rank: int) -> None:
-        """Puts a ticket in its caller's line."""
+        """Adds a ticket to its caller's queue."""
         self.setdefault(account, Line()).add(entry, rank)
 
     def left(self, account: Account) -> None:
-        """One of that caller's tickets is in line no more."""
+        """Records that one of the caller's tickets has left the queue."""
         line = self[account]
         line.waiting -= 1
         if line.waiting:
-            line.first()  # lets go of those in front that were taken out by another way
+            line.first()  # drops stale entries at the front
         else:
             del self[account]
 
@@ -162,7 +164,7 @@ SERVED, PLACE = attrgetter("served"), attrgetter("place")
 
 
 class Scheduler:
-    """The line of tickets."""
+    """The queue of tickets."""
 
     def __init__(self, max_rows: int = 32, max_seconds: float = 0.1) -> None:
         self.max_rows = max_rows
@@ -176,7 +178,7 @@ class Scheduler:
         self._most_rows: dict[Hashable, int] = {}
 
     def add(self, ticket: Ticket, now: float) -> None:
-        """Puts a ticket in line."""
+        """Adds a ticket to the queue."""
         account = self._account(ticket.run.caller)
         if account not in self._all:
             account.serve(max(account.served, self._floor), now)
@@ -188,11 +190,11 @@ class Scheduler:
         self.waiting_rows += ticket.left
 
     def rank(self, ticket: Ticket, now: float) -> int:
-        """The ticket's place among others of its caller: the lower, the earlier."""
+        """The ticket's place among others of its caller: lower goes first."""
         return int((ticket.run.attained + AGEING * now) / GRAIN)
 
     def leave(self, ticket: Ticket) -> None:
-        """Takes a ticket out of the line, if it waits there."""
+        """Removes a ticket from the queue if it is there."""
         if not ticket.waits:
             return
         ticket.waits = False
@@ -207,7 +209,7 @@ class Scheduler:
                 del self._by_key[ticket.key]
 
     def take(self, now: float) -> Take:
-        """Takes the next step out of the line."""
+        """Removes the next step from the queue."""
         take = Take()
         least = min(map(SERVED, self._all), default=self._floor)
         first = self._first(now, take)
@@ -220,7 +222,7 @@ class Scheduler:
         return take
 
     def _first(self, now: float, take: Take) -> Ticket | None:
-        """Takes the first ticket out of the line."""
+        """Removes the first ticket from the queue."""
         while self._all:
             account = min(self._all, key=PLACE)
             for ticket in self._taken(self._all, account, now, take):
@@ -228,7 +230,7 @@ class Scheduler:
         return None
 
     def _fill(self, take: Take, room: int, now: float) -> None:
-        """Fills a step with tickets of the same key, callers that have used least first."""
+        """Fills a step with tickets of the same key, least served callers first."""
         first = take.slices[0].ticket
         same = self._by_key.get(first.key, Lines())
         own = self._accounts[first.run.caller]
@@ -241,16 +243,16 @@ class Scheduler:
                         return
 
     def _riding(self, same: Lines) -> float:
-        """The most that a caller may have used to have rows in another one's step: little more than any caller that
-        waits for another key, too. Otherwise one that asks much would have all that the steps of others leave, and the
-        others their turn once in so many steps."""
+        """The most seconds that a caller may have used to add rows to a step of another: RIDE more than the least used
+        by any caller that waits for another key, too. Otherwise a caller with many requests would fill the rest of
+        every step of others, and the others would seldom get a step of their own."""
         none = Line()
         elsewhere = (a.served for a, line in self._all.items() if line.waiting > same.get(a, none).waiting)
         return RIDE + min(elsewhere, default=math.inf)
 
     def charge(self, take: Take, seconds: float, now: float, busy: bool = False) -> None:
-        """Shares a step's seconds out by rows, learns from it, and puts tickets with rows left back in line. `busy`:
-        the device was at work for others than this process meanwhile."""
+        """Charges a step's seconds by rows, updates the cost estimates, and queues tickets with rows left again.
+        `busy`: other processes used the device meanwhile."""
         rate = seconds / take.rows
         self._learn(take, seconds, now, busy)
         for part in take.slices:
@@ -261,8 +263,8 @@ class Scheduler:
                 self.add(part.ticket, now)
 
     def _learn(self, take: Take, seconds: float, now: float, busy: bool) -> None:
-        """Learns from a step. What a row costs at least is learned from those that had as many rows as such steps may
-        have, once that number is no guess any more: few rows cost more each, and so does what was begun just now."""
+        """Updates the cost estimates from a step. The minimum per row is updated only by full steps, once the number of
+        rows in a full step is known: rows of small steps and of the first steps cost more."""
         first = take.slices[0].ticket
         known = self._experience.setdefault(first.key, Experience())
         full, most = self.limit(first.key), self._most(first)
@@ -274,8 +276,8 @@ class Scheduler:
             self._most_rows.pop(self._experience.popitem(last=False)[0], None)
 
     def shrink(self, take: Take, now: float) -> bool:
-        """After a step that did not fit into memory: halves the rows of its key from now on and puts all back in
-        line. False if it was one row already."""
+        """Handles a step that did not fit into memory: halves the rows of its key from now on and queues all tickets
+        again. Returns False if the step had one row already."""
         if take.rows == 1:
             return False
         key = take.slices[0].ticket.key
@@ -288,17 +290,17 @@ class Scheduler:
         return True
 
     def seconds(self, key: Hashable) -> float | None:
-        """What a row of that key costs; None if none was run yet."""
+        """The cost of a row of that key; None if none has run."""
         known = self._experience.get(key)
         return None if known is None else known.seconds
 
     def bare_seconds(self, key: Hashable, now: float) -> float:
-        """The least that a row of that key costs; 0 as long as that is not known."""
+        """The minimum cost of a row of that key; 0 as long as it is not known."""
         known = self._experience.get(key)
         return known.least.value(now) if known is not None else 0.0
 
     def hopeless(self, ticket: Ticket, now: float) -> bool:
-        """Whether a ticket's rows cannot be answered in time, even at the least that such rows cost."""
+        """Whether a ticket misses its deadline even at the minimum cost of its rows."""
         return now + self.bare_seconds(ticket.key, now) * ticket.left >= ticket.run.deadline
 
     def limit(self, key: Hashable) -> int:
@@ -308,20 +310,20 @@ class Scheduler:
         return min(rows, self.max_rows, self._most_rows.get(key, self.max_rows))
 
     def _most(self, ticket: Ticket) -> int:
-        """The most rows of a step that begins with that ticket, however little they cost."""
+        """The most rows of a step that begins with that ticket, regardless of their cost."""
         return min(self.max_rows, self._most_rows.get(ticket.key, self.max_rows), ticket.most or self.max_rows)
 
     def _room(self, ticket: Ticket) -> int:
-        """The rows of a step that begins with that ticket: now and then twice as many as take the seconds, for the cost
-        of few rows does not tell that of more."""
+        """The rows of a step that begins with that ticket. Now and then they are twice as many as fit into the seconds,
+        for the cost of few rows does not predict that of more."""
         if ticket.chunk is not None:
             return min(ticket.chunk, ticket.most or self.max_rows)
         rows, known = self.limit(ticket.key), self._experience.get(ticket.key)
         return min(2 * rows if known is not None and known.probe <= 0 else rows, self._most(ticket))
 
     def _taken(self, lines: Lines, account: Account, now: float, take: Take) -> Iterator[Ticket]:
-        """Takes a caller's tickets out of the line. Those of the gone, and those that are too late for what they ask,
-        go to `take.dropped`."""
+        """Removes a caller's tickets from the queue. Those that are cancelled or cannot meet their deadline go to
+        `take.dropped`."""
         while (line := lines.get(account)) is not None:
             ticket = line.first()
             self.leave(ticket)
@@ -331,7 +333,7 @@ class Scheduler:
                 yield ticket
 
     def _account(self, caller: str) -> Account:
-        """A caller's account, a new one if it is not known any more."""
+        """A caller's account, a new one if it is unknown or forgotten."""
         account = self._accounts.get(caller)
         if account is None:
             if len(self._accounts) >= CALLERS:
