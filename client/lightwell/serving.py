@@ -58,7 +58,9 @@ def served(
             server.exit_code = process.wait(patience)
         finally:
             process.kill()
-            process.communicate()
+            process.wait()  # and not for the end of its output, which a worker may hold that cannot end
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def _ready(process: subprocess.Popen[str], log: IO[str], patience: float) -> Server:
