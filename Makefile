@@ -1,6 +1,6 @@
 # make demo    sets up, serves the bundled model, asks all methods, writes gallery/index.html
 # make test    sets up and runs all tests
-# make check   sets up and runs what catches most slips in a minute and a half: style, types, arrows, contract, laws
+# make check   sets up and runs what catches most slips in under a minute: style, types, arrows, contract, laws
 PYTHON ?= python3
 VENV := .venv
 SDK := .venv-sdk

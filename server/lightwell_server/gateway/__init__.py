@@ -1,1 +1,1 @@
-"""What callers and operators meet: which models there are, who is let in, pictures on their two ways, the services."""
+"""The part of the server that callers and operators reach: models, admission, images in both directions, services."""

@@ -21,12 +21,12 @@ from lightwell_server.requests.budget import Budget
 from lightwell_server.requests.call import current
 
 SCRAPES = 2
-"""Times that the metrics of all processes are put together at a time."""
+"""Concurrent collections of the metrics of all processes."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AdminService:
-    """What an operator sees and does. `metrics()` gives the text of all metrics; it takes time: workers are asked."""
+    """The operator's calls. `metrics()` returns the text of all metrics; it blocks, because it calls the workers."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class AdminService:
         self.stopping = False
 
     async def GetStatus(self, request: admin.GetStatusRequest, context: Context) -> admin.GetStatusResponse:
-        """How the server, its workers and its models are."""
+        """The status of the server, its workers and its models."""
         requests = self._admission.requests
         running = sum(admitted.worker is not None for admitted in requests)
         aliases = self._registry.aliases.items()
@@ -59,11 +59,11 @@ class AdminService:
         )
 
     async def ListJobs(self, request: admin.ListJobsRequest, context: Context) -> admin.ListJobsResponse:
-        """The requests that are in."""
+        """The requests in progress."""
         return admin.ListJobsResponse(jobs=[_job(admitted) for admitted in self._admission.requests])
 
     async def StopJob(self, request: admin.StopJobRequest, context: Context) -> admin.StopJobResponse:
-        """Stops one."""
+        """Stops a request."""
         found = [admitted for admitted in self._admission.requests if admitted.number == request.number]
         if not found:
             raise NotFound(
@@ -83,7 +83,7 @@ class AdminService:
         return admin.LoadModelResponse(model=await self._reconciler.load(request.model, request.version))
 
     async def UnloadModel(self, request: admin.UnloadModelRequest, context: Context) -> admin.UnloadModelResponse:
-        """Lets go of a version."""
+        """Unloads a version."""
         for field in ("model", "version"):
             if not getattr(request, field):
                 raise InvalidArgument.at(field, "name the model and the version to let go of")
@@ -91,7 +91,7 @@ class AdminService:
         return admin.UnloadModelResponse()
 
     async def GetMetrics(self, request: admin.GetMetricsRequest, context: Context) -> admin.GetMetricsResponse:
-        """The metrics as Prometheus reads them."""
+        """The metrics in Prometheus' text format."""
         async with self._scrapes.holding(current.get().caller, 1):
             text = await asyncio.to_thread(self._metrics)
         return admin.GetMetricsResponse(text=text.decode())

@@ -1,8 +1,8 @@
-"""Who is let in: whether a request can be done in its time beside all that is in, by what it will cost.
+"""Admission: whether a request can meet its deadline together with all requests in progress, by its predicted cost.
 
-Callers share a device equally: until a request is done, another caller has no more of it than its own one. Those of one
-caller go by the least attained service: whoever has used less goes first. A request that costs c therefore waits, of
-each other one of its caller, for what that has still to use before it has used c itself.
+Callers share a device equally: until a request is done, another caller gets at most as much of it as the request's own.
+Requests of one caller are ordered by least attained service. A request that costs c therefore waits, for each other one
+of its caller, for the time which that still uses until it has used c itself.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from lightwell_server.requests.admitted import AdmittedRequest, Price
 from lightwell_server.requests.call import Call
 
 PACE = 0.8
-"""Device seconds that are taken to be done in a second of waiting: what lies between steps takes time, too, and what is
-predicted may cost more."""
+"""Predicted device seconds that are done in a second of waiting: there is overhead between steps, and predictions may
+be too low."""
 
 
 class Admission:
-    """The admitted requests, and the limits for further ones. `workers()` is how many devices answer now. `most`
+    """The admitted requests, and the limits for further ones. `workers()` is how many devices serve now. At most `most`
     requests may be admitted at a time, `each` of one caller, and none behind more than `queue` predicted device
-    seconds; a request may plan `max_steps`."""
+    seconds. A request may plan `max_steps`."""
 
     def __init__(
         self,
@@ -51,18 +51,18 @@ class Admission:
 
     @property
     def requests(self) -> list[AdmittedRequest]:
-        """The requests that are in, in their order."""
+        """The admitted requests, in order."""
         return list(self._requests.values())
 
     @property
     def seconds(self) -> float:
-        """Seconds that those devices that answer will need for all that is in, as predicted."""
+        """Predicted seconds that the serving devices need for all admitted requests."""
         return sum(admitted.left for admitted in self.requests) / max(1, self._workers())
 
     @contextmanager
     def admitted(self, call: Call, version: str, deadline: float, price: Price) -> Iterator[AdmittedRequest]:
-        """Lets a request in for as long as it takes. Raises `DeadlineExceeded` and `Overloaded`, before anything was
-        done for it."""
+        """Admits a request for the duration of the block. Raises `DeadlineExceeded` and `Overloaded`, before any work
+        is done for it."""
         self._check(call.caller, price, deadline - time.monotonic())
         admitted = AdmittedRequest(call, next(self._numbers), version, deadline, price=price)
         self._requests[admitted.number] = admitted
@@ -74,15 +74,14 @@ class Admission:
             self._backlog.leave(admitted)
 
     def attained(self, seconds: Mapping[int, float]) -> None:
-        """Takes note of the device seconds that requests have used so far, by number, and of what they are taken to
-        need by now."""
+        """Updates the device seconds that requests have used so far, by number, and their predicted cost."""
         for admitted in self.requests:
             admitted.attained = seconds.get(admitted.number, admitted.attained)
             admitted.cost = self.prices.cost(admitted.price)
             self._backlog.note(admitted, waits=admitted.worker is None)
 
     def check(self, caller: str) -> None:
-        """Raises `Overloaded` if the caller's next request would be one too many of its own."""
+        """Raises `Overloaded` if the caller has as many requests in progress as it may."""
         if self._backlog.count(caller) >= self._each:
             raise Overloaded(
                 f"{caller} has {self._each} requests in progress already; wait for one to end", reason="TOO_MANY_JOBS"
@@ -100,7 +99,7 @@ class Admission:
             )
         before = self._backlog.before(price, caller) / max(1, self._workers()) / PACE
         own = price.seconds or 0.0
-        late = before + (own if own < left else price.least) - left  # one that may stop early may need the least
+        late = before + (own if own < left else price.least) - left  # one that may stop early may need only the least
         if before and late > 0:
             raise Overloaded(
                 f"about {before:.2g} seconds of work are before this request, which has {left:.2g};"
@@ -115,8 +114,8 @@ class Admission:
 
 
 class Backlog:
-    """What requests in progress have still to use, as numbers side by side: it is asked for each request that comes,
-    and answers fastest when there is most to do."""
+    """The remaining cost of the requests in progress, in arrays: it is read for each new request, most often under
+    load."""
 
     def __init__(self, most: int) -> None:
         self._free = list(range(most))
@@ -129,12 +128,11 @@ class Backlog:
         self._names = list(range(most))
 
     def count(self, caller: str) -> int:
-        """A caller's requests."""
+        """The number of a caller's requests."""
         return self._counts[caller]
 
     def note(self, admitted: AdmittedRequest, waits: bool) -> None:
-        """Notes a request, or what has become of it, and whether it `waits` for a worker: who has just come may find
-        one at once."""
+        """Adds or updates a request. `waits`: it waits for a worker, which a new request is not assumed to do."""
         place = self._places.get(admitted.number)
         if place is None:
             place = self._places[admitted.number] = self._free.pop()
@@ -143,7 +141,7 @@ class Backlog:
         self._waits[place] = waits
 
     def leave(self, admitted: AdmittedRequest) -> None:
-        """Forgets a request."""
+        """Removes a request."""
         place, caller = self._places.pop(admitted.number), admitted.call.caller
         self._left[place] = 0
         self._free.append(place)
@@ -153,9 +151,9 @@ class Backlog:
             self._names.append(self._callers.pop(caller))
 
     def before(self, price: Price, caller: str) -> float:
-        """Device seconds that others will use before a caller's request of that price has used what it needs. Of its
-        own ones, those that wait for a worker and cost more will wait behind it; another caller has no more than it
-        has for these and the new one."""
+        """Device seconds that other requests use before a caller's new request of that price is done. Of the caller's
+        own requests, those that wait for a worker and cost more come after it. Each other caller uses at most as much
+        as these and the new one together."""
         own = self._owner == self._callers.get(caller, -1)
         ahead = np.minimum(self._left, np.maximum(price.cost - self._attained, 0))
         mine = float(ahead[own & (~self._waits | (self._cost <= price.cost))].sum())
@@ -163,7 +161,7 @@ class Backlog:
         return mine + float(np.minimum(others, mine + price.cost).sum())
 
     def _entered(self, caller: str) -> int:
-        """A caller's number, which it has while it has requests."""
+        """A caller's index, which it keeps while it has requests."""
         self._counts[caller] += 1
         if caller not in self._callers:
             self._callers[caller] = self._names.pop()

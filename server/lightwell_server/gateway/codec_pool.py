@@ -1,5 +1,5 @@
-"""Decoding and drawing beside the event loop: within a budget of memory, long work apart from short, and stopped when
-nobody waits for it any more."""
+"""Decoding and drawing on other threads than the event loop's: within a memory budget, with long tasks separate from
+short ones, and stopped when the caller has disconnected."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from lightwell_server.threads import give_back, single_threaded_pool
 T = TypeVar("T")
 
 LONG = 0.05
-"""Seconds from which on work is long. Of that half of the processors take care, so that short work never waits for
-it."""
+"""Tasks with more predicted seconds are long. They run on at most half of the processors, so that short tasks never
+wait for them."""
 SHORT = 4
-"""Short pieces of work at a time, at least."""
+"""Least number of threads for short tasks."""
 RESERVE, SMALL = 1 / 8, 1 / 32
-"""Of the memory for pictures, what is kept for small ones, and up to where they are small: none of them waits for a
-large one, which may take most of it."""
+"""Shares of the memory for pictures: what is reserved for small ones, and up to which size a request's are small. Small
+ones never wait for large ones, which may take most of the memory."""
 
 
 class CodecPool:
-    """Runs functions on threads, for one event loop. `memory` are the bytes that pictures may take together, `largest`
-    those that one request's may."""
+    """Runs functions on threads, for one event loop. `memory` is the number of bytes that pictures may take together,
+    `largest` that of one request."""
 
     def __init__(self, memory: int, metrics: GatewayMetrics | None = None) -> None:
         self._metrics = metrics or GatewayMetrics()
@@ -43,12 +43,13 @@ class CodecPool:
         self._threads = single_threaded_pool(short + long, "codec")
 
     def room(self, caller: str, size: float) -> AbstractAsyncContextManager[Hold]:
-        """Holds so many bytes of memory for a caller's pictures. Raises `Overloaded` if there is no room for long."""
+        """Holds `size` bytes of memory for a caller's pictures. Raises `Overloaded` if there is no room within the
+        timeout."""
         return (self._reserve if size <= self._small else self._large).holding(caller, size)
 
     async def run(self, name: str, seconds: float, function: Callable[[], T], stop: threading.Event | None = None) -> T:
-        """Runs a function that takes about so many seconds; its time is noted under that name. `stop` is set when its
-        caller leaves, so that it ends soon: until it has, its thread is not another's."""
+        """Runs a function that takes about `seconds`, and records its time as `name`. `stop` is set when the caller
+        disconnects, so that it ends soon. Until then its thread stays occupied."""
         call = current.get()
         long, began = seconds >= LONG, len(call.spans)
         lane = self._long if long else self._short
@@ -60,14 +61,14 @@ class CodecPool:
             except asyncio.CancelledError:
                 if stop is not None:
                     stop.set()
-                # A thread ends at its own time; what it raises then is nobody's any more.
+                # The thread ends by itself; its exceptions are ignored.
                 await asyncio.gather(asyncio.wrap_future(work), return_exceptions=True)
                 raise
             finally:
                 self._observe(call, began)
 
     def run_inline(self, name: str, function: Callable[[], T]) -> T:
-        """Runs a function that takes less than a thread's turn would; its time is noted as in `run`."""
+        """Runs a function that takes less time than a switch of threads; its time is recorded as in `run`."""
         call = current.get()
         began = len(call.spans)
         try:
@@ -81,7 +82,7 @@ class CodecPool:
 
 
 def _large(function: Callable[[], T]) -> T:
-    """Runs a function that takes much memory, and gives back what it leaves."""
+    """Runs a function that takes much memory, and then returns free memory to the system."""
     try:
         return function()
     finally:

@@ -1,5 +1,5 @@
-"""The pictures of a request, on both of its ways: files are decoded and fitted before a device sees them, and drawn and
-encoded behind it. Takes time: run it beside the event loop."""
+"""The pictures of a request in both directions: files are decoded and fitted before the device, and results are drawn
+and encoded after it. Blocks: run it on another thread than the event loop's."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from lightwell_server.errors import InvalidArgument, NotApplicable
 from lightwell_server.requests.resolved import restore
 
 CROPPED = 0.45
-"""The share of the image that the crop may throw away without a warning."""
+"""The share of the image that the crop may remove without a warning."""
 _FLOAT = 4
 """Bytes of a pixel's channel."""
 _SENT_ON, _DRAWN = 16, 16
-"""Bytes of a pixel while a picture of 8 bits becomes a message, and while one is drawn and encoded."""
+"""Bytes per pixel while an 8-bit picture is converted to a message, and while one is drawn and encoded."""
 _DRAWING = 4e-7
-"""Seconds of a pixel while it is drawn and encoded, as measured on one core of 2.5 GHz."""
+"""Seconds per pixel while it is drawn and encoded, as measured on one core of 2.5 GHz."""
 
 
 @dataclass
 class RequestImages:
     """One request's pictures. `asked` is the request as it was sent, `request` the same for a device: its images are
-    pixels, the one it is about of the model's size. `size` (height, width) is what the method looks at, `held` the
-    bytes that it takes for as long as it is in progress, `original` the image as it was sent, if there is one and it is
-    drawn on, by its `bands` if it is no picture."""
+    pixels, its main image has the model's size. `size` (height, width) is that of the method's input. `held` is the
+    bytes that it takes while it is in progress. `original` is the main image as it was sent, or None if there is none
+    or nothing is drawn on it. An image that is no picture is drawn by its `bands`."""
 
     asked: Request
     request: Any
@@ -52,7 +52,7 @@ class RequestImages:
 
     @property
     def drawing_seconds(self) -> float:
-        """Of one processor that drawing takes, about."""
+        """Predicted seconds of drawing, on one processor."""
         asked = self.asked
         count = len(set(asked.output.pictures)) if isinstance(asked, explain.ExplainRequest) else 1
         return _DRAWING * count * math.prod(self.original.size if self.original else self.size)
@@ -60,7 +60,8 @@ class RequestImages:
     def explanation(
         self, response: explain.ExplainResponse, stop: threading.Event | None = None
     ) -> explain.ExplainResponse:
-        """A device's answer with all that its pictures add; drawing ends early when `stop` is set."""
+        """A device's response, completed with pictures and metadata of the images; drawing ends early when `stop` is
+        set."""
         self._complete(response)
         response.bands.extend(self.bands)
         self._draw(response, stop)
@@ -69,7 +70,7 @@ class RequestImages:
     def synthesis(
         self, result: synthesize.SynthesizeResult, stop: threading.Event | None = None
     ) -> synthesize.SynthesizeResult:
-        """A device's result with all that its pictures add, in the form asked for; ends early when `stop` is set."""
+        """A device's result, completed, with pictures in the requested form; ends early when `stop` is set."""
         self._complete(result)
         if not self._pixels:
             result.png = _png(result.pixels, stop)
@@ -80,7 +81,7 @@ class RequestImages:
         return result
 
     def progress(self, progress: synthesize.Progress, stop: threading.Event | None = None) -> synthesize.Progress:
-        """A step's message, its picture in the form asked for; ends early when `stop` is set."""
+        """A progress message, with its picture in the requested form; ends early when `stop` is set."""
         if progress.HasField("preview_pixels") and not self._pixels:
             progress.preview = _png(progress.preview_pixels, stop)
             progress.ClearField("preview_pixels")
@@ -104,7 +105,7 @@ class RequestImages:
             )
 
     def _draw(self, response: explain.ExplainResponse, stop: threading.Event | None) -> None:
-        """Draws the pictures that were asked for; of those that the method has none of a warning tells."""
+        """Draws the requested pictures. Adds a warning for those that the method does not have."""
         if not isinstance(self.asked, explain.ExplainRequest) or not self.asked.output.pictures:
             return
         original = self.original.picture() if self.original is not None else None
@@ -127,8 +128,8 @@ def _png(pixels: types.Tensor, stop: threading.Event | None) -> bytes:
 
 @dataclass(frozen=True)
 class ImageHeaders:
-    """A request whose images' headers have been read, and nothing else of them. `inner` is the request for a device,
-    its images still to be decoded."""
+    """A request of whose images only the headers have been read. `inner` is the request for a device, its images still
+    encoded."""
 
     asked: Request
     inner: Any
@@ -139,14 +140,14 @@ class ImageHeaders:
 
     @property
     def bytes(self) -> int:
-        """Of memory that the pictures take at most, until the answer is drawn. What is looked at as a whole is sent on
-        as a whole."""
+        """Bytes of memory that the pictures take at most, until the answer is drawn. A method that takes the full image
+        is sent it at its own size."""
         whole = _SENT_ON * self.images[0].pixels if self.method.needs.image == "full" else 0
         return max(sum(image.bytes for image in self.images) + whole, self._drawing)
 
     @property
     def _drawing(self) -> int:
-        """Bytes that drawing on the original takes at most, one picture after the other."""
+        """Bytes that drawing on the original takes at most, one picture at a time."""
         return _DRAWN * self.images[0].pixels if self._drawn else 0
 
     @property
@@ -156,12 +157,12 @@ class ImageHeaders:
 
     @property
     def seconds(self) -> float:
-        """Of one processor that decoding takes, about."""
+        """Predicted seconds of decoding, on one processor."""
         return sum(image.seconds for image in self.images)
 
     def seen(self) -> RequestImages:
-        """Decodes the images, once, and fits the one that the request is about to the model. Raises InvalidArgument
-        saying what to change."""
+        """Decodes the images, once, and fits the main one to the model. Raises InvalidArgument saying what to
+        change."""
         request, inner, model = self.asked, self.inner, self.model
         digests = [types.ImageDigest(field=image.path, sha256=images.digest(image.message)) for image in self.images]
         held = self._drawing
@@ -170,7 +171,7 @@ class ImageHeaders:
         others = self.images[len(self.images) - len(decoded) :]
         for image, pixels in zip(others, decoded, strict=True):
             image.message.CopyFrom(pixels.message())
-        self.images.clear()  # files hold all that was decoded of them, and their decoders
+        self.images.clear()  # file objects keep their decoders and decoded data
         size = model.card.height, model.card.width
         placement = images.placed(size)
         if original is not None:
@@ -200,9 +201,8 @@ def read_headers(
     stop: threading.Event | None = None,
     further: Mapping[str, str] | None = None,
 ) -> ImageHeaders:
-    """Checks a request, and reads its images' headers; decoding them ends early when `stop` is set. `further` are the
-    names and versions of further models by the parameters that name them. Raises InvalidArgument saying what to
-    change."""
+    """Checks a request, and reads its images' headers. Decoding them ends early when `stop` is set. `further` maps
+    parameters that name further models to their names and versions. Raises InvalidArgument saying what to change."""
     method = method_of(request)
     _check_output(request)
     inner: Any = type(request)()
@@ -223,13 +223,13 @@ def read_headers(
 
 
 def decode_images(request: Request, model: GetModelResponse, further: Mapping[str, str] | None = None) -> RequestImages:
-    """Decodes the images of a request and fits the one it is about to a model. Raises InvalidArgument saying what to
+    """Decodes the images of a request and fits the main one to a model. Raises InvalidArgument saying what to
     change."""
     return read_headers(request, model, further=further).seen()
 
 
 def _check_support(method: str, model: GetModelResponse) -> None:
-    """Raises NotApplicable if a method cannot be asked of a model."""
+    """Raises NotApplicable if a method does not apply to a model."""
     for support in model.methods:
         if support.method == method and not support.applies:
             name = f"{model.summary.name}@{model.summary.version}"
@@ -237,8 +237,8 @@ def _check_support(method: str, model: GetModelResponse) -> None:
 
 
 def _images(request: Any, method: Method) -> list[tuple[str, types.Image]]:  # noqa: ANN401 - of either kind
-    """The image that a request is about and those among its parameters, with where they stand. Raises InvalidArgument
-    for what is wrong with the other parameters: decoding is what costs."""
+    """The main image and the images among the parameters, with their paths. Raises InvalidArgument for other bad
+    parameters before anything is decoded, because decoding is expensive."""
     found = [("image", request.image)] if method.needs.image != "none" else []
     if not found and request.image.WhichOneof("source"):
         raise InvalidArgument.at("image", f"{method.name} looks at no image; leave it unset")
@@ -252,12 +252,12 @@ def _images(request: Any, method: Method) -> list[tuple[str, types.Image]]:  # n
 
 
 def _channels(model: GetModelResponse) -> images.Channels | None:
-    """Of a model whose images are no colour pictures."""
+    """The channels of a model whose images are no colour pictures, else None."""
     return images.Channels(model.card.channels, tuple(model.card.bands)) if model.card.bands else None
 
 
 def _check_output(request: Request) -> None:
-    """Raises InvalidArgument where the form of the answer is none."""
+    """Raises InvalidArgument if the output options are invalid."""
     output = request.output
     if not 0 <= output.predictions <= 1000:
         raise InvalidArgument.at("output.predictions", f"{output.predictions} is not within 0 to 1000")
@@ -275,7 +275,7 @@ def _check_output(request: Request) -> None:
 def _fitted(
     original: images.Decoded, fit: types.Fit.ValueType, method: Method, model: GetModelResponse
 ) -> tuple[images.Decoded, types.Placement]:
-    """An image as a method looks at it, and where that lies in the one that was sent."""
+    """The method's input, and its placement in the image that was sent."""
     if method.needs.image != "full":
         if fit != types.FIT_EXACT:
             return original.fitted(fit_of(model))
@@ -284,7 +284,7 @@ def _fitted(
 
 
 def fit_of(model: GetModelResponse) -> Fit:
-    """How a model's card fits images."""
+    """The resize and crop of a model's card."""
     card = model.card
     names = {number: name.removeprefix("INTERPOLATION_").lower() for name, number in Interpolation.items()}
     return Fit((card.height, card.width), card.resize, names[card.interpolation], card.antialias)  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
-"""A request's way through the gateway: admit, decode, run, encode. It knows no transport: whoever calls it has set the
-`current` call, and reads what is answered."""
+"""A request's stages in the gateway: admit, decode, run, encode. Independent of the transport: the caller of this
+module sets the `current` call, and reads the responses."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from lightwell_server.runtime.queries import Query
 
 T = TypeVar("T")
 QUERIES = 16
-"""Queries that devices answer at a time."""
+"""Queries that devices run at a time."""
 
 
 class Pipeline:
-    """Answers requests and queries. Images are decoded and drawn by the `codec`; `answers` are the bytes that answers
-    may take together. A request has `max_seconds`, its images `max_pixels`."""
+    """Runs requests and queries. The `codec` decodes and draws images. `answers` is the memory budget of answers in
+    bytes. A request may take `max_seconds`, its images `max_pixels`."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class Pipeline:
         self._max_seconds, self._max_pixels = max_seconds, max_pixels
 
     async def run(self, request: Request, left: float | None, watched: bool = False) -> AsyncGenerator[Response, None]:
-        """A request's progress, if it is `watched`, and its result. It has the seconds that are `left` to it, or what
-        the server gives. Raises LightwellError."""
+        """A request's progress, if it is `watched`, and its result. Its timeout is `left` seconds, at most the server's
+        limit (None: the limit). Raises LightwellError."""
         call, entry, deadline = current.get(), self._named(request), self._deadline(left)
         further, price = self._further(request), self._admission.prices.price(request, entry)
         with (
@@ -61,7 +61,7 @@ class Pipeline:
             self._admission.admitted(call, entry.version, deadline, price) as admitted,
         ):
             admitted.watched = watched
-            # It is sent when this has ended, and takes its room until then.
+            # The answer is sent after this generator has ended, and holds its memory until then.
             room = self._answers.holding(call.caller, WRITTEN * price.answer)
             call.answer = await call.kept.enter_async_context(room)
             async with aclosing(_timely(admitted, self._run(request, entry, further, admitted))) as answers:
@@ -69,7 +69,7 @@ class Pipeline:
                     yield response
 
     async def query(self, query: Query, request: Any, left: float | None) -> AsyncGenerator[Message, None]:  # noqa: ANN401
-        """What a device answers to a query's request, in the seconds that are left to it. Raises LightwellError."""
+        """A device's responses to a query, within `left` seconds. Raises LightwellError."""
         call, deadline, named = current.get(), self._deadline(left), query.named(request)
         async with AsyncExitStack() as stack:
             entry = self._queried(query, named)
@@ -84,11 +84,11 @@ class Pipeline:
                 yield query.not_applicable(error)
 
     def _deadline(self, left: float | None) -> float:
-        """A moment of the monotonic clock."""
+        """A time of the monotonic clock."""
         return time.monotonic() + min(self._max_seconds if left is None else left, self._max_seconds)
 
     def _named(self, request: Request) -> ModelVersion:
-        """The version that a request is for; the call is told what it is about."""
+        """The version that a request is for; sets the method and the model of the current call."""
         current.get().method = method_of(request).name
         return self._version(request)
 
@@ -99,7 +99,7 @@ class Pipeline:
 
     def _further(self, request: Request) -> dict[str, ModelVersion]:
         """The further models of a request by the parameters that name them. Raises InvalidArgument for one of a wrong
-        kind, and what a name raises that means none."""
+        kind, and the registry's errors for unknown names."""
         method = method_of(request)
         parameters, found = getattr(request, method.name), dict[str, ModelVersion]()
         for role in method.needs.models:
@@ -109,7 +109,7 @@ class Pipeline:
         return found
 
     def _queried(self, query: Query, named: Any) -> ModelVersion | None:  # noqa: ANN401
-        """The version that a query is about, if it is about one."""
+        """The version that a query uses, or None."""
         if isinstance(named, explain_pb2.ExplainRequest | synthesize_pb2.SynthesizeRequest):
             return self._named(named)
         return self._version(named) if query.of_model else None
@@ -152,7 +152,7 @@ class Pipeline:
     async def _decoded(
         self, request: Request, entry: ModelVersion, further: Mapping[str, ModelVersion]
     ) -> AsyncIterator[RequestImages]:
-        """The decoded pictures of a request, whose bytes are held for as long as they are needed."""
+        """The decoded pictures of a request, whose memory is held during the block."""
         stop = threading.Event()
         named = {role: model.id for role, model in further.items()}
         read = functools.partial(read_headers, request, entry.described, self._max_pixels, stop, named)
@@ -169,7 +169,7 @@ class Pipeline:
             yield images
 
     async def _completed(self, response: Response, images: RequestImages, admitted: AdmittedRequest) -> Response:
-        """Puts the pictures into an answer, and takes note of it."""
+        """Adds the pictures to a response, and records its cost and size."""
         stop = threading.Event()
         if isinstance(response, synthesize_pb2.Progress):
             admitted.step, admitted.steps = response.step, response.steps
@@ -202,7 +202,7 @@ def _undrawn(response: Response) -> bool:
 
 
 async def _timely(admitted: AdmittedRequest, answers: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """What is answered within a request's time. Raises `DeadlineExceeded`, and `Aborted` if an operator stops the
+    """The responses within a request's deadline. Raises `DeadlineExceeded`, and `Aborted` if an operator stops the
     request."""
     async with aclosing(answers):
         while (response := await _awaited(admitted, lambda: anext(answers, None))) is not None:
@@ -223,10 +223,10 @@ async def _awaited(admitted: AdmittedRequest, begin: Callable[[], Awaitable[T]])
 
 
 def _moment(deadline: float) -> float:
-    """A moment of the monotonic clock on the event loop's."""
+    """Converts a time of the monotonic clock to the event loop's clock."""
     return asyncio.get_running_loop().time() + deadline - time.monotonic()
 
 
 def late() -> DeadlineExceeded:
-    """What a request raises whose time is over."""
+    """The error of a request whose deadline has passed."""
     return DeadlineExceeded("the deadline passed before the request was finished")

@@ -1,4 +1,4 @@
-"""What requests will cost, as such requests have cost before: device seconds, and bytes of the answer."""
+"""Predicts the cost of requests from similar requests before: device seconds, and bytes of the answer."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.requests.admitted import GUESS, AdmittedRequest, Price
 
 KEPT = 15
-"""Figures of a kind of request that are remembered."""
+"""Measurements that are kept of each kind of request."""
 KINDS = 4096
-"""Kinds of requests that are remembered."""
+"""Kinds of requests that are kept."""
 ANSWER = 2**20
-"""Bytes that an answer is taken to have at least where nothing like it was asked before."""
+"""Smallest predicted size of an answer in bytes, if nothing like it has run before."""
 FLOAT = 4
 """Bytes of each number of an answer."""
 PARTS = 64
-"""Entries of a list by which requests are told apart: they are looked at before anything is checked."""
+"""List entries by which requests are distinguished. The limit is needed because requests are not validated yet."""
 RISE = 0.05
-"""By how much of itself the least of a kind rises with a request at most."""
+"""Largest relative increase of a kind's minimum per request."""
 
 
 @dataclass
 class CostHistory:
-    """What requests of one kind have cost, for each step asked for, in device seconds: had they done all their steps
-    (`whole`), and at `least`; and the bytes of the largest `answer`."""
+    """The cost of one kind of request in device seconds per planned step: extrapolated to all steps (`whole`), and at
+    `least`; and the bytes of the largest `answer`."""
 
     whole: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     least: Least = field(default_factory=lambda: Least(RISE))
@@ -47,13 +47,13 @@ class CostHistory:
 
     @property
     def median(self) -> float:
-        """What such requests have cost lately, for each step."""
+        """The recent cost of such requests per step."""
         return statistics.median(self.whole)
 
     def learn(self, share: float, done: float, now: float) -> None:
-        """Takes a figure in, of a request that has `done` so much of its steps. The first is forgotten with the second:
-        it paid for all that is done but once. Evidence for the least are those that did all steps; one that stopped
-        early may bring it down."""
+        """Adds the measurement of a request that has `done` this share of its steps. The first is discarded, because it
+        includes one-time work. Only requests that did all steps are evidence for the minimum; one that stopped early
+        may lower it."""
         self.count += 1
         if self.count == 2:
             self.whole.clear()
@@ -66,7 +66,8 @@ class CostHistory:
 
 
 class CostModel:
-    """What requests cost, by experience. More than `max_steps` have no price: they are refused for their number."""
+    """Predicts the cost of requests by measurements. Requests of more than `max_steps` have no price: they are refused
+    for it."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class CostModel:
         self._kinds: OrderedDict[int, CostHistory] = OrderedDict()
 
     def price(self, request: Request, entry: ModelVersion) -> Price:
-        """What a request is expected to cost; takes no look at its pixels."""
+        """The predicted cost of a request; does not read its pixels."""
         family, alike, steps = kind(request, entry)
         times = max(1, steps)
         if steps > self._max_steps:
@@ -93,17 +94,18 @@ class CostModel:
         return Price(alike, family, steps, known.median * times, least, guess, answer)
 
     def cost(self, price: Price) -> float:
-        """What a request of that price is taken to need, as is known by now."""
+        """The current prediction for a request of that price."""
         known = self._kinds.get(price.kind) if price.steps <= self._max_steps else None
         return price.cost if known is None else known.median * max(1, price.steps)
 
     def answered(self, price: Price, size: int) -> None:
-        """Takes in how many bytes an answer had, once it is learned what it cost."""
+        """Records the bytes of an answer, after its cost was learned."""
         if (known := self._kinds.get(price.kind)) is not None:
             known.answer = max(known.answer, size)
 
     def learn(self, admitted: AdmittedRequest, seconds: float) -> None:
-        """Takes in what a request has cost. One that stopped early would have cost more, as its steps say."""
+        """Records the device seconds of a request. The cost of one that stopped early is extrapolated to its planned
+        steps."""
         planned, done = admitted.steps or 1, admitted.step or 1
         share = seconds / max(1, admitted.price.steps)
         for alike in (admitted.price.kind, admitted.price.family):
@@ -119,9 +121,9 @@ class CostModel:
 
 
 def kind(request: Request, entry: ModelVersion) -> tuple[int, int, int]:
-    """A number for all requests of a model and method, one for those of them that cost the same but for their steps,
-    and how many steps this one asks for (0: it does not say). The latter have in common the version, all other
-    parameters, what the target reads, and the picture's size where the model's card does not choose it."""
+    """Hashes of a request for predictions, and its planned steps (0: not given). The first hash is equal for a model
+    and method. The second is equal for requests of equal cost per step: it adds the version, all other parameters, what
+    the target reads, and the image size if the model's card does not fix it."""
     method = method_of(request)
     parameters = getattr(request, method.name)
     planned = method.needs.planned
@@ -141,13 +143,12 @@ def kind(request: Request, entry: ModelVersion) -> tuple[int, int, int]:
 
 
 def _own_size(request: Request, method: Method) -> bool:
-    """Whether the image has a size of its own, which the model's card does not choose."""
+    """Whether the image keeps its own size instead of the one in the model's card."""
     return method.needs.image == "full" or (method.needs.image == "input" and request.image.fit == types.FIT_EXACT)
 
 
 def _plain(message: Message, leave: str | None = None) -> Hashable:
-    """The fields of a message, without its images and the one to `leave` out, and of a list how long it is and how it
-    begins."""
+    """The fields of a message except images and the field `leave`; of a list its length and its first entries."""
     found = []
     for field_, value in message.ListFields():
         if field_.name == leave or isinstance(value, types.Image):
@@ -159,14 +160,14 @@ def _plain(message: Message, leave: str | None = None) -> Hashable:
 
 
 def _place(target: types.Target) -> Hashable:
-    """Where a target is read: which class or channel it is changes nothing."""
+    """Where a target is read. The index of the class or channel does not matter."""
     which = target.WhichOneof("target")
     return which, getattr(getattr(target, which), "layer", None) if which else None
 
 
 def _largest(request: Request, entry: ModelVersion) -> int:
-    """Bytes that an answer may have where nothing like it was asked before: those of an image's numbers, or of the
-    layers that the method reads, if these are more."""
+    """Predicted bytes of an answer if nothing like it has run before: those of an image's numbers, or of the layers
+    that the method reads, if these are more."""
     method, described = method_of(request), entry.described
     if not isinstance(request, explain_pb2.ExplainRequest):
         return ANSWER
@@ -182,11 +183,11 @@ def _largest(request: Request, entry: ModelVersion) -> int:
 
 
 def _sides(image: types.Image) -> Any:  # noqa: ANN401 - whatever holds two numbers
-    """A picture's height and width by its header; None if it does not tell. A tensor may name any number of sides."""
+    """A picture's height and width by its header, or None if unknown. A tensor may have any number of dimensions."""
     return image.tensor.shape[1:3] if image.HasField("tensor") else pictures.header_size(image.encoded)
 
 
 def _size(image: types.Image) -> Hashable:
-    """A picture's size by its header, coarsely: sides that differ by less than a fifth are taken for equal."""
+    """A picture's size by its header, rounded: sides that differ by less than about a fifth may be equal."""
     sides = _sides(image)
     return tuple(round(4 * math.log2(max(1, side))) for side in sides) if sides else None

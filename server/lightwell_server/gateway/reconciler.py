@@ -1,5 +1,5 @@
-"""Keeps what is loaded in step with the repository on disk: new versions are loaded and warmed beside the old ones,
-traffic moves, and what is no longer wanted goes when its last request is over."""
+"""Keeps the loaded models in step with the repository on disk: new versions are loaded and warmed while the old ones
+serve, traffic moves, and unwanted versions are unloaded after their last request."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 EVERY = 1.0
-"""Seconds between two looks at the repository."""
+"""Seconds between two scans of the repository."""
 LOOK, LONGEST_LOOK = 10.0, 600.0
-"""Seconds for which the answer to a look is waited for before there is another one, and at most; doubled each time that
-none has come: each such look leaves a thread behind."""
+"""Timeout of a scan in seconds, and its maximum. It doubles at each timeout, because each leaves a blocked thread
+behind."""
 Key = tuple[str, str]
 
 
 class Reconciler:
-    """`every_version` keeps all versions that there are; else of each model the newest that loads, and those that an
-    alias names. `told(name)` is awaited whenever a model may have begun or ceased to answer."""
+    """With `every_version` all versions are kept; otherwise of each model the newest that loads, and those that an
+    alias names. `notify(name)` is awaited whenever the readiness of a model may have changed."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class Reconciler:
         self._patience, self._found = LOOK, False
 
     async def expect(self) -> None:
-        """Finds what there is to load, if the repository answers in time."""
+        """Scans the repository for models to load, if it responds in time."""
         seen = await self._look()
         if seen is not None:
             self._stamps, self._found = seen, True
             self._list()
 
     async def load_all(self) -> None:
-        """Loads what is wanted; returns when all of it is decided."""
+        """Loads what is wanted; returns when each load has succeeded or failed."""
         while not self._found:
             await asyncio.sleep(EVERY)
             await self.expect()
@@ -69,24 +69,24 @@ class Reconciler:
             await asyncio.wait(self._loads.values(), return_when=asyncio.FIRST_COMPLETED)
 
     async def watch(self) -> None:
-        """Follows the repository until it is cancelled. What changes is looked at once it has stopped changing."""
+        """Follows the repository until it is cancelled. A change is handled once the files have stopped changing."""
         before = self._stamps
         while True:
             await asyncio.sleep(EVERY)
             seen = await self._look()
             if seen is None:
-                continue  # a disk that is away for a moment takes no model with it
+                continue  # a disk that is unavailable for a moment unloads no model
             steady = {key: stamp for key, stamp in seen.items() if before.get(key) == stamp}
             before = seen
             self._away -= {key for key, stamp in steady.items() if self._stamps.get(key) != stamp}
             coming = {name for name, _ in seen.keys() - self._stamps.keys() - steady.keys()}
-            kept = {key for key in self._stamps if key in seen or key[0] in coming}  # until its successor is there
+            kept = {key for key in self._stamps if key in seen or key[0] in coming}  # until its successor is stable
             self._stamps = {key: self._stamps[key] for key in kept} | steady
             await self._follow()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
-        """Loads a version anew, without one the newest; a caller that leaves meanwhile stops nothing. Raises NotFound,
-        Refused, Unavailable."""
+        """Loads a version again (empty: the newest). It goes on if the caller disconnects. Raises NotFound, Refused,
+        Unavailable."""
         loading = self._begun(self._load_anew(name, version))
         return await asyncio.shield(loading)
 
@@ -103,7 +103,7 @@ class Reconciler:
                 resource_name=f"{name}@{version}",
             )
         key = (name, version or versions[-1])
-        self._stamps[key] = seen[key]  # what else has changed may still be changing
+        self._stamps[key] = seen[key]  # other changed files may still be changing
         self._asking[key] += 1
         try:
             await self._anew(key)
@@ -118,8 +118,8 @@ class Reconciler:
         return entry.described
 
     async def _anew(self, key: Key) -> None:
-        """Loads a version, or waits for that if it is under way; of files that have changed since, for these. Raises
-        NotFound if they have gone."""
+        """Loads a version, or waits for a load in progress, and again if the files have changed since. Raises NotFound
+        if the files have been removed."""
         if key not in self._loads:
             self._begin(key)
         while key in self._loads:
@@ -130,7 +130,7 @@ class Reconciler:
             raise NotFound(sentence, reason="VERSION_NOT_FOUND", resource_name=name)
 
     async def unload(self, name: str, version: str) -> None:
-        """Has a version take no further requests; it goes when its last one is over. Raises NotFound."""
+        """Stops routing requests to a version; it is unloaded after its last request. Raises NotFound."""
         entry = self._registry.get(name, version)
         self._away.add((entry.name, entry.version))
         self._asked.discard((entry.name, entry.version))
@@ -138,8 +138,8 @@ class Reconciler:
         await self._notify(entry.name)
 
     async def _look(self) -> dict[Key, Hashable] | None:
-        """What is in the repository now, and what its aliases mean. None if it is away, or does not answer: disks may
-        take for ever, and keep nobody else waiting."""
+        """Scans the repository and its aliases. None if the repository is unavailable or does not respond in time: a
+        disk may block for ever, and must not block the event loop."""
         try:
             async with asyncio.timeout(self._patience):
                 seen = await aside("look", _seen, self._repository, self._registry)
@@ -147,20 +147,21 @@ class Reconciler:
             log.warning("the repository has not answered for %g seconds; it is looked at again", self._patience)
             self._patience = min(2 * self._patience, LONGEST_LOOK)
             return None
-        except (OSError, RuntimeError) as error:  # it is away, or there are no files or threads left
+        except (OSError, RuntimeError) as error:  # it is unavailable, or there are no files or threads left
             log.warning("the repository cannot be looked at now: %s", error)
             return None
         self._patience = LOOK
         return seen
 
     async def _follow(self) -> None:
-        """Takes note of what has changed, and tells of the models that may answer no more."""
+        """Applies changes, and notifies of the models that may have stopped serving."""
         for name in self._settle():
             await self._notify(name)
 
     def _settle(self) -> list[str]:
-        """Begins to load what is wanted and not there, and lets go of what is there and not wanted; but while anything
-        wanted of a model is still to be decided, what is there of it stays. Returns the models that were changed."""
+        """Starts to load what is wanted and not loaded, and retires what is loaded and not wanted. While a load of a
+        wanted version of a model is pending, its loaded versions stay. Returns the names of models that were
+        changed."""
         self._list()
         missing = [key for key in self._wanted() if self._loaded.get(key) != self._stamps[key]]
         for key in missing:
@@ -180,7 +181,7 @@ class Reconciler:
         return changed
 
     def _list(self) -> None:
-        """Has an entry for each version that there is."""
+        """Adds an entry for each version on disk."""
         wanted = self._wanted()
         for key in self._stamps:
             entry = self._registry.entry(*key)
@@ -188,8 +189,8 @@ class Reconciler:
                 entry.state = State.MODEL_STATE_UNLOADED
 
     def _wanted(self) -> list[Key]:
-        """The versions that shall answer, small files first: of each model from the newest downwards to the first that
-        is not refused, what aliases name, and what administrators asked for and not away."""
+        """The versions that should serve, small files first: of each model from the newest down to the first that is
+        not refused, those that aliases name, and those that an administrator has loaded and not unloaded."""
         wanted: list[Key] = []
         for name in {name for name, _ in self._stamps}:
             aliases = self._registry.named(name)
@@ -203,22 +204,23 @@ class Reconciler:
         return sorted(wanted, key=lambda key: _size(self._stamps[key]))
 
     def _refused(self, key: Key) -> bool:
-        """Whether a version was refused as it is now on disk."""
+        """Whether a version was refused with its files as they are now."""
         entry = self._registry.entry(*key) if key in self._loaded else None
         return entry is not None and entry.state == State.MODEL_STATE_REFUSED and self._loaded[key] == self._stamps[key]
 
     def _begin(self, key: Key) -> None:
-        """Has a version loaded, as its files are now."""
+        """Starts to load a version, with its files as they are now."""
         entry = self._registry.entry(*key)
         if not entry.ready:
             entry.state = State.MODEL_STATE_LOADING
         self._loads[key] = self._begun(self._load(key, self._stamps[key]))
 
     async def _load(self, key: Key, stamp: Hashable) -> None:
-        """Loads a version. One that cannot be loaded is refused; if it answered before, it still does."""
+        """Loads a version. If that fails it is refused, unless it was serving before: then the loaded one keeps
+        serving."""
         async with self._changing[key]:
             described = await self._loaded_or_not(key)
-            entry = self._registry.entry(*key)  # which is let go of at once if its files have gone meanwhile
+            entry = self._registry.entry(*key)  # retired at once if its files have been removed meanwhile
             if isinstance(described, LightwellError):
                 self._refuse(entry, described)
             else:
@@ -229,12 +231,12 @@ class Reconciler:
             await self._notify(name)
 
     async def _loaded_or_not(self, key: Key) -> models.GetModelResponse | LightwellError:
-        """What a version tells of itself, or why it is refused."""
+        """A version's description, or why it is refused."""
         try:
             return await self._backend.load(*key)
         except LightwellError as error:
             return error
-        except Exception:  # a fault of the server over one model is no reason to let go of the others
+        except Exception:  # a bug that one model triggers must not affect the others
             log.exception("model %s@%s could not be loaded", *key)
             return Internal("internal error; the server's log has the details")
 
@@ -245,7 +247,7 @@ class Reconciler:
             entry.state, entry.reason = State.MODEL_STATE_REFUSED, error.message
 
     def _retire(self, entry: ModelVersion, forget: bool = False) -> None:
-        """Has a version take no further requests."""
+        """Stops routing requests to a version."""
         ready = entry.ready
         entry.state = State.MODEL_STATE_UNLOADED
         self._loaded.pop((entry.name, entry.version), None)
@@ -255,14 +257,14 @@ class Reconciler:
             self._begun(self._unload(entry))
 
     def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task that is kept until it is done."""
+        """Starts a task and keeps a reference to it until it is done."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def _unload(self, entry: ModelVersion) -> None:
-        """Lets go of a version when its last request is over, unless it has come back meanwhile."""
+        """Unloads a version after its last request, unless it has been loaded again meanwhile."""
         while entry.users:
             await asyncio.sleep(0.1)
         async with self._changing[entry.name, entry.version]:
@@ -272,7 +274,7 @@ class Reconciler:
 
 
 def _seen(repository: Path, registry: ModelRegistry) -> dict[Key, Hashable] | None:
-    """Looks at the aliases, and at the files of each version; None if there is no repository."""
+    """Reads the aliases, and the stamps of each version's files; None if there is no repository."""
     if not repository.is_dir():
         return None
     registry.look()
@@ -280,12 +282,13 @@ def _seen(repository: Path, registry: ModelRegistry) -> dict[Key, Hashable] | No
 
 
 def _stamps(repository: Path) -> dict[Key, Hashable]:
-    """What tells the files of each version from their successors: size and time of the model's file and the card's."""
+    """A stamp of each version's files, by which changes are detected: size, time and inode of the model's file and the
+    card."""
     return {key: tuple(map(_stamp, (file, file.with_name("card.toml")))) for key, file in files(repository).items()}
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """Of a file that is not there, or may not be looked at, why that is so."""
+    """The stamp of a file; the negative error number if it cannot be read."""
     try:
         stat = path.stat()
     except OSError as error:

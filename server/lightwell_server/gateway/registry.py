@@ -1,4 +1,4 @@
-"""The models as callers know them: which versions there are, which of them answer, and what a name means."""
+"""The models by name: which versions there are, which of them serve, and what a name refers to."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Aliases = Mapping[str, Mapping[str, str]]
 
 @dataclass(eq=False)
 class ModelVersion:
-    """A version. `described` is what a device told of it when it was loaded; `users` counts the requests that are at
-    work with it."""
+    """A version. `described` is the device's description from when it was loaded; `users` counts the requests that use
+    it."""
 
     name: str
     version: str
@@ -41,24 +41,24 @@ class ModelVersion:
 
     @property
     def kind(self) -> str:
-        """What it is: classifier, stylizer or generator."""
+        """Its kind: classifier, stylizer or generator."""
         return models.ModelKind.Name(self.described.summary.kind).removeprefix("MODEL_KIND_").lower()
 
     @property
     def ready(self) -> bool:
-        """Whether it answers."""
+        """Whether it serves."""
         return self.state == State.MODEL_STATE_READY
 
     @property
     def summary(self) -> models.ModelSummary:
-        """In a line."""
+        """Its entry in the list of models."""
         if self.ready:
             return self.described.summary
         return models.ModelSummary(name=self.name, version=self.version, state=self.state, reason=self.reason)
 
     @contextmanager
     def used(self) -> Iterator[ModelVersion]:
-        """For as long as a request is at work with it."""
+        """Counts a user during the block."""
         self.users += 1
         try:
             yield self
@@ -68,7 +68,7 @@ class ModelVersion:
 
 @contextmanager
 def used(entries: Iterable[ModelVersion]) -> Iterator[None]:
-    """For as long as a request is at work with all of them."""
+    """Counts a user of each version during the block."""
     with ExitStack() as stack:
         for entry in entries:
             stack.enter_context(entry.used())
@@ -85,16 +85,16 @@ class ModelRegistry:
         self.aliases = self._aliases.last
 
     def look(self) -> None:
-        """Reads the aliases if their file has changed; safe from any thread, and as slow as the disk."""
+        """Reads the aliases if their file has changed. Safe from any thread; blocks for as long as the disk does."""
         self._aliases.get()
 
     def named(self, name: str) -> set[str]:
-        """The versions of a model that aliases mean, or shall mean."""
+        """The versions of a model that aliases name, now or after the next `adopt`."""
         return {*self.aliases.get(name, {}).values(), *self._aliases.last.get(name, {}).values()}
 
     def adopt(self) -> None:
-        """Has aliases mean what their file said at the last look. One whose new version does not answer keeps its old
-        one while that does."""
+        """Applies the aliases that were last read. An alias whose new version does not serve keeps its old one while
+        that serves."""
 
         def meant(name: str, alias: str, version: str) -> str:
             old = self.aliases.get(name, {}).get(alias, version)
@@ -104,12 +104,12 @@ class ModelRegistry:
         self.aliases = {n: {alias: meant(n, alias, v) for alias, v in found.items()} for n, found in wanted}
 
     def answers(self, name: str, version: str) -> bool:
-        """Whether a version answers."""
+        """Whether a version serves."""
         entry = self._models.get(name, {}).get(version)
         return entry is not None and entry.ready
 
     def entry(self, name: str, version: str) -> ModelVersion:
-        """A version's entry, made if there is none."""
+        """A version's entry, created if there is none."""
         found = self._models.get(name, {})
         if version not in found:
             made = {**found, version: ModelVersion(name, version)}
@@ -118,14 +118,14 @@ class ModelRegistry:
         return found[version]
 
     def remove(self, entry: ModelVersion) -> None:
-        """Forgets a version."""
+        """Removes a version."""
         versions = self._models[entry.name]
         del versions[entry.version]
         if not versions:
             del self._models[entry.name]
 
     def all(self) -> list[ModelVersion]:
-        """Every version, by name, the newest of a model last."""
+        """Every version, sorted by name, the newest of a model last."""
         return [entry for versions in self._models.values() for entry in versions.values()]
 
     def versions(self, name: str) -> list[ModelVersion]:
@@ -133,11 +133,11 @@ class ModelRegistry:
         return list(self._models.get(name, {}).values())
 
     def ready(self) -> list[ModelVersion]:
-        """Every version that answers."""
+        """Every version that serves."""
         return [entry for entry in self.all() if entry.ready]
 
     def get(self, name: str = "", version: str = "") -> ModelVersion:
-        """A version that answers, by the names of a request; without a name the only one, without a version the
+        """A version that serves, by the names in a request; without a name the only model, without a version the
         newest. Raises NotFound, Refused, Unavailable."""
         if "@" in name and not version:
             name, _, version = name.partition("@")
@@ -154,8 +154,8 @@ class ModelRegistry:
         return self._answering(name, version)
 
     def _only(self) -> str:
-        """The only model that answers, whatever else is being loaded; where none does, the only one that is not refused
-        in all its versions; empty if there are several, or none."""
+        """The name of the only model that serves, even if others are loading; if none serves, of the only one that is
+        not refused in all its versions. Empty if there are several, or none."""
         alive = {entry.name for entry in self.all() if entry.state != State.MODEL_STATE_REFUSED}
         names = {entry.name for entry in self.ready()} or alive or set(self._models)
         return names.pop() if len(names) == 1 else ""
@@ -182,12 +182,12 @@ class ModelRegistry:
         return entry
 
     def listed(self) -> models.ListModelsResponse:
-        """Every version in a line."""
+        """The list of all versions."""
         return models.ListModelsResponse(models=[entry.summary for entry in self.all()])
 
 
 def _silent(entry: ModelVersion) -> LightwellError:
-    """Why a version does not answer."""
+    """Why a version does not serve."""
     if entry.state == State.MODEL_STATE_REFUSED:
         return Refused(f"model {entry.id} was refused: {entry.reason}")
     if entry.state == State.MODEL_STATE_UNLOADED:
@@ -213,6 +213,6 @@ def _aliases(path: Path) -> Aliases:
 
 
 def natural(version: str) -> tuple[list[tuple[int, str]], str]:
-    """Orders versions as people do: 2 before 10. No two are equal."""
+    """A sort key for versions with numbers by value: 2 before 10. No two are equal."""
     parts = re.split(r"(\d+)", version)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], version

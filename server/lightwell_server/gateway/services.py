@@ -1,4 +1,4 @@
-"""The gRPC services for callers: the pipeline's answers in the messages of each call."""
+"""The gRPC services for callers: the pipeline's responses in the messages of each call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ExplainerService:
         self._pipeline = pipeline
 
     async def Explain(self, request: explain_pb2.ExplainRequest, context: Context) -> explain_pb2.ExplainResponse:
-        """One request, one answer."""
+        """One request, one response."""
         async with aclosing(self._pipeline.run(request, context.time_remaining())) as answers:
             async for response in answers:
                 if isinstance(response, explain_pb2.ExplainResponse):
@@ -57,7 +57,7 @@ class ExplainerService:
 
 
 class ModelService:
-    """Tells what can be asked."""
+    """Describes the models."""
 
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
@@ -76,7 +76,7 @@ class ModelService:
 
 
 def answered(pipeline: Pipeline, queries: Mapping[str, Query]) -> dict[str, Callable[..., Any]]:
-    """The functions of the calls that a device answers, by rpc."""
+    """The functions of the queries, by rpc."""
     return {rpc: (_stream if query.streams else _single)(pipeline, query) for rpc, query in queries.items()}
 
 

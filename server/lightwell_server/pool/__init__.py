@@ -1,1 +1,1 @@
-"""Worker processes: each owns a device, and none of their deaths is a caller's problem."""
+"""Worker processes: each owns a device, and requests survive the crash of a worker."""

@@ -29,23 +29,23 @@ from lightwell_server.spans import Span
 NUMBER = "x-lightwell-number"
 """The header with a request's number."""
 CALLER = "x-lightwell-caller-bin"
-"""The header with who has made it, in UTF-8: names of tokens and certificates may have any characters."""
+"""The header with the caller's name in UTF-8: names of tokens and certificates may have any characters."""
 SPANS = "x-lightwell-spans"
 """The trailer with the spans of a request in its worker."""
 OPTIONS = [
-    ("grpc.max_receive_message_length", -1),  # pixels take more than the files that callers may send
+    ("grpc.max_receive_message_length", -1),  # pixels take more bytes than the files that callers may send
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_retries", 0),
 ]
 
 
 class Lost(Exception):
-    """The worker cannot be reached, or gave up: it ends, or has ended."""
+    """The worker cannot be reached, or has given up: it is ending, or has ended."""
 
 
 class WorkerClient:
-    """The calls to the worker that listens on a socket. All raise `Lost`, and what the worker itself tells as
-    LightwellError."""
+    """The calls to the worker that listens on a socket. All raise `Lost`, or the LightwellError that the worker
+    reports."""
 
     def __init__(self, socket: Path) -> None:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", OPTIONS)
@@ -57,11 +57,11 @@ class WorkerClient:
         await self._channel.channel_ready()
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         await self._channel.close()
 
     async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
-        """Answers a request."""
+        """Runs a request; yields its progress and its result."""
         arguments = _arguments(admitted)
         with _translated():
             if isinstance(request, explain.ExplainRequest) and not admitted.watched:
@@ -74,7 +74,7 @@ class WorkerClient:
             try:
                 async for event in call:
                     which = event.WhichOneof("event")
-                    if which == "result":  # the last one: what follows is where the time went
+                    if which == "result":  # the last event: the trailer with the spans follows
                         admitted.call.spans += _unpacked(await call.trailing_metadata())
                     yield getattr(event, which)
             finally:
@@ -86,7 +86,7 @@ class WorkerClient:
         return self._explainer.Synthesize(request, **arguments)
 
     async def query(self, query: Query, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
-        """Answers a call without a run."""
+        """Runs a query; yields its responses."""
         made = self._channel.unary_stream if query.streams else self._channel.unary_unary
         ask: Any = made(query.path, type(request).SerializeToString, query.response.FromString)
         call = ask(request, **_arguments(admitted))
@@ -106,7 +106,7 @@ class WorkerClient:
             return (await self._admin.LoadModel(admin.LoadModelRequest(model=name, version=version))).model
 
     async def unload(self, name: str, version: str) -> None:
-        """Lets go of a version."""
+        """Unloads a version."""
         with _translated():
             await self._admin.UnloadModel(admin.UnloadModelRequest(model=name, version=version))
 
@@ -123,7 +123,7 @@ class WorkerClient:
 
 
 def _arguments(admitted: AdmittedRequest) -> dict[str, Any]:
-    """What a request's call is made with: its time, and what the worker must know of it besides."""
+    """The arguments of a request's call: its timeout, and its metadata for the worker."""
     return {
         "timeout": max(0.0, admitted.deadline - time.monotonic()),
         "metadata": (
@@ -135,7 +135,7 @@ def _arguments(admitted: AdmittedRequest) -> dict[str, Any]:
 
 
 def packed(spans: Sequence[Span]) -> str:
-    """Moments as a header's text."""
+    """Spans as the text of a header."""
     return json.dumps([[m.name, m.began, m.ended, dict(m.attributes)] for m in spans], separators=(",", ":"))
 
 
@@ -151,7 +151,7 @@ def _translated() -> Iterator[None]:
     except asyncio.CancelledError:
         if task is not None and task.cancelling():
             raise
-        # Nobody has cancelled this task: the connection was closed under the call.
+        # This task was not cancelled: the connection was closed during the call.
         raise Lost("the connection was closed") from None
     except grpc.aio.AioRpcError as error:
         status = rpc_status.from_call(error)

@@ -1,4 +1,4 @@
-"""The line of requests in front of the workers: who is called up, to which worker, and when."""
+"""The queue of requests in front of the workers: which request goes to which worker, and when."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lightwell_server.requests.models import Key
 from lightwell_server.spans import Span
 
 GONE = 30.0
-"""Seconds without a worker from which on requests do not wait for one."""
+"""Requests do not wait for a worker if there has been none for this many seconds."""
 
 
 @dataclass(order=True)
 class _Waiting:
-    """A request in line: suspects first, then among its caller's by what it costs, and by how long it waits."""
+    """A request in the queue. Suspects go first; the requests of one caller are ordered by cost and waiting time."""
 
     rank: tuple[bool, float]
     number: int
@@ -35,7 +35,7 @@ class _Waiting:
 
 
 class Dispatcher:
-    """One line for all workers: of `slots`, each of which has `most` requests at work."""
+    """One queue for all workers: each of `slots` has at most `most` requests in progress."""
 
     def __init__(self, most: int, metrics: GatewayMetrics) -> None:
         self.slots: Sequence[WorkerSlot] = ()
@@ -48,11 +48,11 @@ class Dispatcher:
 
     @property
     def workers(self) -> int:
-        """How many have something loaded, and answer."""
+        """How many workers have a model loaded and serve."""
         return sum(bool(slot.models) for slot in self.slots)
 
     async def tell_those_who_wait(self) -> None:
-        """Has nobody wait for workers that do not come back."""
+        """Fails the queued requests while no worker is expected back."""
         while True:
             await asyncio.sleep(1)
             if self.gone:
@@ -65,17 +65,17 @@ class Dispatcher:
         return time.monotonic() - self._answering > GONE
 
     def expect(self) -> None:
-        """From now on `change` waits for what is still to come."""
+        """Makes the next `change` wait for what happens from now on."""
         self._changed.clear()
 
     async def change(self) -> None:
-        """Waits until something has changed, or may have."""
+        """Waits until something has changed, or for a second."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await self._changed.wait()
 
     async def acquire(self, admitted: AdmittedRequest, keys: frozenset[Key]) -> WorkerSlot:
-        """Waits in line for a worker that has all the models of `keys`."""
+        """Waits in the queue for a worker that has all the models of `keys`."""
         began = time.monotonic()
         rank = not admitted.suspect, admitted.price.cost + AGEING * admitted.began
         waiting = _Waiting(rank, admitted.number, admitted, keys, asyncio.get_running_loop().create_future())
@@ -86,7 +86,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             if waiting in self._queue:
                 self._queue.remove(waiting)
-            elif waiting.slot.exception() is None:  # it was called up at the same moment
+            elif waiting.slot.exception() is None:  # it was assigned at the same moment
                 waiting.slot.result().leave(admitted, answered=False)
                 self.assign()
             raise
@@ -97,7 +97,7 @@ class Dispatcher:
             admitted.call.spans.append(Span("wait", began, now))
 
     def assign(self) -> None:
-        """Calls up those for whom there is room, in order."""
+        """Assigns queued requests, in order, while there is room."""
         self._changed.set()
         if self.workers:
             self._answering = math.inf
@@ -107,8 +107,8 @@ class Dispatcher:
             pass
 
     def _call_up(self) -> bool:
-        """Calls up the first one for whom there is room; whether there was one. A suspect that finds none has a worker
-        kept free for it: those behind it would keep all of them busy."""
+        """Assigns the first request for which there is room; returns whether there was one. For a suspect without room
+        one worker takes no further requests: otherwise those behind the suspect would keep all workers busy."""
         if all(len(slot.requests) >= self._most for slot in self.slots):
             return False
         kept: WorkerSlot | None = None
@@ -116,7 +116,7 @@ class Dispatcher:
         for waiting in self._in_order():
             admitted = waiting.admitted
             alike = waiting.keys, admitted.call.caller, admitted.price.long
-            if waiting.slot.done() or alike in vain:  # one that is cancelled is taken out of the line a moment later
+            if waiting.slot.done() or alike in vain:  # a cancelled one leaves the queue a moment later
                 continue
             if all(slot.ready and not waiting.keys <= slot.models for slot in self.slots):
                 self._give_up(waiting, "no worker could load it when it was started")
@@ -136,7 +136,7 @@ class Dispatcher:
         return False
 
     def _in_order(self) -> list[_Waiting]:
-        """Those in line: suspects, then those of the caller that has least predicted work at work, each caller's by
+        """The queue: suspects first, then callers by least predicted work in progress, each caller's requests by
         rank."""
         work = defaultdict[str, float](float)
         for slot in self.slots:
@@ -145,7 +145,7 @@ class Dispatcher:
         return sorted(self._queue, key=lambda waiting: (waiting.rank[0], work[waiting.admitted.call.caller]))
 
     def _give_up(self, waiting: _Waiting, why: str) -> None:
-        """Tells a request in line that it waits in vain."""
+        """Fails a queued request."""
         self._queue.remove(waiting)
         names = " and ".join(sorted(f"{name}@{version}" for name, version in waiting.keys))
         sentence = f"{names} cannot be asked now: {why}; the log says more"
@@ -159,9 +159,9 @@ class Dispatcher:
             return not slot.requests
         if slot.alone or len(slot.requests) >= self._most:
             return False
-        # Of what a worker has at work, three quarters may be one caller's: another one finds room at once.
+        # One caller may have three quarters of a worker's requests: others find room at once.
         own = sum(other.call.caller == admitted.call.caller for other in slot.requests.values())
         if own >= max(1, self._most * 3 // 4):
             return False
-        # Half may be long: there is always room for the short ones that overtake them.
+        # Half of the requests may be long: short ones that overtake them always find room.
         return not admitted.price.long or slot.long < self._most // 2

@@ -1,5 +1,5 @@
-"""What a worker's device is at, in memory that outlives the worker: read when it has ended, it says whose doing that
-may have been."""
+"""A record of what a worker's device executes, in memory that outlives the worker: after a crash it says which requests
+may have caused it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from itertools import islice
 from pathlib import Path
 
 NUMBERS = 500
-"""Jobs at work that are written down; a step has fewer."""
+"""Executing jobs that are recorded; a step has fewer."""
 _WORD = 8
 _SLOT = 2 + NUMBERS
-"""Words of what is at work: since when, how many jobs, and their numbers."""
+"""Words of one record: the time, the number of jobs, and their numbers."""
 _SIZE = _WORD * (1 + 2 * _SLOT)
 
 
 class CrashJournal:
-    """A file of that name, made if there is none, or none that is whole: the disk may have been full. One process
-    writes, another one reads. Its first word counts what was written, in two places by turns: the last one stays whole
-    while the next one is written, even if the writer ends then."""
+    """A memory-mapped file. It is created if it does not exist or is too short, as after a full disk. One process
+    writes, another one reads. The first word counts the records, which alternate between two places: the last record
+    stays intact while the next one is written, even if the writer ends then."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists() or path.stat().st_size < _SIZE:
@@ -29,7 +29,7 @@ class CrashJournal:
             self._words = memoryview(mmap.mmap(file.fileno(), _SIZE)).cast("q")
 
     def write(self, numbers: Iterable[int]) -> None:
-        """These jobs are at work from now on."""
+        """Records that these jobs execute from now on."""
         count, some = self._words[0] + 1, list(islice(numbers, NUMBERS))
         at = _place(count)
         self._words[at] = time.monotonic_ns()
@@ -39,19 +39,19 @@ class CrashJournal:
         self._words[0] = count
 
     def read(self) -> tuple[float, frozenset[int]]:
-        """Since when which jobs are at work, in seconds of the monotonic clock, which all processes share."""
+        """Which jobs execute and since when, in seconds of the monotonic clock, which all processes share."""
         while True:
             count = self._words[0]
             at = _place(count)
             since, some = self._words[at], self._words[at + 2 : at + 2 + self._words[at + 1]].tolist()
-            if self._words[0] == count:  # else it may have been written over meanwhile
+            if self._words[0] == count:  # otherwise the record may have been overwritten meanwhile
                 return since / 1e9, frozenset(some)
 
     def clear(self) -> None:
-        """Nothing is at work."""
+        """Records that nothing executes."""
         self.write(())
 
 
 def _place(count: int) -> int:
-    """The word at which stands what was written as the `count`-th."""
+    """The word at which the `count`-th record begins."""
     return 1 + _SLOT * (count % 2)

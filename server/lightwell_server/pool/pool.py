@@ -1,5 +1,5 @@
-"""The workers together: one line for all of them, each request to the one that will be free first, and what a worker
-held when it ended is run again."""
+"""The worker processes: one queue for all of them, each request to the least loaded worker. A request whose worker ends
+is run again."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ log = logging.getLogger(__name__)
 PATIENCE = 5.0
 """Seconds that a scrape waits for a worker."""
 LONGEST_FOLDER = 85
-"""Bytes of the path of the folder with the sockets: a socket's own path has 107 at most."""
+"""Most bytes of the path of the folder with the sockets: a socket's own path has 107 at most."""
 PAUSE = 1.0
-"""Seconds before what failed within the gateway is begun again."""
+"""Seconds before a failed task of the gateway is started again."""
 CRASHES = 2
-"""Workers that may end under one request alone."""
+"""Workers that may end while they run the same request alone."""
 
 
 class Pool:
@@ -59,11 +59,11 @@ class Pool:
             raise ValueError(f"TMPDIR: {self._folder} is too long a path for sockets; take a shorter one")
         self._health = settings.worker_health_seconds
         self._desired: dict[Key, None] = {}
-        FORKING.submit(int).result()  # has its thread start
+        FORKING.submit(int).result()  # starts its thread
         self._reserve = Reserve()
         self._dispatcher = Dispatcher(
             2 * settings.max_rows, self._metrics
-        )  # a full step at work, and the next one at hand
+        )  # a full step in execution, and the next one queued
         self._loop = asyncio.get_running_loop()
         patience = settings.worker_health_seconds, settings.max_seconds, settings.max_load_seconds
         self._strikes: dict[Key, int] = {}
@@ -92,12 +92,12 @@ class Pool:
 
     @property
     def workers(self) -> int:
-        """How many have something loaded, and answer."""
+        """How many workers have a model loaded and serve."""
         return self._dispatcher.workers
 
     @property
     def warm(self) -> bool:
-        """Whether one answers with every model that can load."""
+        """Whether one serves every model that can load."""
         return any(slot.ready for slot in self._slots)
 
     def answers(self, name: str, version: str) -> bool:
@@ -106,23 +106,23 @@ class Pool:
 
     @property
     def _listening(self) -> bool:
-        """Whether there are workers, and all of them can be told what to load."""
+        """Whether there are workers, and all of them accept calls."""
         living = [slot for slot in self._slots if slot.pid]
         return bool(living) and all(slot.client for slot in living)
 
     async def supervise(self) -> None:
-        """Keeps the workers alive until it is cancelled. What fails in one place ends no other."""
+        """Keeps the workers alive until it is cancelled. Each task is restarted on its own if it fails."""
         async with asyncio.TaskGroup() as tasks:
             for work in (*(slot.live for slot in self._slots), self._dispatcher.tell_those_who_wait):
                 tasks.create_task(_again(work))
 
     async def stop(self) -> None:
-        """Leaves nothing behind; the workers end with what keeps them alive."""
+        """Removes the folder and the reserve; the workers end with `supervise`."""
         self._reserve.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
-        """Answers a request, if need be again and again from the start: what was told is not told again. Raises
+        """Runs a request, again from the start if its worker ends; progress that was delivered is not repeated. Raises
         LightwellError."""
         way, keys = Way(), frozenset(models_of(request).values())
         while True:
@@ -149,8 +149,8 @@ class Pool:
             way.again()
 
     async def query(self, rpc: str, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
-        """What the worker answers that has least to do, and the model if it is about one. If it ends before, another is
-        asked. Raises LightwellError."""
+        """Runs a query on the least loaded worker that has its model, if it names one. If the worker ends before it has
+        answered, another one runs it. Raises LightwellError."""
         query = queries()[rpc]
         keys = query.keys(request)
         while True:
@@ -167,27 +167,27 @@ class Pool:
                             yield response
                     return
                 except Lost:
-                    # A caller who has heard a part must not hear it again; and a call may be what ends workers.
+                    # A response that was delivered must not be repeated; and the query itself may crash workers.
                     if answered or admitted.attempts > CRASHES:
                         raise Unavailable("the worker that was answering has ended; ask again") from None
             await self._dispatcher.change()
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
-        """Has one worker load a version, and the others when that has gone well: a model may end who loads it. Raises
-        `Refused`."""
+        """Loads a version on one worker, and on the others if that succeeds, because a model may crash its worker.
+        Raises `Refused`."""
         key = (name, version)
-        while not self._listening:  # who listens later loads it of its own accord, and would load it twice
+        while not self._listening:  # a worker that listens later loads it by itself, and would load it twice
             self._dispatcher.expect()
             await self._dispatcher.change()
         self._strikes.pop(key, None)
         first, described = await self._first(key)
         self._desired[key] = None
         others = (slot.load(key) for slot in self._slots if slot is not first)
-        await asyncio.gather(*others, return_exceptions=True)  # who cannot is not asked; the log has the reason
+        await asyncio.gather(*others, return_exceptions=True)  # failures are logged
         return described
 
     async def _first(self, key: Key) -> tuple[WorkerSlot, models.GetModelResponse]:
-        """Has the worker that has least to do load a version."""
+        """Loads a version on the least loaded worker."""
         while True:
             self._dispatcher.expect()
             for slot in sorted(self._slots, key=lambda slot: (slot.loads, slot.backlog)):
@@ -196,20 +196,20 @@ class Pool:
             await self._dispatcher.change()
 
     async def unload(self, name: str, version: str) -> None:
-        """Has all workers let go of a version."""
+        """Unloads a version on all workers."""
         self._desired.pop((name, version), None)
         await asyncio.gather(*(slot.unload((name, version)) for slot in self._slots))
 
     def attained(self) -> Mapping[int, float]:
-        """Device seconds that requests have used in the attempt under way, as of the last look at their workers."""
+        """Device seconds that requests have used in the current attempt, as last reported by their workers."""
         return {number: seconds for slot in self._slots for number, seconds in slot.attained.items()}
 
     def statuses(self) -> list[admin.WorkerStatus]:
-        """How each worker is."""
+        """The status of each worker."""
         return [slot.status() for slot in self._slots]
 
     def scraped(self) -> Iterator[Metric]:
-        """The metrics of the workers that answer; asked from another thread than the loop's."""
+        """The metrics of the workers that respond. Call it from another thread than the event loop's."""
         texts = asyncio.run_coroutine_threadsafe(self._scraped(), self._loop).result(2 * PATIENCE)
         for worker, text in texts.items():
             for family in text_string_to_metric_families(text):
@@ -232,7 +232,7 @@ class Pool:
 
 
 async def _again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Does what never ends, and begins anew if it fails."""
+    """Runs a task that should not end; restarts it if it does."""
     while True:
         try:
             await work()
@@ -242,16 +242,16 @@ async def _again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def _step(response: Response) -> int | None:
-    """How far progress tells that a request is; None of a result."""
+    """The position of a progress message; None for a result."""
     if isinstance(response, explain.ExplainProgress):
         return response.passes_done
     return response.step if isinstance(response, synthesize.Progress) else None
 
 
 def _judge(admitted: AdmittedRequest, end: End) -> None:
-    """Whether a request had a part in the end of its worker. Raises `Aborted` for one under which two have ended while
-    it was alone. One that was at work when a worker was killed from outside is taken for innocent the first time, and
-    so is one that was there, between two steps or before its first, when a worker crashed."""
+    """Decides whether a request may have caused the end of its worker. Raises `Aborted` if two workers have ended while
+    they ran it alone. The first time, a request is not suspected if it executed when its worker was killed from
+    outside, or if it was held but not executing when its worker crashed."""
     admitted.near += end.crashed
     if admitted.number not in end.at_work and not (end.crashed and admitted.near > 1):
         return
@@ -271,7 +271,8 @@ def _judge(admitted: AdmittedRequest, end: End) -> None:
 
 
 def _launch_arguments(settings: Settings) -> dict[str, Any]:
-    """What worker processes are told: the settings as they were read once, and a fair share of the processors."""
+    """The launch arguments of workers: the settings as the gateway has read them, and an equal share of the
+    processors."""
     share = max(1, processors() // len(settings.owned))
     threads = settings.threads or (share if len(settings.owned) > 1 else 0)
     return {"settings": settings.model_copy(update={"threads": threads})}

@@ -34,30 +34,30 @@ from lightwell_server.runtime.loading import Loading, Overdue
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
-"""Seconds before a worker is started anew, and at most; doubled each time that one has neither answered anything nor
-lived longer than the longest pause."""
+"""Shortest and longest pause in seconds before a worker is restarted. It doubles each time that a worker has neither
+answered a request nor lived longer than the longest pause."""
 START = 120.0
-"""Seconds in which a worker must listen, and answer while it lifts a model, which may hold its interpreter."""
+"""Seconds in which a worker must listen, and respond while it lifts a model, which may hold the interpreter lock."""
 LOOKED = 0.5
-"""Seconds between two looks at a worker."""
+"""Seconds between two checks of a worker."""
 STRIKES = 2
-"""Workers that may end over the loading of one model alone."""
+"""Workers that may end while they load the same model and no other."""
 MODULE = "lightwell_server.pool.worker"
 """What a worker process runs: `main` of this module."""
 FORKS = multiprocessing.get_context("forkserver")
-"""Workers are forked from a process that has imported all that they need: they start in a fraction of the time, and
-share the memory of that."""
+"""Workers are forked from a process that has imported their modules: they start in a fraction of the time, and share
+its memory."""
 FORKS.set_forkserver_preload([MODULE])
 FORKING = ThreadPoolExecutor(
     1, "forking", initializer=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 )
-"""The thread that starts and joins processes, one by one: each of both looks at all that there are, and must not find
-another at it. It is there before it is needed, for a thread that cannot be started may not end anything. Its processes
-hear as little of SIGHUP as it does: that is for the gateway, and a terminal that is closed sends it to all."""
+"""The thread that starts and joins processes, one at a time: both iterate over all child processes and must not run
+concurrently. It is started early, because a failure to start it later would break the slot. It blocks SIGHUP, and its
+processes inherit that: the signal is for the gateway, but a closed terminal sends it to all."""
 OPENED = 16
-"""Files that the start of a process opens at most. One that fails half way would leave some of them open."""
+"""Most files that starting a process opens. A start that fails half way would leave some of them open."""
 UNTOLD = 255
-"""The exit status of a process whose forker has ended."""
+"""The exit status of a process whose fork server has ended."""
 
 
 def run(module: str, launch: dict[str, Any]) -> None:
@@ -67,8 +67,8 @@ def run(module: str, launch: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended: `why` in words; whether it `crashed`, or was ended from outside; which requests it had
-    `held`, and which of them were `at_work`."""
+    """How a worker ended: `why` in words; whether it `crashed`, or was ended from outside; which requests it `held`,
+    and which of them executed (`at_work`)."""
 
     why: str
     crashed: bool
@@ -77,12 +77,12 @@ class End:
 
 
 class WorkerSlot:
-    """Starts a worker process, watches it, and starts the next one when it ends. `launch` is what a process is told of
-    itself, `desired` what it shall have loaded, `strikes` counts the workers that ended over the loading of a model,
-    `patience` is for how long a worker may not answer, be at one step, and load one model, `changed()` is called when
-    there may be more room, and `reserve` is given back while a worker is started. While there is a worker, `client`
-    leads to it and `models` is what it has loaded; `requests` are those that it has at work, `loads` counts the
-    versions that it is to load."""
+    """Starts a worker process, watches it, and starts the next one when it ends. `launch` are the arguments of a
+    process, `desired` the models that it should have loaded. `strikes` counts the workers that ended while they loaded
+    a model. `patience` are the timeouts of a worker's responses, of one step, and of one load. `changed()` is called
+    when there may be more room. `reserve` is given back while a worker is started. While a worker runs, `client` is
+    connected to it and `models` is what it has loaded. `requests` are those in progress, `loads` counts the versions
+    that are still to be loaded."""
 
     def __init__(
         self,
@@ -120,12 +120,12 @@ class WorkerSlot:
 
     @property
     def ready(self) -> bool:
-        """Whether its worker answers with every model that can load."""
+        """Whether its worker serves every model that can load."""
         return self.state == admin.WORKER_STATE_READY
 
     @property
     def long(self) -> int:
-        """Requests of it that may be long."""
+        """How many of its requests may be long."""
         return sum(admitted.price.long for admitted in self.requests.values())
 
     @property
@@ -139,7 +139,7 @@ class WorkerSlot:
         return sum(admitted.left for admitted in self.requests.values())
 
     def status(self) -> admin.WorkerStatus:
-        """How it is."""
+        """Its status."""
         since, at_work = self._journal.read()
         return admin.WorkerStatus(
             number=self.number,
@@ -156,26 +156,26 @@ class WorkerSlot:
         )
 
     def enter(self, admitted: AdmittedRequest) -> None:
-        """Gives it a request."""
+        """Assigns a request to it."""
         self.requests[admitted.number] = admitted
         admitted.worker = self.number
         admitted.attempts += 1
 
     def leave(self, admitted: AdmittedRequest, answered: bool) -> None:
-        """Takes a request from it."""
+        """Removes a request from it."""
         del self.requests[admitted.number]
         admitted.worker = None
         self._answered = self._answered or answered
 
     async def live(self) -> None:
-        """Has a worker, and a next one whenever it ends, or cannot be started, until it is cancelled."""
+        """Keeps a worker running until it is cancelled: starts the next one when one ends or cannot be started."""
         pause = FIRST_PAUSE
         for generation in self._generations:
             self.end, self._answered, self._began = asyncio.Future(), False, time.monotonic()
             async with contextlib.AsyncExitStack() as left:
                 try:
                     ended = await self._life(self._folder / f"{self.number}-{generation}.sock", left)
-                except Exception as error:  # whatever there may be too little of: it is tried again
+                except Exception as error:  # any lack of resources: it is tried again
                     what = "looked after" if self.pid else "started"
                     log.exception("worker %d could not be %s", self.number, what)
                     ended = 0, f"it could not be {what}: {str(error) or type(error).__name__}", False
@@ -188,10 +188,10 @@ class WorkerSlot:
             await asyncio.sleep(pause)
 
     async def load(self, key: Key) -> models.GetModelResponse:
-        """Has its worker load a version, in its turn. Raises `Lost` and `Refused`. A load that takes too long ends its
-        worker, and is for no other one: nothing else would stop it."""
+        """Loads a version on its worker when a load slot is free. Raises `Lost` and `Refused`. A load that takes too
+        long ends its worker, for nothing else would stop it, and no other worker tries it."""
         self.loads += 1
-        guilty = any(strikes < STRIKES for strikes in self._strikes.values())  # one of those that did no more alone
+        guilty = any(strikes < STRIKES for strikes in self._strikes.values())  # suspects load one by one
         try:
             async with self._one_by_one if guilty else contextlib.nullcontext():
                 described = await self._loaded(key)
@@ -206,7 +206,7 @@ class WorkerSlot:
         end = self.end
         try:
             async with self._turns.of("@".join(key)):
-                client, end = self.client, self.end  # who waited for another load may find another worker, or none
+                client, end = self.client, self.end  # the worker may have changed meanwhile
                 if client is None:
                     raise Lost("there is no worker now")
                 if self._strikes.get(key, 0) >= STRIKES:
@@ -215,7 +215,7 @@ class WorkerSlot:
                 return await client.load(*key)
         except Lost:
             if key in self._loading:
-                await asyncio.shield(end)  # it looks at what was being loaded
+                await asyncio.shield(end)  # its end reads what was being loaded
             raise
         except Overdue:
             self._strikes[key] = STRIKES
@@ -228,20 +228,20 @@ class WorkerSlot:
             self._loading.discard(key)
 
     async def unload(self, key: Key) -> None:
-        """Has its worker let go of a version."""
+        """Unloads a version on its worker."""
         self.models.discard(key)
         if self.client is not None:
-            with contextlib.suppress(Lost):  # who has ended has nothing any more
+            with contextlib.suppress(Lost):  # a worker that has ended has nothing loaded
                 await self.client.unload(*key)
 
     async def _life(self, socket: Path, left: contextlib.AsyncExitStack) -> tuple[int, str, bool]:
-        """One worker, from its start to its end. Returns its exit status, why it was ended if it was, and whether the
-        system has killed something for want of memory meanwhile. What it leaves goes when its end is told. Raises
-        whatever keeps it from being started, or looked after."""
+        """Runs one worker, from its start to its end. Returns its exit status, why the gateway ended it (empty if it
+        did not), and whether the system has killed a process for lack of memory meanwhile. Resources in `left` are
+        released after the end is reported. Raises what prevents it from being started or watched."""
         with contextlib.ExitStack() as starting:
             starting.enter_context(self._reserve.given_back())
             killed = memory_kills()
-            self._folder.mkdir(mode=0o700, exist_ok=True)  # who tidies temporary files up may have taken it away
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # cleaners of temporary files may have removed it
             self._journal = CrashJournal(self._written)
             self._journal.clear()
             process = await self._started(socket)
@@ -250,7 +250,7 @@ class WorkerSlot:
             try:
                 await asyncio.wait([exited, minding], return_when=asyncio.FIRST_COMPLETED)
                 why = "" if exited.done() else minding.result()
-            finally:  # also when this place is given up
+            finally:  # also when the slot is cancelled
                 minding.cancel()
                 process.kill()
                 self.client = None
@@ -258,12 +258,12 @@ class WorkerSlot:
                 left.callback(process.close)
         with self._reserve.given_back():
             now = memory_kills()
-        with contextlib.suppress(OSError):  # its folder may have gone
+        with contextlib.suppress(OSError):  # its folder may be gone
             socket.unlink()
         return code, why, killed is not None and now is not None and now > killed
 
     async def _started(self, socket: Path) -> BaseProcess:
-        """A process that has been told what it is."""
+        """A started process with its launch arguments."""
         launch = {"number": self.number, "device": self.device, "socket": str(socket), "record": str(self._written)}
         arguments = (MODULE, self._launch | launch)
         process = FORKS.Process(target=run, args=arguments, name=f"worker-{self.number}", daemon=True)
@@ -272,12 +272,12 @@ class WorkerSlot:
         return process
 
     def _ended(self, code: int, why: str, memory: bool) -> End:
-        """Takes note of how a worker ended, and tells those who wait for it. `memory`: the system has killed something
-        for want of memory meanwhile."""
+        """Records how a worker ended, and resolves `end` for those that wait for it. `memory`: the system has killed a
+        process for lack of memory meanwhile."""
         _, at_work = self._journal.read()
         overdue, self._overdue = self._overdue, ""
         outside = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) and not (why or memory)
-        if overdue:  # the gateway has ended it: no request of it, and no other model, had a part in that
+        if overdue:  # the gateway has ended it: no request and no other model is to blame
             why, outside, at_work = overdue, True, frozenset()
         if not why:
             want = " for want of memory" if memory and -code == signal.SIGKILL else ""
@@ -294,10 +294,10 @@ class WorkerSlot:
         return end
 
     async def _mind(self, socket: Path, left: contextlib.AsyncExitStack, listening: Callable[[], object]) -> str:
-        """Brings a worker up and looks after it; returns why it must be replaced. `listening()` is called when it
+        """Connects to a worker and watches it; returns why it must be replaced. `listening()` is called when it
         listens."""
         client = WorkerClient(socket)
-        left.push_async_callback(client.close)  # who waits for it is told of the worker's end before
+        left.push_async_callback(client.close)  # the worker's end is reported first
         try:
             async with asyncio.timeout(START):
                 await client.connected()
@@ -312,7 +312,8 @@ class WorkerSlot:
             filling.cancel()
 
     async def _fill(self) -> None:
-        """Loads what a new worker shall have. What it refuses is missing here; what ends it, others will load."""
+        """Loads what a new worker should have. A refused model is left out. A model that ends the worker is not retried
+        here."""
         for key in list(self._desired):
             try:
                 await self.load(key)
@@ -321,7 +322,7 @@ class WorkerSlot:
             except Lost:
                 return
             if key not in self._desired:
-                await self.unload(key)  # the others have let go of it meanwhile
+                await self.unload(key)  # it was unloaded on the others meanwhile
         self.state = admin.WORKER_STATE_READY
         self._changed()
 
@@ -342,8 +343,8 @@ class WorkerSlot:
 
 
 async def _exited(process: BaseProcess) -> int:
-    """Waits for a process's end; returns its exit status, below zero the signal that ended it. One whose forker has
-    ended is ended, too: nobody would tell of its end any more."""
+    """Waits for a process's end. Returns its exit status, or the negative number of the signal that ended it. A process
+    whose fork server has ended is killed: nothing would report its end."""
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(process.sentinel, over.set)
     try:

@@ -40,25 +40,25 @@ from lightwell_server.requests.call import Call
 from lightwell_server.runtime.device import Device
 from lightwell_server.runtime.queries import Query, queries
 
-# Its first call imports a compiler, which takes seconds: once where workers are forked from, not at each one's first
-# step.
+# Its first call imports a compiler, which takes seconds. Here that is done once, in the fork server, and not at each
+# worker's first step.
 torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
 
 log = logging.getLogger(__name__)
 
 FAULT = 70
-"""The exit status of a worker whose device has failed under it."""
+"""The exit status of a worker whose device has failed."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Explainer:
-    """Answers requests whose images are pixels."""
+    """Runs requests whose images are pixels."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
 
     async def Explain(self, request: explain.ExplainRequest, context: Context) -> explain.ExplainResponse:
-        """One request, one answer."""
+        """One request, one response."""
         admitted = _admitted(context)
         async with _statuses(context, admitted), aclosing(self._device.run(request, admitted)) as answers:
             async for response in answers:
@@ -89,23 +89,23 @@ class Explainer:
 
 
 class Admin:
-    """What the gateway asks of its worker."""
+    """The calls by which the gateway controls its worker."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
 
     async def ListJobs(self, request: admin.ListJobsRequest, context: Context) -> admin.ListJobsResponse:
-        """What each job has used; that this is answered tells the gateway that the worker is well."""
+        """What each job has used. The gateway also uses this call to check that the worker responds."""
         used = self._device.attained().items()
         return admin.ListJobsResponse(jobs=[admin.Job(number=n, device_seconds=seconds) for n, seconds in used])
 
     async def LoadModel(self, request: admin.LoadModelRequest, context: Context) -> admin.LoadModelResponse:
-        """Loads a version of the repository. The gateway minds how many at a time, and for how long."""
+        """Loads a version of the repository. The gateway limits how many load at a time, and for how long."""
         async with _statuses(context):
             return admin.LoadModelResponse(model=await self._device.load_untimed(request.model, request.version))
 
     async def UnloadModel(self, request: admin.UnloadModelRequest, context: Context) -> admin.UnloadModelResponse:
-        """Lets go of a version."""
+        """Unloads a version."""
         await self._device.unload(request.model, request.version)
         return admin.UnloadModelResponse()
 
@@ -115,7 +115,7 @@ class Admin:
 
 
 def answered(device: Device, query: Query) -> Callable[..., Any]:
-    """The function of a call that the device answers without a run."""
+    """The function of a query."""
 
     async def single(request: Any, context: Context) -> Any:  # noqa: ANN401 - of any rpc
         admitted = _admitted(context)
@@ -132,7 +132,7 @@ def answered(device: Device, query: Query) -> Callable[..., Any]:
 
 
 class _statuses:
-    """Turns what is raised inside into a status with details, and sends along where a request's time went."""
+    """Turns exceptions into a status with details, and adds a request's spans as a trailer."""
 
     def __init__(self, context: Context, admitted: AdmittedRequest | None = None) -> None:
         self._context, self._admitted = context, admitted
@@ -151,12 +151,12 @@ class _statuses:
 
 
 def _admitted(context: Context) -> AdmittedRequest:
-    """A request as the gateway has sent it."""
+    """A request from the metadata of the gateway's call."""
     given = dict(context.invocation_metadata() or ())
     left = context.time_remaining()
     deadline = float("inf") if left is None else time.monotonic() + left
     caller = given.get(CALLER, b"")
-    assert isinstance(caller, bytes)  # as of all headers of that ending
+    assert isinstance(caller, bytes)  # as for all headers with the suffix -bin
     call = Call(str(given.get("x-request-id", "")), "", caller.decode())
     return AdmittedRequest(call, int(given.get(NUMBER, 0)), deadline=deadline)
 
@@ -174,7 +174,7 @@ async def serve(launch: dict[str, Any]) -> None:
     functions = {**rpcs.functions(Explainer(device)), **rpcs.functions(Admin(device))}
     functions |= {rpc: answered(device, query) for rpc, query in queries().items()}
     for service in explainer_pb2.DESCRIPTOR.services_by_name.values():
-        rpcs.serve(server, service, functions)  # the gateway asks for nothing else
+        rpcs.serve(server, service, functions)  # the gateway calls nothing else
     server.add_insecure_port(f"unix:{launch['socket']}")
     await server.start()
     await server.wait_for_termination()
@@ -188,10 +188,11 @@ def _end_with_gateway() -> None:
 
 
 def main(launch: dict[str, Any]) -> None:
-    """Serves, as it is told: the settings, the worker's number, its device, its socket, and the file of its record."""
+    """Runs a worker with its launch arguments: the settings, its number, its device, its socket, and its journal's
+    file."""
     os.setsid()  # a terminal's interrupt is for the gateway, which lets its workers finish
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # one that is meant for this process ends it, and is no crash
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the gateway's own words alone go to its output
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a SIGINT for this process alone ends it, and is no crash
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # only the gateway writes to its standard output
     logs.start(launch["settings"].log_level, worker=launch["number"])
     metrics.without_created()
     threading.Thread(target=_end_with_gateway, name="gateway", daemon=True).start()

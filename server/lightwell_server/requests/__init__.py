@@ -1,1 +1,1 @@
-"""A request on its way: who asks, what is admitted, and what answers it."""
+"""Requests between the gateway and a device: who calls, what is admitted, and what runs it."""

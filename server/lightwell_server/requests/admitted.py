@@ -1,4 +1,4 @@
-"""An admitted request on its way through the server, until it is over."""
+"""An admitted request, until it is over."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from lightwell_server.requests.call import Call
 
 GUESS = 0.1
-"""Device seconds that a request is taken to need where nothing like it has run before."""
+"""Predicted device seconds of a request if nothing like it has run before."""
 LONG = 1.0
-"""Device seconds from which on a request is long."""
+"""A request with more predicted device seconds is long."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a request is expected to cost in device seconds: `seconds` as such requests have cost lately (an upper bound
-    where the method may stop early; None where none has run), and the `least` that one has ever cost. Without them
-    there is a `guess`. `kind` tells what is alike but for the number of `steps` asked for (0: the request does not
-    say), `family` what is alike in model and method at least. `answer` are the bytes that an answer may have."""
+    """The predicted cost of a request in device seconds: `seconds` as such requests have cost recently (an upper bound
+    where the method may stop early; None if none have run), and the `least` that one has cost. Without `seconds` the
+    `guess` applies. `kind` identifies requests that differ only in the number of `steps` (0: the request does not say),
+    `family` those of the same model and method. `answer` is the predicted size of the answer in bytes."""
 
     kind: int = 0
     family: int = 0
@@ -32,25 +32,26 @@ class Price:
 
     @property
     def cost(self) -> float:
-        """Device seconds that the request is taken to need."""
+        """Predicted device seconds."""
         return self.guess if self.seconds is None else self.seconds
 
     @property
     def long(self) -> bool:
-        """Whether the request may hold its place for long; what is not known may."""
+        """Whether the request may occupy its place for long. Without a prediction it may."""
         return self.seconds is None or self.seconds > LONG
 
 
 @dataclass(eq=False)
 class AdmittedRequest:
-    """`call` is who asks what, `deadline` a moment of the monotonic clock, `watched` whether progress is wanted, `cost`
-    the device seconds that it is taken to need by now, which at first are its price's.
+    """`call` is the call that made it, `deadline` a time of the monotonic clock, `watched` whether progress is wanted,
+    `cost` the current prediction of its device seconds, which at first is its price's.
 
-    Of its way so far: `attained` device seconds and steps, as far as is known; how often it was begun (`attempts`),
-    where it is (`worker`), and how long it waited for a worker (`waited`). A `suspect` was at work when its worker
-    ended, and is run with nothing beside it; `crashes` counts the workers that ended under it alone, `kills` those that
-    were killed from outside, `near` those that crashed while they held it. `patience` is how long its next answer is
-    awaited, while it is; `stopped` if an operator ended it."""
+    Its progress so far: `attained` device seconds and steps, as last reported; how often it was started (`attempts`),
+    where it runs (`worker`), and how long it waited for a worker (`waited`). A `suspect` was executing when its worker
+    ended, and runs alone on a worker. `crashes` counts the workers that ended while they ran it alone, `kills` those
+    that were killed from outside, `near` those that crashed while they held it. `patience` is the timeout of its next
+    response, while that is awaited. `stopped` says whether an operator stopped it.
+    """
 
     call: Call
     number: int = 0
@@ -77,13 +78,13 @@ class AdmittedRequest:
         self.cost = self.price.cost
 
     def stop(self) -> None:
-        """Has it end at the next moment. The task that answers it must not be cancelled for that: its caller would hear
-        of no end."""
+        """Ends it at the next opportunity. The task that runs it is not cancelled, because its caller would then get no
+        status."""
         self.stopped = True
         if self.patience is not None:
             self.patience.reschedule(asyncio.get_running_loop().time())
 
     @property
     def left(self) -> float:
-        """Device seconds that it is taken to need still."""
+        """Predicted device seconds that it still needs."""
         return max(0.0, self.cost - self.attained)

@@ -1,4 +1,4 @@
-"""What answers requests behind the services: a device of this process, or worker processes."""
+"""What runs requests for the services: a device of this process, or worker processes."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from lightwell_server.catalog import Request
 from lightwell_server.requests.admitted import AdmittedRequest
 
 Response = explain.ExplainProgress | explain.ExplainResponse | synthesize.Progress | synthesize.SynthesizeResult
-"""What a request is answered with: progress, and last its result."""
+"""What a request yields: progress, and last its result."""
 
 
 class Backend(Protocol):
-    """What answers requests: a device of this process, or worker processes."""
+    """What runs requests: a device of this process, or worker processes."""
 
     @property
     def workers(self) -> int:
-        """How many devices answer now."""
+        """How many devices serve now."""
 
     @property
     def warm(self) -> bool:
-        """Whether one answers with every model that can load."""
+        """Whether one serves every model that can load."""
 
     def answers(self, name: str, version: str) -> bool:
-        """Whether one answers with that version."""
+        """Whether one serves that version."""
 
     async def supervise(self) -> None:
-        """Returns when nothing will ever answer again."""
+        """Returns when the backend has failed for good."""
 
     def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
-        """Answers a request; closing it stops the work at the next step. Raises LightwellError."""
+        """Runs a request; closing the generator stops it at the next step. Raises LightwellError."""
 
     def query(self, rpc: str, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
-        """Answers a call without a run; one message, or several where it streams. Raises LightwellError."""
+        """Runs a query. Yields one message, or several if the rpc streams. Raises LightwellError."""
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
-        """Loads a version beside what is there, and warms it. Raises `Refused`."""
+        """Loads and warms a version; loaded versions keep serving. Raises `Refused`."""
 
     async def unload(self, name: str, version: str) -> None:
-        """Lets go of a version."""
+        """Unloads a version."""
 
     def attained(self) -> Mapping[int, float]:
-        """Device seconds that requests have used so far, by number, as far as is known."""
+        """Device seconds that requests have used so far, by number, as last reported."""
 
     def statuses(self) -> list[admin.WorkerStatus]:
-        """How each device is."""
+        """The status of each device."""
 
     def scraped(self) -> Iterable[Metric]:
-        """The metrics of all devices, those of worker processes with the label `worker`. Safe from any thread but the
-        event loop's, which it may have to wait for."""
+        """The metrics of all devices, those of worker processes with the label `worker`. Safe from any thread except
+        the event loop's, for which it may have to wait."""
 
     async def stop(self) -> None:
-        """Ends what answers."""
+        """Stops the backend."""

@@ -1,4 +1,4 @@
-"""Shares of something scarce, such as memory or processors: who has used least is given first."""
+"""Shares of a scarce resource, such as memory or processors: the caller that has used least comes first."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from lightwell_server.errors import Overloaded
 
 PATIENCE = 10.0
-"""Seconds that a caller waits for its share before it is told to try again later."""
+"""Seconds that a caller waits for its share before it gets an error."""
 
 
 @dataclass(eq=False)
 class Hold:
-    """What one call has been given: its `amount`, and as how much of the total that is `counted`."""
+    """What one call holds: its `amount`, and how much of the total that counts for (`counted`)."""
 
     budget: Budget
     caller: str
@@ -25,11 +25,11 @@ class Hold:
     counted: float = 0.0
 
     def resize(self, amount: float) -> None:
-        """Holds so much from now on. It may be more than there is: the next ones wait for longer then."""
+        """Changes the amount. It may exceed what is free: further calls then wait longer."""
         self.budget.give(self, amount, amount)
 
     def outgrow(self, amount: float) -> None:
-        """Holds more than it was given, at the expense of its caller's share alone: others cannot help it."""
+        """Raises the amount beyond what was given, charged only to the caller's share: others cannot prevent it."""
         self.budget.give(self, max(amount, self.amount), self.counted)
 
 
@@ -43,9 +43,9 @@ class _Waiting:
 
 
 class Budget:
-    """`total` of something, of which one caller may hold `share` (0 to 1); what it holds first may be more, up to the
-    total. Who waits is given its part by what its caller has been charged so far: a newcomer begins with as much as
-    the least of those who wait or hold. For one event loop."""
+    """`total` of a resource, of which one caller may hold `share` (0 to 1). Its first amount may be more, up to the
+    total. Waiting calls are ordered by what their callers have been charged so far. A new caller begins with the least
+    charge of those that wait or hold. For one event loop."""
 
     def __init__(self, total: float, what: str, share: float = 0.5) -> None:
         self.total, self._what, self._share = total, what, share
@@ -65,9 +65,8 @@ class Budget:
     async def holding(
         self, caller: str, amount: float, charge: float | None = None, patience: float | None = PATIENCE
     ) -> AsyncIterator[Hold]:
-        """Holds an amount for as long as the block takes, at most the total; `charge` is what it counts for in the
-        order of those who wait (None: the amount). Raises `Overloaded` after `patience` seconds in line, if it is not
-        None."""
+        """Holds an amount, at most the total, during the block. `charge` is what it counts for in the order of waiting
+        calls (None: the amount). Raises `Overloaded` after `patience` seconds in the queue (None: never)."""
         hold, amount = Hold(self, caller), min(amount, self.total)
         self._enter(caller)
         try:
@@ -78,7 +77,7 @@ class Budget:
             self._leave(caller)
 
     def give(self, hold: Hold, amount: float, counted: float) -> None:
-        """Sets what somebody holds, and lets others have what has become free."""
+        """Sets what a call holds, and gives freed amounts to waiting calls."""
         self._free += hold.counted - counted
         self._held[hold.caller] += amount - hold.amount  # type: ignore[assignment] # amounts may be fractions
         hold.amount, hold.counted = amount, counted
@@ -111,11 +110,11 @@ class Budget:
         finally:
             if waiting in self._line:
                 self._line.remove(waiting)
-                self._share_out()  # it may have stood before smaller ones
+                self._share_out()  # it may have blocked smaller ones
 
     def _share_out(self) -> None:
-        """Gives to those in line, in order, until one does not fit: smaller ones behind it must not keep it waiting for
-        ever. Those whose caller has its share already are passed over."""
+        """Serves the queue in order, until an amount does not fit: smaller ones behind it must not starve it. Calls
+        whose caller has used up its share are skipped."""
         while self._line:
             able = [waiting for waiting in self._line if self._may(waiting)]
             first = min(able, key=lambda waiting: (self._charged[waiting.hold.caller], waiting.number), default=None)
@@ -132,7 +131,7 @@ class Budget:
         hold.amount = hold.counted = amount
 
     def _may(self, waiting: _Waiting) -> bool:
-        if waiting.granted.done():  # cancelled, and not yet out of the line
+        if waiting.granted.done():  # cancelled, and still in the queue
             return False
         return self._fits(waiting.hold, waiting.amount)
 

@@ -1,4 +1,4 @@
-"""One call: its name in logs and traces, who makes it, what it asks, and where its time goes."""
+"""One call: its id in logs and traces, its caller, what it requests, and where its time goes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from lightwell_server.spans import Span
 
 T = TypeVar("T")
 Right = Literal["explain", "admin"]
-"""`explain` lets ask about models; `admin` lets look into the server itself, stop jobs, load and unload models."""
+"""`explain` gives access to models; `admin` to the server's state, and to stopping jobs and loading and unloading
+models."""
 
 WRITTEN = 3
-"""How often the bytes of an answer are in memory while it is sent: as a message, written, and as gRPC's."""
+"""Copies of an answer in memory while it is sent: the message, its bytes, and gRPC's buffer."""
 LONGEST = 128
-"""Characters of a request's name that a caller may choose."""
+"""Longest request id that a caller may choose, in characters."""
 
 
 @dataclass
 class Call:
     """`method` and `model` are set when they are known to exist; `code` and `reason` when the call is over. `answer` is
-    the room that is held for what it will be answered, if that is known before; what is entered in `kept` is held until
-    its last message is sent."""
+    the memory held for its answer, if its size is known beforehand. Contexts entered in `kept` are held until its last
+    message is sent."""
 
     id: str
     rpc: str
@@ -49,7 +50,7 @@ class Call:
         return self.ended - self.began
 
     def timed(self, name: str, function: Callable[[], T]) -> T:
-        """Runs a function and notes its time; safe from any thread."""
+        """Runs a function and records its time; safe from any thread."""
         began = time.monotonic()
         try:
             return function()
@@ -62,11 +63,11 @@ class Call:
 
 
 current: ContextVar[Call] = ContextVar("call")
-"""The call that is being answered."""
+"""The call that is being served."""
 
 
 def named(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str, str]:
-    """A request's name, its caller's or a new one, and its `traceparent`, from what came along with it."""
+    """A request's id, the caller's or a new one, and its `traceparent`, both from the metadata."""
     given = {key: value for key, value in metadata if isinstance(value, str)}
     wanted = given.get("x-request-id", "")
     proper = 0 < len(wanted) <= LONGEST and wanted.isascii() and wanted.isprintable()

@@ -1,4 +1,4 @@
-"""Which models a request is for."""
+"""Which models a request uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Key = tuple[str, str]
 
 
 def models_of(request: Request) -> Mapping[str | None, Key]:
-    """The models of a request whose names are those of loaded versions, by role; None is the one that it is about."""
+    """The models of a request by role; None is its own. The request names loaded versions."""
     method = method_of(request)
     parameters = getattr(request, method.name)
     found: dict[str | None, Key] = {None: (request.model, request.version)}
@@ -24,6 +24,6 @@ def models_of(request: Request) -> Mapping[str | None, Key]:
 
 
 def check_role(method: Method, role: str, name: str, kind: str) -> None:
-    """Raises InvalidArgument for a further model of a kind that the role does not take."""
+    """Raises InvalidArgument if the role does not take a model of that kind."""
     if (needed := method.needs.models[role]) != kind:
         raise InvalidArgument.at(f"{method.name}.{role}", f"{name} is a {kind}; name a {needed}")

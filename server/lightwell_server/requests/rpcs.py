@@ -11,13 +11,13 @@ from google.protobuf.message_factory import GetMessageClass
 
 
 def functions(service: object) -> dict[str, Callable[..., Any]]:
-    """The public methods of an object, which are rpcs by their names."""
+    """The public methods of an object, by name: each implements the rpc of its name."""
     return {name: getattr(service, name) for name in dir(type(service)) if not name.startswith("_")}
 
 
 def serve(server: grpc.aio.Server, service: ServiceDescriptor, functions: Mapping[str, Callable[..., Any]]) -> None:
-    """Has a server answer the rpcs of a service that there are functions for: each takes the request and gRPC's
-    context, and returns the response, or yields responses where the rpc streams."""
+    """Registers the functions for rpcs of a service. Each takes the request and gRPC's context, and returns the
+    response, or yields responses if the rpc streams."""
     handlers = {rpc.name: _handler(rpc, functions[rpc.name]) for rpc in service.methods if rpc.name in functions}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 

@@ -1,1 +1,1 @@
-"""One device: requests whose images are pixels are understood, run by the engine, and answered in messages."""
+"""One device: prepares requests whose images are pixels, runs them in the engine, and writes the responses."""

@@ -1,4 +1,4 @@
-"""What a request would cost: its method is driven with empty answers, and what it asks for is counted."""
+"""Estimates the cost of a request: its method runs with empty answers, and its Asks are counted."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from lightwell_server.runtime.limits import Limits
 from lightwell_server.runtime.prepare import PreparedRequest
 
 ASKS = 256
-"""Asks of a method that are looked at: all of methods without frames, of which smooth_grad makes most, 158; one with
-frames shows by its second how it repeats itself."""
+"""Asks of a method that are counted: all of methods without frames, of which smooth_grad has most, 158. A method with
+frames is extrapolated from its second frame."""
 Pricing = Callable[[Any, Ask, Any], float | None]
 """Device seconds of an Ask to a model with other inputs, from experience; None without."""
 
 
 @dataclass
 class Cost:
-    """`rows` through the model, `gradients` of them; `steps` as the method's frames count them; `memory` in bytes of
-    the largest single row; `seconds` of the device, None without experience; `early` if it may be less."""
+    """`rows` through the model, `gradients` of them; `steps` as in the method's frames; `memory` in bytes of the
+    largest single row; `seconds` of the device, None without experience; `early` if the method may stop early and cost
+    less."""
 
     rows: float = 0
     gradients: float = 0
@@ -43,26 +44,25 @@ class Cost:
         self.seconds = None if seconds is None or self.seconds is None else self.seconds + seconds
 
     def times(self, share: float, since: Cost) -> None:
-        """Adds what came since an earlier count, so many times again."""
+        """Adds `share` times what was counted since an earlier copy."""
         self.rows += share * (self.rows - since.rows)
         self.gradients += share * (self.gradients - since.gradients)
         if self.seconds is not None and since.seconds is not None:
             self.seconds += share * (self.seconds - since.seconds)
 
     def copy(self) -> Cost:
-        """As it stands now."""
+        """A copy of the present counts."""
         return Cost(**vars(self))
 
 
 def cost_of(prepared: PreparedRequest, limits: Limits, seconds: Pricing) -> Cost:
-    """The cost of a request. What a method does between its first two frames it is taken to do between all. Raises
-    what `limits` refuses."""
+    """The cost of a request, extrapolated from the first two frames of its method. Raises the errors of `limits`."""
     cost, before, reply = Cost(), Cost(), None
     given = dict(prepared.parameters)
     needs = prepared.method.needs
     early = needs.early is not None and bool(given[needs.early])
     if needs.early is not None:
-        given[needs.early] = False  # it is driven to its second frame
+        given[needs.early] = False  # it runs to its second frame
     steps = replace(prepared, parameters=given).steps()
     for _ in range(ASKS):
         try:
@@ -91,8 +91,8 @@ def cost_of(prepared: PreparedRequest, limits: Limits, seconds: Pricing) -> Cost
 
 
 def empty(graph: Graph, ask: Ask, top: int) -> Answer:
-    """An answer that says nothing but that the class `top` has the highest score, so that no attack has succeeded.
-    Layers that are read have one place only: what a method makes of them could cost as much as the model."""
+    """An answer of zeros in which only the class `top` has a score of 1, so that no attack has succeeded. Layers that
+    are read have a single position: otherwise the method's own computation could cost as much as the model."""
 
     dtype = torch.promote_types(graph.dtype, torch.float32)
 

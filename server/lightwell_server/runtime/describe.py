@@ -16,7 +16,7 @@ _KINDS = {
 
 
 def described(model: Model) -> models.GetModelResponse:
-    """All about one version."""
+    """The full description of a version."""
     return models.GetModelResponse(
         summary=_summary(model),
         card=_card(model),

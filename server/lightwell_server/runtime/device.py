@@ -1,4 +1,4 @@
-"""One device with its models and its engine: takes requests whose images are pixels, answers in messages."""
+"""One device with its models and its engine: takes requests whose images are pixels, and returns messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LOOKED = 0.5
-"""Seconds between two looks at the engine."""
+"""Seconds between two checks of the engine."""
 
 
 class Device:
@@ -60,7 +60,7 @@ class Device:
         failed: Callable[[], object] = lambda: None,
     ) -> None:
         threads = settings.threads or processors()
-        if settings.threads or threads < torch.get_num_threads():  # the library knows of no control group's quota
+        if settings.threads or threads < torch.get_num_threads():  # torch ignores the quota of a control group
             torch.set_num_threads(threads)
         self.metrics = DeviceMetrics(tuple(catalog()))
         self._settings, self._device, self._limits = settings, device, _limits(settings, device)
@@ -71,7 +71,7 @@ class Device:
         self._threads = single_threaded_pool(4, "codec")
         self._engine = Engine(
             deterministic_answer,
-            settings.max_jobs + LOADERS,  # models that are warmed want a place, too
+            settings.max_jobs + LOADERS,  # models that are warmed need room, too
             settings.max_rows,
             settings.step_seconds,
             fitting=self._limits.fitting,
@@ -89,11 +89,11 @@ class Device:
 
     @property
     def warm(self) -> bool:
-        """Whether its engine runs: what is loaded is warm."""
+        """Whether its engine runs: loaded models are warm."""
         return self._engine.alive
 
     def answers(self, name: str, version: str) -> bool:
-        """Whether it is loaded, and the engine runs."""
+        """Whether the version is loaded and the engine runs."""
         return self._engine.alive and (name, version) in self._models
 
     async def supervise(self) -> None:
@@ -110,7 +110,7 @@ class Device:
         return {run.number: run.attained for run in self._engine.runs}
 
     def statuses(self) -> list[admin.WorkerStatus]:
-        """How it is: this process."""
+        """The status of this process."""
         return [
             admin.WorkerStatus(
                 state=admin.WORKER_STATE_READY if self._engine.alive else admin.WORKER_STATE_ENDED,
@@ -122,8 +122,8 @@ class Device:
         ]
 
     async def load(self, name: str, version: str) -> models.GetModelResponse:
-        """Loads a version of the repository in its turn, and has it answer once. Raises `Refused`, also for one that
-        takes too long."""
+        """Loads a version of the repository when a load slot is free, and warms it. Raises `Refused`, also if it takes
+        too long."""
         try:
             async with self._loading.of(f"{name}@{version}"):
                 return await self.load_untimed(name, version)
@@ -132,13 +132,13 @@ class Device:
             raise
 
     async def load_untimed(self, name: str, version: str) -> models.GetModelResponse:
-        """Loads a version at once, and for as long as that takes. Raises `Refused`."""
+        """Loads a version at once, without a timeout. Raises `Refused`."""
         try:
             model = await self._lifted(name, version)
             await self._warm(model)
         except LightwellError as error:
             if error.__cause__ is not None and ruinous(error.__cause__):
-                self._failed()  # the accelerator is at fault, and not the model
+                self._failed()  # the accelerator has failed, not the model
             self.metrics.model_loads.labels("refused").inc()
             raise Refused(error.message) from error
         model.graph.on_lookup = self._count_lookup
@@ -147,14 +147,14 @@ class Device:
         return await self._beside(describe.described, model)
 
     async def unload(self, name: str, version: str) -> None:
-        """Lets go of a version; requests at work keep it until they are over."""
+        """Unloads a version; requests in progress keep it until they are over."""
         self._models.pop((name, version), None)
 
     async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
-        """Answers a request. Raises LightwellError."""
+        """Runs a request. Raises LightwellError."""
         model, further = self._models_of(request)
         prepared = await self._beside(prepare, request, model, further)
-        if isinstance(request, synthesize.SynthesizeRequest):  # what would not fit is refused before its first step
+        if isinstance(request, synthesize.SynthesizeRequest):  # requests that do not fit are refused before their first step
             await self._beside(cost_of, prepared, self._limits, self._engine.seconds)
         admitted.attempts, admitted.worker = 1, 0
         async with aclosing(self._events(prepared, admitted)) as events:
@@ -172,7 +172,7 @@ class Device:
                     yield await self._beside(answered, prepared, event.result, run)
 
     async def query(self, rpc: str, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
-        """Answers a call without a run, on a thread beside the engine. Raises LightwellError."""
+        """Runs a query on a thread of its own pool, next to the engine. Raises LightwellError."""
         query = queries()[rpc]
         asked, model, further = query.asked(request), None, dict[str, Model]()
         if asked is not None:
@@ -186,11 +186,11 @@ class Device:
                 yield response
 
     async def stop(self) -> None:
-        """Ends the engine."""
+        """Stops the engine."""
         await asyncio.to_thread(self._engine.stop)
 
     def _models_of(self, request: Request) -> tuple[Model, dict[str, Model]]:
-        """The model that a request is about, and the further ones by their roles."""
+        """The model of a request, and the further ones by their roles."""
         keys = models_of(request)
         return self._model(keys[None]), {role: self._model(key) for role, key in keys.items() if role is not None}
 
@@ -203,7 +203,7 @@ class Device:
     async def _events(
         self, prepared: PreparedRequest, admitted: AdmittedRequest
     ) -> AsyncGenerator[tuple[Event, Run], None]:
-        """Runs a question; yields its progress and its end. A caller that leaves stops the work at the next step."""
+        """Runs a prepared request; yields its events. Closing the generator stops the run at the next step."""
         queue = EventQueue(asyncio.get_running_loop())
         call = admitted.call
         run = prepared.run(queue.put, admitted.deadline, admitted.watched, call.id, admitted.number, call.caller)
@@ -221,7 +221,7 @@ class Device:
             call.spans += run.spans
 
     async def _warm(self, model: Model) -> None:
-        """Has a model answer one row, in line with all that the device does. Raises LightwellError."""
+        """Runs one row through a model, queued like all other steps. Raises LightwellError."""
         queue = EventQueue(asyncio.get_running_loop())
         run = Run("warm", _once(model), {None: model.graph}, queue.put, _inputs(model), name=model.id)
         self._engine.submit(run)
@@ -237,7 +237,7 @@ class Device:
         self.metrics.cuts.labels("hit" if cached else "miss").inc()
 
     async def _lifted(self, name: str, version: str) -> Model:
-        """Lifts a file on a thread that ends with it: what an operation starts threads for meanwhile must not stay."""
+        """Lifts a file on a new thread, so that threads which operations start meanwhile end with it."""
         settings = self._settings
         dtype = getattr(torch, settings.dtype)
 
@@ -252,7 +252,7 @@ class Device:
             raise
 
     async def _beside(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
-        """Runs a function on a thread beside the loop."""
+        """Runs a function on a thread of the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(function, *arguments))
 
 

@@ -1,5 +1,5 @@
-"""What the engine tells a call, on its way from the engine's thread to the event loop's. It is bounded: progress that
-a slow reader has not taken gives way to newer progress, pictures first, for they are large."""
+"""The queue of a run's events from the engine's thread to the event loop's. It is bounded: progress that a slow reader
+has not read is replaced by newer progress, pictures first, for they are large."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lightwell_server.contract import Frame
 from lightwell_server.engine.run import Event, Passed
 
 MESSAGES = 1000
-"""Messages that may wait."""
+"""Most events in the queue."""
 PICTURES = 16
-"""Pictures that may wait."""
+"""Most pictures in the queue."""
 
 
 class EventQueue:
@@ -26,7 +26,7 @@ class EventQueue:
         self._there = asyncio.Event()
 
     def put(self, event: Event) -> None:
-        """Takes an event on the engine's thread."""
+        """Adds an event, from the engine's thread."""
         self._loop.call_soon_threadsafe(self._add, event)
 
     async def get(self) -> Event:

@@ -1,4 +1,4 @@
-"""What a request may ask for, checked before it is run."""
+"""Limits of a request, checked before it runs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lightwell_server.models.graph import Graph
 from lightwell_server.resources import free_memory, memory_limit
 
 SHARE = 0.8
-"""Of the free memory that a device step may have, if nothing else is said."""
+"""Share of the free memory that a device step may use, if no limit is set."""
 LEAST = 256 * 2**20
-"""Bytes that it may have however little is free: a moment of want must not refuse everything for ever."""
+"""Least bytes that it may use: a momentary lack of memory must not refuse all requests for good."""
 
 
 @dataclass
 class Limits:
-    """`steps` that a method may plan, `rows` that it may ask the model for at once, `memory` in
-    bytes that a device step may have (0: most of what is free when the first request comes)."""
+    """`steps` that a method may plan, `rows` that one Ask may have, `memory` in bytes that a device step may use (0:
+    most of what is free when the first request comes)."""
 
     steps: int = 10_000
     rows: int = 100_000
@@ -34,14 +34,14 @@ class Limits:
 
     @cached_property
     def bytes(self) -> int:
-        """What a device step may have."""
+        """Bytes that a device step may use."""
         device = torch.device(self.device)
-        kept = (memory_limit() or 0) // 4 if device.type == "cpu" else 0  # for what the gateway holds
+        kept = (memory_limit() or 0) // 4 if device.type == "cpu" else 0  # for the gateway
         return self.memory or max(LEAST, int(SHARE * (free_bytes(device) - kept)))
 
     def fitting(self, graph: Graph, ask: Ask) -> int:
-        """How many rows like those of an Ask fit into a step. Raises `OutOfMemory` if not even one does, with a size
-        that would, and `InvalidArgument` if it asks for too many."""
+        """How many rows like those of an Ask fit into a step. Raises `OutOfMemory`, with a size that would fit, if not
+        even one does, and `InvalidArgument` if the Ask has too many rows."""
         if ask.count > self.rows:
             raise InvalidArgument(
                 f"the method asks the model for {ask.count:,} rows at once and may for {self.rows:,}; take a larger"
@@ -61,8 +61,7 @@ class Limits:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that a device has free: of the machine, or of the control group that this process is in, whichever has
-    less."""
+    """Free bytes of a device. For the CPU it is the least of the machine's and the control group's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = free_memory()

@@ -1,4 +1,4 @@
-"""How many models a device loads at a time, and for how long."""
+"""Limits how many models a device loads at a time, and for how long."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Overdue(Refused):
 
 
 class Loading:
-    """The loads of one device, each of which may take so many seconds."""
+    """The loads of one device, each of which may take `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._turns = seconds, asyncio.Semaphore(LOADERS)
 
     @asynccontextmanager
     async def of(self, model: str) -> AsyncIterator[None]:
-        """The loading of a model: waits for its turn, which does not count, and tells how long it has been at work.
-        Raises `Overdue`."""
+        """Encloses the loading of a model: waits for a free slot, which does not count towards the timeout, and logs
+        how long the loading takes. Raises `Overdue`."""
         async with self._turns:
             telling = asyncio.create_task(_tell(model))
             try:

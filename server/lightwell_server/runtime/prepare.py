@@ -1,4 +1,4 @@
-"""A request, understood: its model, method, image, target and parameters, checked and with every default filled in."""
+"""Prepares a request: checks its model, method, image, target and parameters, and fills in every default."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from lightwell_server.models.store import Model
 
 @dataclass
 class PreparedRequest:
-    """What a request asks. `image` [1, 3, H, W] in [0, 1] is what the method looks at, if it looks at one, `fitted`
-    what the model would see of it; `further` are other models by their roles."""
+    """A checked request. `image` [1, 3, H, W] in [0, 1] is the method's input, None if it takes none. `fitted` is the
+    same image as the model would see it. `further` are other models by their roles."""
 
     request: Request
     model: Model
@@ -40,18 +40,18 @@ class PreparedRequest:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of what the method looks at; without an image those of the model's input."""
+        """Height and width of the method's input; without an image those of the model's input."""
         return self.model.facts.size if self.image is None else (self.image.shape[2], self.image.shape[3])
 
     def steps(self) -> Generator[Step, Any, Any]:
-        """The method at work, observed for what it shows of the clean image on the way."""
+        """The method's generator. It also records the values of the clean image."""
         facts, further = self.model.facts, {role: model.facts for role, model in self.further.items()}
         steps = self.method.start(self.image, self.target, facts, self.request.seed, self.parameters, further)
         wanted = self.request.output.HasField("predictions") and self.request.output.predictions > 0
         return with_clean_pass(steps, self.image, self.target, self.fitted, wanted)
 
     def graph(self, ask: Ask) -> Graph:
-        """The model that an Ask is for."""
+        """The graph of the model that an Ask names."""
         return self._models[ask.model]
 
     @property
@@ -67,7 +67,7 @@ class PreparedRequest:
         number: int = 0,
         caller: str = "",
     ) -> Run:
-        """The request as work for an engine."""
+        """A run of the request, for the engine."""
         return Run(
             method=self.method.name,
             steps=self.steps(),
@@ -83,16 +83,16 @@ class PreparedRequest:
         )
 
     def due(self, frame: Frame) -> bool:
-        """Whether a frame is one of the evenly spaced ones whose pictures were asked for."""
+        """Whether a frame is one of the evenly spaced ones whose pictures were requested."""
         previews = self.request.output.previews if isinstance(self.request, SynthesizeRequest) else 0
         return frame.step * previews // frame.steps > (frame.step - 1) * previews // frame.steps
 
     def _lean(self, event: Event) -> Event:
-        """Frames that nobody will look at lose their picture at once: a slow reader must not pile them up."""
+        """Removes the pictures of frames that were not requested, so that a slow reader does not accumulate them."""
         return replace(event, image=None) if isinstance(event, Frame) and not self.due(event) else event
 
     def predictions(self, own: int | None = None) -> int:
-        """How many predictions shall come back, at most, if the request does not say, its method's `own` number."""
+        """Most predictions to return: the request's number, else the method's `own`, else 5."""
         if self.request.output.HasField("predictions"):
             return self.request.output.predictions
         return 5 if own is None else own
@@ -113,8 +113,8 @@ class PreparedRequest:
 
 
 def prepare(request: Request, model: Model, further: Mapping[str, Model] | None = None) -> PreparedRequest:
-    """Checks everything; `further` are the models of other roles. Raises InvalidArgument, NotApplicable. Takes time:
-    run it beside the event loop."""
+    """Checks a request and fills in its defaults; `further` are the models of other roles. Raises InvalidArgument,
+    NotApplicable. Blocks: run it on another thread than the event loop's."""
     method = method_of(request)
 
     def picture(image: types.Image, path: str) -> Tensor:
@@ -138,7 +138,7 @@ def prepare(request: Request, model: Model, further: Mapping[str, Model] | None 
 
 
 def _look(prepared: PreparedRequest) -> None:
-    """Brings the image to what the method looks at, and to what the model sees."""
+    """Fits the image to the model, or keeps its own size where the method or the request wants that."""
     model, request = prepared.model, prepared.request
     image = _decoded(request.image, "image", model)
     seen = image
@@ -160,14 +160,14 @@ def _decoded(image: types.Image, path: str, model: Model) -> images.Decoded:
 
 
 def _layered(prepared: PreparedRequest) -> bool:
-    """Whether it concerns layers of the model as it sees the image."""
+    """Whether the request uses layers of the model at the size of the image."""
     named = prepared.request.target.WhichOneof("target") in ("channel", "direction")
     needs = prepared.method.needs
     return needs.image == "input" and (named or bool(needs.layers))
 
 
 def _resize(prepared: PreparedRequest, given: Mapping[str, Any]) -> None:
-    """Layers are other ones at another size of the image: what names them is checked anew."""
+    """Checks layer names again: layers have other shapes at another image size."""
     assert prepared.image is not None  # it has a size
     height, width = prepared.image.shape[2:]
     model = prepared.model = prepared.model.at((height, width))
@@ -176,7 +176,7 @@ def _resize(prepared: PreparedRequest, given: Mapping[str, Any]) -> None:
 
 
 def _placed(rows: Tensor, model: Model) -> Tensor:
-    """On the model's device; methods compute in single precision at least, whatever the model does."""
+    """Rows on the model's device. Methods compute at least in single precision, whatever the model's dtype."""
     return rows.to(model.graph.device, torch.promote_types(model.graph.dtype, torch.float32))
 
 

@@ -1,5 +1,5 @@
-"""Results as responses: tensors, predictions, warnings, provenance; pictures as pixels. Takes time: run it beside the
-event loop."""
+"""Results as responses: tensors, predictions, warnings, provenance; pictures as pixels. Blocks: run it on another
+thread than the event loop's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lightwell_server.models.store import Model
 from lightwell_server.runtime.prepare import PreparedRequest
 
 SATURATED = 1e-4
-"""How near to 0 or 1 a probability is called saturated."""
+"""A probability closer than this to 0 or 1 is saturated."""
 
 _ENLARGEMENTS = {
     "none": types.ENLARGEMENT_NONE,
@@ -92,7 +92,7 @@ def synthesis(prepared: PreparedRequest, observed: Observed, run: Run) -> synthe
 
 
 def progress(frame: Frame, prepared: PreparedRequest) -> synthesize.Progress:
-    """A step's message, with its picture if it still has one."""
+    """A progress message, with the frame's picture if it has one."""
     message = synthesize.Progress(step=frame.step, steps=frame.steps, objective=frame.objective)
     if frame.image is not None:
         message.preview_pixels.CopyFrom(_pixels(frame.image, prepared))
@@ -121,7 +121,7 @@ def predictions(out: Tensor | None, model: Model, count: int) -> list[types.Pred
 
 
 def explained(target: Target, seen: Seen, model: Model) -> types.ExplainedTarget:
-    """The target, resolved, with its values on the clean image."""
+    """The resolved target with its values on the clean image."""
     message = types.ExplainedTarget(target=write_target(target, model.facts))
     if seen.out is not None and target.at == OUTPUT:
         message.score = float(target.score(seen.out, torch.zeros(1)))
@@ -136,7 +136,7 @@ def explained(target: Target, seen: Seen, model: Model) -> types.ExplainedTarget
 
 
 def _chances(out: Tensor | None, model: Model) -> Tensor | None:
-    """The probabilities [classes] that the model's activation makes of scores [1, classes], if it has any."""
+    """The probabilities [classes] for scores [1, classes] by the model's activation, or None if it has none."""
     activation = model.facts.activation
     if out is None or out.dim() != 2 or activation == "none":
         return None
@@ -144,7 +144,7 @@ def _chances(out: Tensor | None, model: Model) -> Tensor | None:
 
 
 def provenance(prepared: PreparedRequest, run: Run) -> types.Provenance:
-    """Where a result comes from."""
+    """The provenance of a result: model, device, versions, and times."""
     device = prepared.model.graph.device
     cuda = device.type == "cuda"
     return types.Provenance(
@@ -167,7 +167,7 @@ def provenance(prepared: PreparedRequest, run: Run) -> types.Provenance:
 
 
 def _settled(target: Target, seen: Seen) -> Target:
-    """An unset target is the class that the clean image's output has on top."""
+    """Resolves an unset target to the class with the highest score on the clean image."""
     if isinstance(target, ClassTarget) and target.index is None and seen.out is not None and seen.out.dim() == 2:
         return replace(target, index=int(seen.out.argmax(1)))
     return target

@@ -1,1 +1,1 @@
-"""Between gRPC and the service: who may call, what is logged, traced and counted, errors as statuses."""
+"""Between gRPC and the service: access, logs, traces, metrics, and errors as statuses."""

@@ -1,4 +1,4 @@
-"""Who may call what: bearer tokens and their rights."""
+"""Access: bearer tokens and their rights."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class Token(BaseModel):
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody, by name, and what they may."""
+    """A caller's name and rights."""
 
     name: str
     rights: tuple[Right, ...]
 
 
 class Access:
-    """Knows callers by the tokens of a file: TOML with a table for each caller, `[name]` with `token` (or `sha256`)
-    and `rights`. Without a file everybody may everything, and is known by certificate or address."""
+    """Identifies callers by the tokens of a file: TOML with a table for each caller, `[name]` with `token` (or
+    `sha256`) and `rights`. Without a file every caller has all rights, and is identified by certificate or address."""
 
     def __init__(self, tokens: Path | None, metrics: GatewayMetrics | None = None) -> None:
         self._tokens = Watched("tokens", [tokens], lambda: read(tokens), metrics) if tokens is not None else None
 
     def caller(self, metadata: Iterable[tuple[str, str | bytes]], right: Right, otherwise: str) -> str:
-        """The caller's name; `otherwise` where no tokens are used. Raises `Unauthenticated` and `Forbidden`."""
+        """The caller's name; `otherwise` if no tokens are used. Raises `Unauthenticated` and `Forbidden`."""
         if self._tokens is None:
             return otherwise
         given = next((value for key, value in metadata if key == "authorization" and isinstance(value, str)), "")
@@ -73,10 +73,10 @@ class Access:
 
 
 def read(path: Path) -> Mapping[bytes, Caller]:
-    """The callers of a file by their tokens' digests. Raises ValueError with the name of the entry that is wrong."""
+    """The callers of a file by their tokens' digests. Raises ValueError with the name of the wrong entry."""
     try:
         entries = TypeAdapter(dict[str, Token]).validate_python(tomllib.loads(path.read_text()))
-    except ValidationError as error:  # whose own words hold the tokens
+    except ValidationError as error:  # its message contains the tokens
         wrong = ("".join(f"{part}: " for part in e["loc"]) + e["msg"] for e in error.errors(include_input=False))
         raise ValueError(f"{path}: {'; '.join(wrong)}") from None
     if not entries:
@@ -90,7 +90,7 @@ def read(path: Path) -> Mapping[bytes, Caller]:
 
 
 def _known(callers: Mapping[bytes, Caller], token: str) -> Caller | None:
-    """The caller with that token. All are compared, each in constant time: how long it takes tells nothing."""
+    """The caller with that token. All tokens are compared, each in constant time, so that the time reveals nothing."""
     digest = hashlib.sha256(token.encode()).digest()
     found = None
     for known, caller in callers.items():

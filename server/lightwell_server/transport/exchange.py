@@ -1,4 +1,4 @@
-"""What a call may take before its request is whole and after it is answered: time, bytes, and how many there are."""
+"""Limits of calls while requests are received and answers are sent: time, bytes, and the number of calls."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from lightwell_server.requests.call import WRITTEN, Call
 from lightwell_server.transport import parts
 
 STALLED = 5.0
-"""Seconds after its deadline that an answer may still take to be read."""
+"""Seconds after a call's deadline within which its answer may still be read."""
 READ = 3
-"""How often the bytes of a request are in memory while it is at work: as they came, as a message, and as a device's."""
+"""Copies of a request in memory while it is in progress: its bytes, the message, and the message for a device."""
 SMALL = 65_536
-"""Bytes of an answer that is not counted: it fits into the buffers of a connection."""
+"""Smaller answers are not counted: they fit into the buffers of a connection."""
 CALLS = 2048
-"""Calls that may be open, whoever's they are and however far they are."""
+"""Calls that may be open in total, in any state."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Gone(Exception):
-    """The caller has left, or gRPC itself has refused its request."""
+    """The caller has disconnected, or gRPC itself has rejected its request."""
 
 
 class Stalled(Exception):
@@ -40,9 +40,9 @@ class Stalled(Exception):
 
 @dataclass
 class Exchange:
-    """Bounds of all calls: `received` and `answers` are the bytes that requests and answers may take together. A
-    request may have `max_request` bytes and `receive_seconds` to come, each message of an answer `max_answer` bytes and
-    `send_seconds` to be read; a caller may have `max_streams` streams open."""
+    """Limits of all calls: `received` and `answers` are the memory budgets of requests and answers in bytes. A request
+    may have `max_request` bytes and take `receive_seconds` to arrive. Each message of an answer may have `max_answer`
+    bytes and take `send_seconds` to be read. A caller may have `max_streams` streams open."""
 
     received: Budget
     answers: Budget
@@ -57,7 +57,7 @@ class Exchange:
 
     @contextmanager
     def open(self, caller: str, stream: bool) -> Iterator[None]:
-        """Counts a call for as long as it is open. Raises `Overloaded` if there are too many."""
+        """Counts a call while it is open. Raises `Overloaded` if there are too many."""
         if self._calls.total() >= CALLS or self._calls[caller] >= CALLS // 2:
             raise Overloaded("too many calls are open already; wait for one to end", reason="TOO_MANY_CALLS")
         if stream and self._streams[caller] >= self.max_streams:
@@ -76,8 +76,8 @@ class Exchange:
                     del counter[caller]
 
     async def receive(self, context: Context, message: Descriptor, read: Callable[[bytes], Any]) -> tuple[Any, int]:
-        """A call's request, and how many bytes it has. Raises `Gone`, `DeadlineExceeded` for one that does not come,
-        `InvalidArgument` for one that is none."""
+        """A call's request and its size in bytes. Raises `Gone`, `DeadlineExceeded` if it does not arrive in time, and
+        `InvalidArgument` if it cannot be parsed."""
         try:
             async with asyncio.timeout(self.receive_seconds):
                 data = await context.read()
@@ -100,8 +100,8 @@ class Exchange:
             ) from None
 
     async def send(self, context: Context, call: Call, response: Any, write: Callable[[Any], bytes]) -> None:  # noqa: ANN401
-        """Sends an answer, or a part of one. Raises `InvalidArgument` for one that is too large, `Overloaded` if the
-        answers that others do not read fill the memory, and `Stalled` if this one is not read."""
+        """Sends an answer, or a part of one. Raises `InvalidArgument` if it is too large, `Overloaded` if unread
+        answers fill the memory, and `Stalled` if this one is not read."""
         size = response.ByteSize()
         if size > self.max_answer:
             raise InvalidArgument(
@@ -128,9 +128,9 @@ class Exchange:
 
 
 def cut_off() -> None:
-    """Has the stream of the call that is being served reset once its handler has ended: its answer would stay in memory
-    for as long as its caller keeps the connection. gRPC has no function for that, and waits for the caller in a task of
-    its own, which is all that still holds the call then."""
+    """Resets the stream of the current call once its handler has ended. Otherwise its answer would stay in memory for
+    as long as its caller keeps the connection. gRPC has no function for that: one of its tasks waits for the caller,
+    and is then the only reference to the call. That task is cancelled."""
     serving = asyncio.current_task()
     for task in asyncio.all_tasks():
         waiting: Any = task.get_coro()

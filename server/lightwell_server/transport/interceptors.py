@@ -1,5 +1,5 @@
-"""Around every call: who calls, and whether they may; errors become statuses with details; calls are counted and
-told."""
+"""Around every call: callers are identified and checked, errors become statuses with details, and calls are counted and
+logged."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from lightwell_server.transport.shedding import LoadShedder
 log = logging.getLogger(__name__)
 
 PROBES, PROBE_SECONDS = 4, 2.0
-"""Questions for health that are read at a time, and seconds that one may take to come."""
+"""Health calls that are read at a time, and seconds in which one must arrive."""
 DEVICE, ADMIN = "/lightwell.v1.ExplainerService/", "/lightwell.v1.AdminService/"
-"""The calls that a device answers, besides queries, and those of administrators."""
+"""The calls that a device serves, besides queries, and those of administrators."""
 Context = grpc.aio.ServicerContext[Any, Any]
 Observer = Callable[[Call], object]
 
 
 class Boundary(grpc.aio.ServerInterceptor):
-    """The outermost layer of all services. `calls` is how many calls of Lightwell's own are open; `observers` are told
-    of each that is over; `queries` are the calls of other services that a device answers, and their rights. Of requests
-    for the device the `shedder` refuses those that would be refused anyway; a request is read when there is room for
-    it, and an answer is kept only while it is read."""
+    """The outermost layer of all services. `calls` is the number of open calls of Lightwell's own services. `observers`
+    are called with each call that is over. `queries` are the calls of other services that a device serves, and their
+    rights. The `shedder` refuses requests for the device early that would be refused anyway. A request is read when
+    there is memory for it, and an answer is kept only until it has been read."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._queries = queries
         self.calls = 0
         self._handlers: dict[str, Any] = {}
-        # Whoever asks for health is no caller: small room of its own, which no request takes.
+        # Health calls have a small memory budget of their own, which requests cannot use up.
         self.probes = replace(
             exchange, received=Budget(PROBES * exchange.max_request, "the probes"), receive_seconds=PROBE_SECONDS
         )
 
     def left(self, _: object) -> None:
-        """A call is over."""
+        """Counts the end of a call."""
         self.calls -= 1
 
     async def intercept_service(
@@ -71,7 +71,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:  # noqa: ANN401 - gRPC's handlers are typed for its other server
-        """Wraps a handler. Who asks for health has no token; reflection is for administrators."""
+        """Wraps a handler. Health calls need no token; reflection is for administrators."""
         handler = await continuation(handler_call_details)
         rpc = handler_call_details.method
         if handler is None:
@@ -91,7 +91,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
 
 class _Watch:
-    """Counts one call, and turns what it raises into a status."""
+    """Counts one call, and turns its exceptions into a status."""
 
     def __init__(self, boundary: Boundary, rpc: str, context: Context) -> None:
         self.boundary, self.context = boundary, context
@@ -99,15 +99,16 @@ class _Watch:
         self.call = Call(name, rpc, traceparent=traceparent)
 
     def admitted(self, right: Right) -> str:
-        """The caller's name, if they have that right."""
+        """The caller's name. Raises if it does not have that right."""
         metadata = self.context.invocation_metadata() or ()
         self.call.caller = self.boundary.access.caller(metadata, right, identity(self.context))
         return self.call.caller
 
     async def __aenter__(self) -> _Watch:
         self.boundary.calls += 1
-        # A call is over when its last message has left, not when its handler returns: with gRPC's task around it. What
-        # the context is told to call at its end would hold it, and a call that is cut off ends when nothing holds it.
+        # A call is over when gRPC's task ends, after its last message, and not when its handler returns. A callback of
+        # the context would hold a reference to the call, and a call that is cut off ends only when it has no
+        # references.
         if (task := asyncio.current_task()) is not None:
             task.add_done_callback(self.boundary.left)
         self.boundary.metrics.in_progress.inc()
@@ -127,13 +128,13 @@ class _Watch:
         if failure is not None:
             failed = rpc_status.to_status(status(failure))
             await self.context.abort(failed.code, failed.details, (*failed.trailing_metadata, *self._named))
-        if isinstance(error, Stalled):  # nothing can be sent behind what is not read: the call ends without a status
+        if isinstance(error, Stalled):  # no status can be sent after an unread answer
             cut_off()
             raise asyncio.CancelledError
         return isinstance(error, Gone)
 
     def _failure(self, error: BaseException | None) -> LightwellError | None:
-        """What the caller is told; None if all went well, or if nobody listens."""
+        """The error that the caller gets; None after success, or if the caller has disconnected."""
         if error is None or isinstance(error, Gone | Stalled | GeneratorExit):
             return None
         if isinstance(error, asyncio.CancelledError):
@@ -201,7 +202,7 @@ async def _answered(
     context: Context,
     send: Callable[[Any], Awaitable[None]],
 ) -> None:
-    """Sends what a handler answers, whether that is one message or several."""
+    """Sends the messages of a handler, one or several."""
     if not handler.response_streaming:
         await send(await handler.unary_unary(request, context))
         return
@@ -212,7 +213,7 @@ async def _answered(
 
 @asynccontextmanager
 async def _limited(seconds: float) -> AsyncIterator[None]:
-    """Raises `DeadlineExceeded` inside after so many seconds."""
+    """Raises `DeadlineExceeded` in the block after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             yield
@@ -237,7 +238,7 @@ def _probe(boundary: Boundary, message: Descriptor, handler: Any) -> Handler:  #
 
 @asynccontextmanager
 async def _ended(context: Context) -> AsyncIterator[None]:
-    """Turns what is raised inside into a status, without counting the call."""
+    """Turns exceptions into a status, without counting the call."""
     try:
         yield
     except Gone:

@@ -1,4 +1,5 @@
-"""How many parts a message has on the wire: each becomes an object of many times its bytes when the message is read.
+"""The number of parts of a serialised message: each becomes an object of many times its size when the message is
+parsed.
 
 Source: https://protobuf.dev/programming-guides/encoding/
 """
@@ -13,7 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from lightwell_server.errors import InvalidArgument
 
 MOST = 20_000
-"""Fields, list entries and numbers of a request, over all its messages. The bytes of an image are one."""
+"""Most fields, list entries and numbers of a request, including nested messages. The bytes of an image are one."""
 _VARINT, _I64, _LEN, _GROUP, _END, _I32 = range(6)
 _FIXED = {
     FieldDescriptor.TYPE_DOUBLE: 8,
@@ -24,12 +25,12 @@ _FIXED = {
     FieldDescriptor.TYPE_SFIXED32: 4,
 }
 _CONTINUED = bytes(range(128, 256))
-"""Bytes of a varint behind which it goes on."""
+"""The varint bytes with the continuation bit."""
 
 
 def check(data: bytes, message: Descriptor, most: int = MOST) -> None:
-    """Raises InvalidArgument for a message of more than `most` parts; whether it can be read is not looked at. Takes no
-    longer than `most` parts do."""
+    """Raises InvalidArgument for a message of more than `most` parts. It does not check whether the message can be
+    parsed. Stops after `most` parts."""
     counted = 0
     for count in _counts(memoryview(data), message):
         counted += count
@@ -42,7 +43,7 @@ def check(data: bytes, message: Descriptor, most: int = MOST) -> None:
 
 
 def _counts(data: memoryview, message: Descriptor | None) -> Iterator[int]:
-    """The parts of each field as it stands on the wire; ends where the data makes no sense."""
+    """The parts of each field on the wire; ends at data that is malformed."""
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
@@ -61,7 +62,7 @@ def _counts(data: memoryview, message: Descriptor | None) -> Iterator[int]:
 
 
 def _within(data: memoryview, field: FieldDescriptor | None) -> Iterator[int]:
-    """The parts of what has a length: a message's, or a list's numbers."""
+    """The parts of a length-delimited field: those of a message, or the numbers of a list."""
     if field is None:
         return
     if field.message_type is not None:
@@ -72,7 +73,7 @@ def _within(data: memoryview, field: FieldDescriptor | None) -> Iterator[int]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number that begins there, and where it ends: with the data if it is none."""
+    """The varint at that position, and its end. The end is that of the data if it is malformed."""
     value = 0
     for shift in range(0, 70, 7):
         if at == len(data):
@@ -82,11 +83,11 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         at += 1
         if byte < 0x80:
             return value, at
-    return 0, len(data)  # no number is longer
+    return 0, len(data)  # no varint is longer
 
 
 def described(rpc: str, file: Any) -> Descriptor:  # noqa: ANN401 - a module that protobuf has generated
-    """The message that a call is asked with, by its path `/package.Service/Method`."""
+    """The request message of a call, by its path `/package.Service/Method`."""
     service, _, method = rpc.strip("/").rpartition("/")
     found: Descriptor = file.DESCRIPTOR.services_by_name[service.rpartition(".")[2]].methods_by_name[method].input_type
     return found

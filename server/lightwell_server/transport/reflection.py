@@ -1,5 +1,5 @@
-"""gRPC reflection in both of its versions, whose messages are the same on the wire. Tools ask for v1 first, and the
-library has v1alpha alone. https://github.com/grpc/grpc/blob/master/doc/server-reflection.md"""
+"""gRPC reflection in both versions, whose messages are the same on the wire. Tools try v1 first, and the library has
+only v1alpha. https://github.com/grpc/grpc/blob/master/doc/server-reflection.md"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEW = OLD.replace("v1alpha", "v1")
 
 
 def serve(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Has a server tell of services, and of reflection itself."""
+    """Registers reflection for services, and for reflection itself."""
     described = reflection.aio.ReflectionServicer((*services, OLD, NEW), _described())
     handler = grpc.stream_stream_rpc_method_handler(
         described.ServerReflectionInfo,
@@ -27,7 +27,7 @@ def serve(server: grpc.aio.Server, services: Sequence[str]) -> None:
 
 
 def _described() -> descriptor_pool.DescriptorPool:
-    """The pool of all messages, with those of v1, which are v1alpha's under another name."""
+    """The pool of all messages, including those of v1, which are copies of v1alpha's under another name."""
     pool, file = descriptor_pool.Default(), descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     renamed = text_format.MessageToString(file).replace("v1alpha", "v1")

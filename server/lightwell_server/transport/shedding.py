@@ -1,4 +1,4 @@
-"""Load shedding: what would be refused is refused before it is read, and one caller only so often a second."""
+"""Load shedding: requests that would be refused are refused before they are read, at a limited rate per caller."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 from lightwell_server.errors import Overloaded
 
 REFUSALS = 20
-"""Refusals of one caller in a second. A caller that repeats its request at once would else keep the server busy with
-refusals, and delay other callers."""
+"""Refusals per second and caller. Otherwise a caller that retries at once would keep the server busy with refusals, and
+delay other callers."""
 LONGEST = 5.0
-"""Seconds that a refusal waits at most."""
+"""Longest delay of a refusal in seconds."""
 KNOWN = 1024
 """Callers whose last refusal is remembered; beyond that, old ones are forgotten."""
 
@@ -25,8 +25,8 @@ class LoadShedder:
         self._next: dict[str, float] = {}
 
     async def admit(self, caller: str, left: float | None) -> None:
-        """Returns if a request of the caller may be read. Raises `Overloaded` if not, with a delay if the caller was
-        refused often: at most half of the seconds that its call has `left`."""
+        """Returns if a request of the caller may be read. Otherwise raises `Overloaded`, after a delay if the caller
+        was refused often: at most half of the seconds that its call has `left`."""
         try:
             self._check(caller)
         except Overloaded:

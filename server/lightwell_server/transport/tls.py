@@ -1,4 +1,4 @@
-"""Certificates of the server, read anew when they change."""
+"""Certificates of the server, read again when they change."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def credentials(
 
 
 def _check(certificate: Path, key: Path, client_ca: Path | None) -> None:
-    """Raises OSError if the files are no certificates, or the key is another certificate's: gRPC itself would only
-    stop answering."""
+    """Raises OSError if the files are no certificates, or the key does not match: gRPC itself would only stop
+    responding."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, password="")

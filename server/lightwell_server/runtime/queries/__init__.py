@@ -1,19 +1,20 @@
-"""The calls that a device answers beside its engine, without a run: each is an rpc and the file of its name in snake
-case, which holds a function of that name. The function names what it needs of
+"""Queries: calls that a device serves next to its engine, without a run. Each is an rpc and the file of its name in
+snake case, which holds a function of that name. The function names what it needs of
 
 - `request`: the call's message, its images pixels and its model's name and version those of a loaded one;
 - `model`: that model, a `Model`;
 - `further`: the other models of the request in it, by their roles;
 - `limits` and `seconds`: the limits of the device's steps, and what an Ask costs there by experience (`Pricing`);
 
-and returns the response, or yields responses where the rpc streams. It runs on a thread beside the device. What a file
-may hold besides, each by a default:
+and returns the response, or yields responses if the rpc streams. It runs on another thread than the device's. A file
+may also define:
 
-- `RIGHT`, the right that a caller needs: "explain";
-- `asked(request)`, the request to explain or synthesise that stands in it, whose images are decoded before: None;
-- `complete(response, request)`, what the gateway adds to a response for the request as it was sent: nothing;
-- `completing_seconds(response, request)`, of a processor that this takes: 0, which needs no thread;
-- `not_applicable(error)`, the response for a method that does not apply to the model: the error is raised.
+- `RIGHT`, the right that a caller needs. Default: "explain".
+- `asked(request)`, the Explain or Synthesize request inside it, whose images are decoded first. Default: None.
+- `complete(response, request)`, the response completed by the gateway from the request as it was sent. Default:
+  unchanged.
+- `completing_seconds(response, request)`, the processor seconds of that. Default: 0, which uses no thread.
+- `not_applicable(error)`, the response if the method does not apply to the model. Default: the error is raised.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _ARGUMENTS = frozenset({"request", "model", "further", "limits", "seconds"})
 
 
 def _nothing(request: Any) -> None:  # noqa: ANN401 - of any rpc
-    """A request that holds no other."""
+    """The default of `asked`."""
 
 
 def _as_it_is(response: Any, request: Any) -> Any:  # noqa: ANN401 - of any rpc
@@ -58,8 +59,8 @@ def _raised(error: NotApplicable) -> Message:
 
 @dataclass(frozen=True)
 class Query:
-    """A call that a device answers: its rpc with `path` and messages, whether it `streams` responses, and what its file
-    says. `arguments` are those that its function names."""
+    """A query: its rpc with `path` and messages, whether it `streams` responses, and the definitions of its file.
+    `arguments` are those that its function names."""
 
     rpc: str
     path: str
@@ -75,22 +76,22 @@ class Query:
 
     @property
     def of_model(self) -> bool:
-        """Whether it is about a model."""
+        """Whether it uses a model."""
         return "model" in self.arguments
 
     def keys(self, request: Any) -> frozenset[Key]:  # noqa: ANN401 - of any rpc
-        """The models that a request needs, whose names are those of loaded versions."""
+        """The models of a request that names loaded versions."""
         asked = self.asked(request)
         if asked is not None:
             return frozenset(models_of(asked).values())
         return frozenset({(request.model, request.version)} if self.of_model else ())
 
     def named(self, request: Any) -> Any:  # noqa: ANN401 - of any rpc
-        """What names the model: the request in it, or itself."""
+        """The message that names the model: the request inside it, or itself."""
         return self.asked(request) or request
 
     def answers(self, given: Mapping[str, Any]) -> Generator[Message, None, None]:
-        """The responses, of which an rpc that does not stream has one. Raises LightwellError."""
+        """The responses; exactly one if the rpc does not stream. Raises LightwellError."""
         answer = self.function(**{name: given[name] for name in self.arguments})
         if self.streams:
             yield from answer
@@ -100,8 +101,8 @@ class Query:
 
 @cache
 def queries() -> dict[str, Query]:
-    """All queries by rpc. Raises TypeError for a file whose rpc or function is missing, or whose function is another
-    kind of rpc's."""
+    """All queries by rpc. Raises TypeError for a file without an rpc or function, and for a function that does not
+    stream as its rpc does."""
     rpcs = {rpc.name: rpc for service in explainer_pb2.DESCRIPTOR.services_by_name.values() for rpc in service.methods}
     files = {re.sub("(?<!^)(?=[A-Z])", "_", name).lower(): rpc for name, rpc in rpcs.items()}
     found = sorted(each.name.removesuffix(".py") for each in resources.files(__package__).iterdir())

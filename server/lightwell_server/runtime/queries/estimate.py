@@ -1,4 +1,4 @@
-"""Estimate: what a request would cost and how it would be understood."""
+"""Estimate: what a request would cost, and its resolved form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightwell_server.runtime.prepare import prepare
 
 
 def asked(request: estimates.EstimateRequest) -> Request:
-    """The request that the question is about. Raises InvalidArgument if there is none."""
+    """The request to estimate. Raises InvalidArgument if there is none."""
     kind = request.WhichOneof("request")
     if kind is None:
         raise InvalidArgument.at("request", "set one of explain, synthesize")
@@ -26,7 +26,7 @@ def asked(request: estimates.EstimateRequest) -> Request:
 def estimate(
     request: estimates.EstimateRequest, model: Model, further: Mapping[str, Model], limits: Limits, seconds: Pricing
 ) -> estimates.EstimateResponse:
-    """What a request would cost, where a step of the device keeps to `limits`. Raises what the request itself would."""
+    """The cost of a request on a device with these `limits`. Raises the errors of the request itself."""
     prepared = prepare(asked(request), model, further)
     cost = cost_of(prepared, limits, seconds)
     message = estimates.Cost(
@@ -43,12 +43,12 @@ def estimate(
 
 
 def complete(response: estimates.EstimateResponse, request: estimates.EstimateRequest) -> estimates.EstimateResponse:
-    """The resolved request with what was taken out of it for a device."""
+    """Puts back into the resolved request what was removed for the device."""
     if (resolved := response.WhichOneof("resolved")) is not None:
         restore(getattr(response, resolved), asked(request))
     return response
 
 
 def not_applicable(error: NotApplicable) -> estimates.EstimateResponse:
-    """That the method does not apply is an answer, not a failure."""
+    """A response, not an error, if the method does not apply."""
     return estimates.EstimateResponse(applies=False, reason=error.message)

@@ -1,4 +1,4 @@
-"""GetFilters: the weights of a layer, and if asked for their picture."""
+"""GetFilters: the weights of a layer, and their picture if requested."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lightwell_server.models.filters import convolutions, weights
 from lightwell_server.models.store import Model
 
 MOST = 15_000_000
-"""Weights that an answer may hold: 60 MB, which fit into a message of 64 MiB."""
+"""Most weights of a response: 60 MB, which fit into a message of 64 MiB."""
 DRAWING = 1e-7
-"""Seconds that drawing weights takes for each of their bytes, about."""
+"""Seconds of drawing per byte of weights, about."""
 
 
 def get_filters(request: models.GetFiltersRequest, model: Model) -> models.GetFiltersResponse:
@@ -38,7 +38,7 @@ def get_filters(request: models.GetFiltersRequest, model: Model) -> models.GetFi
 
 
 def complete(response: models.GetFiltersResponse, request: models.GetFiltersRequest) -> models.GetFiltersResponse:
-    """The weights with their picture, if it is asked for."""
+    """The weights with their picture, if it is requested."""
     if request.picture:
         picture, response.filters, response.channels = tiles.filters(to_array(response.weights))
         response.png = images.png(picture)
@@ -46,5 +46,5 @@ def complete(response: models.GetFiltersResponse, request: models.GetFiltersRequ
 
 
 def completing_seconds(response: models.GetFiltersResponse, request: models.GetFiltersRequest) -> float:
-    """Of a processor that drawing takes."""
+    """Processor seconds of drawing."""
     return DRAWING * len(response.weights.data) if request.picture else 0.0
