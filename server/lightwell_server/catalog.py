@@ -1,5 +1,5 @@
-"""The registry: every field of the requests' `oneof method` and the function of the same name, its parameters checked
-in one place."""
+"""The registry: each field of the requests' `oneof method`, and the function of the same name. All parameters are
+checked here."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _REQUESTS: dict[Kind, Any] = {"explain": explain_pb2.ExplainRequest, "synthesize
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its name in the oneof, its function and what stands beside it, what it `needs`, and which `arguments`
-    its function names beside its parameters, of image, target, facts, models and rng."""
+    """A method: its name in the oneof, its function and its file's definitions, what it `needs`, and which `arguments`
+    its function names besides its parameters: image, target, facts, models and rng."""
 
     name: str
     kind: Kind
@@ -43,7 +43,7 @@ class Method:
     _reason: Callable[[Facts], str]
 
     def applies(self, facts: Facts) -> str | None:
-        """Why it cannot be asked of a model, or None."""
+        """Why it does not apply to a model, or None."""
         if self.needs.kind not in ("any", facts.kind):
             return f"the model is a {facts.kind}, and {self.name} needs a {self.needs.kind}"
         return self._applies(facts)
@@ -58,20 +58,20 @@ class Method:
         return list(dict.fromkeys(name for value in given for name in _named(value)))
 
     def reason(self, facts: Facts) -> str:
-        """Why these layers; empty if it uses none."""
+        """Why it uses these layers; empty if it uses none."""
         return self._reason(facts)
 
     @property
     def aimed(self) -> bool:
-        """Whether it looks at a target."""
+        """Whether it uses a target."""
         return "target" in self.arguments
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Raises InvalidArgument for parameters that are bad whatever the model."""
+        """Raises InvalidArgument for parameters that are bad for every model."""
         try:
             self.checked.model_validate(given, context={"facts": None})
         except ValidationError as error:
-            self._refuse(error.errors(), leave="missing")  # what is missing may have a default, by the model
+            self._refuse(error.errors(), leave="missing")  # missing ones may have a default that depends on the model
 
     def parameters(self, facts: Facts, given: Mapping[str, Any], model: str) -> dict[str, Any]:
         """All parameters, the given ones checked and the others filled in. Raises NotApplicable, or InvalidArgument
@@ -86,8 +86,8 @@ class Method:
         return {name: getattr(checked, name) for name in type(checked).model_fields}
 
     def _refuse(self, errors: Sequence[ErrorDetails], leave: str = "") -> None:
-        """Tells of each bad field what is wrong with it. That a whole is bad says nothing where one of its parts is.
-        Faults of the type `leave` are left to others."""
+        """Raises InvalidArgument with a violation for each bad field. An error of a field is left out if one of its
+        parts has one. Errors of the type `leave` are ignored."""
         found = [(_path(self.name, e["loc"]), e) for e in errors]
         whole = {p for p, _ in found if any(other != p and other.startswith(p) for other, _ in found)}
         wrong = [(p, e["msg"].removeprefix("Value error, ")) for p, e in found if p not in whole and e["type"] != leave]
@@ -120,8 +120,8 @@ def _path(method: str, location: tuple[int | str, ...]) -> str:
 
 @cache
 def catalog() -> dict[str, Method]:
-    """All methods by name. Raises if a field of the oneof has no function, or a function's parameters are not the
-    message's."""
+    """All methods by name. Raises if a field of the oneof has no function, or the parameters of function and message
+    differ."""
     return {
         field.name: _method(field.name, kind, [parameter.name for parameter in field.message_type.fields])
         for kind, request in _REQUESTS.items()
@@ -163,7 +163,7 @@ def _method(name: str, kind: Kind, fields: list[str]) -> Method:
 
 
 def _needs(name: str, declared: Needs, hints: Mapping[str, Any], parameters: list[str]) -> Needs:
-    """What a method needs: as its file declares, and as the types in its signature say."""
+    """What a method needs, by its file's declaration and the types in its signature."""
     for parameter in (declared.planned, declared.early):
         if parameter is not None and parameter not in parameters:
             raise TypeError(f"{name}: needs names {parameter}, which is none of its parameters {parameters}")
@@ -177,7 +177,8 @@ def _needs(name: str, declared: Needs, hints: Mapping[str, Any], parameters: lis
 
 
 def _counted(hint: Any) -> Any:  # noqa: ANN401 - a parameter's annotation
-    """A hint whose length, if it has one, is checked before its parts: a hundred thousand bad ones cost nothing."""
+    """A hint whose length, if limited, is checked before its parts, so that a list of many bad ones is refused
+    early."""
     most = [m.max_length for m in getattr(hint, "__metadata__", ()) if isinstance(m, Len) and m.max_length is not None]
 
     def check(value: Any) -> Any:  # noqa: ANN401

@@ -1,5 +1,4 @@
-"""What can go wrong, each with its one status. The service turns these into gRPC statuses with details; nothing else
-does."""
+"""The service's errors, each with one status. Only the service turns these into gRPC statuses with details."""
 
 from __future__ import annotations
 
@@ -17,14 +16,14 @@ COMPARED = 200
 
 @dataclass
 class LightwellError(Exception):
-    """A failure that a caller is told about. `message` says what to change; `reason` is for programs."""
+    """A failure that is reported to a caller. `message` says what to change; `reason` is for programs."""
 
     message: str
     reason: str = ""
     code: ClassVar[Code] = Code.INTERNAL
 
     def __post_init__(self) -> None:
-        # What quotes a name on disk may hold bytes that are no text, and no message can carry those.
+        # Names on disk that a message quotes may contain bytes that are not valid text, and protobuf rejects those.
         self.message = self.message.encode(errors="backslashreplace").decode()
 
     def __str__(self) -> str:
@@ -57,7 +56,7 @@ class NotFound(LightwellError):
 
 @dataclass
 class NotApplicable(LightwellError):
-    """A method that cannot be asked of this model; `subject` names the two."""
+    """A method that does not apply to this model; `subject` names both."""
 
     reason: str = "METHOD_NOT_APPLICABLE"
     subject: str = ""
@@ -66,7 +65,7 @@ class NotApplicable(LightwellError):
 
 @dataclass
 class Unauthenticated(LightwellError):
-    """Nobody that the server knows."""
+    """A caller that the server cannot identify."""
 
     reason: str = "UNAUTHENTICATED"
     code = Code.UNAUTHENTICATED
@@ -74,7 +73,7 @@ class Unauthenticated(LightwellError):
 
 @dataclass
 class Forbidden(LightwellError):
-    """Somebody known who has no right to this call."""
+    """A known caller without the right to this call."""
 
     reason: str = "PERMISSION_DENIED"
     code = Code.PERMISSION_DENIED
@@ -82,7 +81,7 @@ class Forbidden(LightwellError):
 
 @dataclass
 class Overloaded(LightwellError):
-    """The queue is full; worth another try after `retry_seconds`."""
+    """The queue is full; the call may be retried after `retry_seconds`."""
 
     reason: str = "QUEUE_FULL"
     retry_seconds: float = 1.0
@@ -99,7 +98,7 @@ class OutOfMemory(LightwellError):
 
 @dataclass
 class Aborted(LightwellError):
-    """Given up for good: the request has ended its worker (reason POISONED), or an operator stopped it (STOPPED)."""
+    """Ended for good: the request has crashed its worker (reason POISONED), or an operator stopped it (STOPPED)."""
 
     reason: str = "STOPPED"
     code = Code.ABORTED
@@ -107,7 +106,7 @@ class Aborted(LightwellError):
 
 @dataclass
 class Unavailable(LightwellError):
-    """Stopping, or not ready; worth another try elsewhere."""
+    """Stopping, or not ready; the call may be retried elsewhere."""
 
     reason: str = "DRAINING"
     retry_seconds: float = 0.5
@@ -116,7 +115,7 @@ class Unavailable(LightwellError):
 
 @dataclass
 class DeadlineExceeded(LightwellError):
-    """The caller's time is over, or too short to begin (reason DEADLINE_TOO_SHORT)."""
+    """The deadline has passed, or is too short to begin (reason DEADLINE_TOO_SHORT)."""
 
     reason: str = "DEADLINE_EXCEEDED"
     code = Code.DEADLINE_EXCEEDED
@@ -124,7 +123,7 @@ class DeadlineExceeded(LightwellError):
 
 @dataclass
 class Refused(LightwellError):
-    """A model file that cannot be explained, with the node and source line that stand in the way."""
+    """A model file that cannot be explained, with the node and source line that are the cause."""
 
     reason: str = "MODEL_REFUSED"
     code = Code.FAILED_PRECONDITION
@@ -132,25 +131,25 @@ class Refused(LightwellError):
 
 @dataclass
 class Internal(LightwellError):
-    """A bug. The trace is in the log under the request; nothing of it goes outside."""
+    """A bug. The traceback is in the log under the request's id and is not sent to the caller."""
 
     reason: str = "INTERNAL"
     code = Code.INTERNAL
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """A sentence with the names nearest to a wrong one; of a very long one the beginning is compared."""
+    """A sentence with the names nearest to a wrong one. Only the beginning of a very long one is compared."""
     close = get_close_matches(name[:COMPARED], names, n=3, cutoff=0.4) or names[:3]
     return f"the nearest are {', '.join(close)}" if close else "there are none"
 
 
 def ruinous(error: BaseException) -> bool:
-    """Whether an error says that an accelerator has failed under this process: no call of it works any more, and only a
-    new process cures that."""
+    """Whether an error means that an accelerator has failed in this process: no further call of it works, and only a
+    new process helps."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
 def last_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """An error's message, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Files that are read anew when they change: certificates, keys, tokens."""
+"""Files that are read again when they change: certificates, keys, tokens, aliases."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 EVERY = 1.0
-"""Seconds between two looks at the files."""
+"""Seconds between two checks of the files."""
 
 
 _ALL: weakref.WeakSet[Watched[Any]] = weakref.WeakSet()
 
 
 def reload() -> None:
-    """Reads everything anew now, whether or not it seems to have changed."""
+    """Reads all files again now, even if they seem unchanged."""
     for watched in list(_ALL):
         watched.reload()
 
 
 class Watched(Generic[T]):
-    """What `read()` makes of files. While they cannot be read, what was read last stays in force, and the log tells."""
+    """The result of `read()` on files that may change. If they cannot be read, the last result stays in force, and the
+    error is logged."""
 
     def __init__(
         self, what: str, files: Sequence[Path], read: Callable[[], T], metrics: GatewayMetrics | None = None
@@ -43,8 +44,8 @@ class Watched(Generic[T]):
         _ALL.add(self)
 
     def get(self) -> T:
-        """What the files say now; safe from any thread. A disk may keep whoever looks waiting: others take what was
-        read last meanwhile."""
+        """The result for the files as they are now; safe from any thread. While one thread waits for the disk, others
+        get the last result."""
         if self._lock.acquire(blocking=False):
             try:
                 if time.monotonic() - self._looked >= EVERY:
@@ -56,13 +57,13 @@ class Watched(Generic[T]):
 
     @property
     def last(self) -> T:
-        """What the files said when they were read last; no file is touched."""
+        """The last result; no file is accessed."""
         return self._value
 
     def reload(self) -> None:
-        """Reads the files anew."""
+        """Reads the files again."""
         with self._lock:
-            self._failed = []  # the log tells again what is wrong
+            self._failed = []  # errors are logged again
             self._read_again(self._seen())
 
     def _look(self) -> None:
@@ -73,7 +74,7 @@ class Watched(Generic[T]):
     def _read_again(self, stamps: list[tuple[int, int, int] | None]) -> None:
         try:
             self._value = self._read()
-        except Exception as error:  # files are replaced one after the other: the next look may find them whole
+        except Exception as error:  # files are replaced one after the other: the next check may find them complete
             if stamps != self._failed:
                 log.error("%s cannot be read again, the old ones stay: %s", self._what, error)
                 self._metrics.reloads.labels(self._what, "failed").inc()
@@ -84,7 +85,7 @@ class Watched(Generic[T]):
             self._metrics.reloads.labels(self._what, "done").inc()
 
     def _seen(self) -> list[tuple[int, int, int] | None]:
-        """What tells a file from its successor; None for one that is not there."""
+        """A stamp of each file, by which changes are detected; None for one that cannot be accessed."""
         found: list[tuple[int, int, int] | None] = []
         for file in self._files:
             try:

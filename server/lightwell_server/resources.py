@@ -1,8 +1,9 @@
-"""What the control group of this process leaves it: memory, processors, and what was killed for want of memory.
+"""The limits of this process's control group: memory, processors, and the count of processes killed for lack of memory.
 
 Version 1 and version 2, also both at once. A group is bound by its own limits and by those of all groups above it. A
-container may see its own group as the root, or not see its path at all: then the mount stands for it. What cannot be
-read is no limit. `root` is where the file system begins."""
+container may see its own group as the root, or not see its path at all: then the mount is used instead. What cannot be
+read is no limit. `root` is the root of the file system.
+"""
 
 from __future__ import annotations
 
@@ -12,32 +13,32 @@ from pathlib import Path
 
 ROOT = Path("/")
 _NONE = 2**62
-"""Bytes from which on version 1 means that there is no limit."""
+"""In version 1, this many bytes or more mean that there is no limit."""
 
 
 def memory_limit(root: Path = ROOT) -> int | None:
-    """Bytes that the group may have; None without a limit."""
+    """Bytes that the group may use; None without a limit."""
     return min((limit for _, limit in _limited(root)), default=None)
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes that can still be taken: what the machine has left, or what a limit of the group leaves, whichever is less.
-    None where the system does not tell."""
+    """Bytes that can still be allocated: the least of what the machine and the group's limits leave. None if the system
+    does not report it."""
     machine = _fields(root / "proc/meminfo").get("MemAvailable:")
     left = [max(0, limit - _used(level)) for level, limit in _limited(root)]
     return min(left if machine is None else [machine * 1024, *left], default=None)
 
 
 def processors(root: Path = ROOT) -> int:
-    """Processors that this process may keep busy, whole ones, at least one: those that it may run on, or the quota of
-    the group."""
+    """Whole processors that this process may use, at least one: those of its affinity mask, or the quota of the
+    group."""
     quotas = (quota for level in _levels(root, "cpu") if (quota := _quota(level)) is not None)
     return max(1, int(min((len(os.sched_getaffinity(0)), *quotas))))
 
 
 def memory_kills(root: Path = ROOT) -> int | None:
-    """How many processes the system has killed for want of memory: in this group, else on this machine. None where the
-    system does not tell."""
+    """How many processes the system has killed for lack of memory: in this group, else on this machine. None if the
+    system does not report it."""
     inmost_first = reversed(list(_levels(root, "memory")))
     files = [level / name for level in inmost_first for name in ("memory.events", "memory.oom_control")]
     counts = (_fields(file).get("oom_kill") for file in (*files, root / "proc/vmstat"))
@@ -45,7 +46,7 @@ def memory_kills(root: Path = ROOT) -> int | None:
 
 
 def _limited(root: Path) -> Iterator[tuple[Path, int]]:
-    """The directories of the group, and of those above it, that have a limit of memory."""
+    """The directories of the group and its ancestors that have a memory limit, with the limit."""
     for level in _levels(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             limit = _number(level / name)
@@ -54,7 +55,7 @@ def _limited(root: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _used(level: Path) -> int:
-    """Bytes that a group uses, without files that were read: those make room when it is needed."""
+    """Bytes that a group uses, without inactive file cache, which is freed when memory is needed."""
     stat = _fields(level / "memory.stat")
     if (used := _number(level / "memory.current")) is not None:
         return used - stat.get("inactive_file", 0)
@@ -68,14 +69,14 @@ def _quota(level: Path) -> float | None:
     ]
     try:
         quota, period = map(int, words)
-    except ValueError:  # not told, or "max"
+    except ValueError:  # missing, or "max"
         return None
     return quota / period if quota > 0 and period > 0 else None
 
 
 def _levels(root: Path, controller: str) -> Iterator[Path]:
-    """The directories of the group that a controller has this process in, and of those above it, from the mount
-    inwards; not all of them need exist."""
+    """The directories of this process's group for a controller, and of its ancestors, from the mount downwards. Some
+    may not exist."""
     mount = root / "sys/fs/cgroup"
     yield from (mount, mount / "unified", mount / controller)
     for line in _text(root / "proc/self/cgroup").splitlines():
@@ -83,13 +84,13 @@ def _levels(root: Path, controller: str) -> Iterator[Path]:
         mounts = [mount, mount / "unified"] if not names else [mount / names, mount / controller]
         parts = path.strip("/").split("/")
         if ".." in parts or (names and controller not in names.split(",")):
-            continue  # a group outside of what is mounted here, or another controller's
+            continue  # a group outside of the mount, or another controller's
         for top in mounts:
             yield from (top.joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The lines `name number`, whatever follows them."""
+    """The numbers of lines that begin with `name number`, by name."""
     lines = (line.split() for line in _text(path).splitlines())
     return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
 
@@ -101,6 +102,6 @@ def _number(path: Path) -> int | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="surrogateescape")  # the path of a group may hold any bytes
+        return path.read_text(errors="surrogateescape")  # the path of a group may contain any bytes
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""Stretches of a request's time, for its log line and its trace."""
+"""Sections of a request's time, for its log line and its trace."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """How long it was."""
+        """The duration."""
         return self.ended - self.began

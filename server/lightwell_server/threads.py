@@ -1,4 +1,4 @@
-"""Threads beside the device."""
+"""Helpers for threads other than the device's and the event loop's."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 
 def single_threaded_pool(count: int, name: str) -> ThreadPoolExecutor:
-    """Threads whose tensor operations use no further threads. OpenMP keeps a team for each thread that ever asked for
-    one, and with several teams alive those at work wait for each other in a slower way: a device step on the CPU then
-    takes a tenth longer."""
+    """Threads whose tensor operations use no further threads. OpenMP keeps a team for each thread that ever needed one,
+    and with several teams alive the threads at work synchronise more slowly: a device step on the CPU then takes a
+    tenth longer."""
     return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=alone)
 
 
 async def aside(name: str, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
-    """Runs a function on a thread of its own, which ends with it. Who is cancelled meanwhile leaves the thread to
-    itself, and no process waits for it when it ends: the function may wait for a disk that never answers."""
+    """Runs a function on a new thread, which ends with it. If the task is cancelled, the thread runs on alone. It does
+    not delay the exit of the process, because the function may wait for a disk that never responds."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -41,8 +41,8 @@ async def aside(name: str, function: Callable[..., T], *arguments: Any) -> T:  #
 
 
 async def iterated(pool: ThreadPoolExecutor, values: Generator[T, None, None]) -> AsyncGenerator[T, None]:
-    """The values of a generator, which runs on a pool's threads. Who leaves early waits until it has reached its next
-    one, where it is closed."""
+    """The values of a generator, which runs on a pool's threads. If the task is cancelled, it waits for the generator's
+    next value, and then closes the generator."""
     try:
         while (value := await _finished(pool.submit(next, values, None))) is not None:
             yield value
@@ -51,7 +51,8 @@ async def iterated(pool: ThreadPoolExecutor, values: Generator[T, None, None]) -
 
 
 async def _finished(work: Future[T]) -> T:
-    """What is done on a thread. Who is cancelled meanwhile waits for its end, and does not hear what came of it."""
+    """The result of work on a thread. If the task is cancelled, it waits until the work has ended, and ignores its
+    result."""
     try:
         return await asyncio.wrap_future(work)
     except asyncio.CancelledError:
@@ -60,14 +61,14 @@ async def _finished(work: Future[T]) -> T:
 
 
 def give_back() -> None:
-    """Gives memory that is free in this process back to the system, where the system has a call for that. Each thread
-    has a heap of its own, which else keeps as much as the largest picture that it has decoded."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU library
+    """Returns free memory of this process to the system, where the C library has a call for that. Each thread has a
+    heap of its own, which otherwise keeps as much as the largest picture that it has decoded."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # in glibc
     if trim is not None:
         trim(0)
 
 
 def alone() -> None:
-    """Has the tensor operations of the calling thread use no further threads."""
-    torch.get_num_threads()  # gives a thread its number of threads, once; what follows is the last word
+    """Makes tensor operations of the calling thread use no further threads."""
+    torch.get_num_threads()  # sets the thread's number of threads, once; the next line overrides it
     threadpool_limits(limits=1, user_api="openmp")

@@ -1,1 +1,2 @@
-"""Protobuf messages to tensors and back: the only room that knows bytes. It knows no model."""
+"""Converts protobuf messages to tensors and back. It is the only package that handles bytes, and does not depend on
+models."""

@@ -1,4 +1,4 @@
-"""Images as messages: files and tensors as they were sent, decoded, fitted, and sent on."""
+"""Images as messages: received as files or tensors, decoded, fitted, and sent on to a device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightwell_server.codec.tensors import check_tensor, from_tensor, to_tensor
 from lightwell_server.errors import InvalidArgument
 
 _TIMES, _SECONDS = 6, 3e-9
-"""Bytes of memory and seconds that a byte of a tensor takes while it is checked and made a picture."""
+"""Bytes of memory and seconds per byte of a tensor while it is checked and made a picture."""
 
 
 def digest(image: types.Image) -> str:
@@ -29,7 +29,7 @@ def digest(image: types.Image) -> str:
 
 
 def from_pixels(pixels: Pixels) -> types.Tensor:
-    """A picture as a message [3, height, width]: of 8 bits, or of the floats that it has."""
+    """A picture as a message [3, height, width], in 8 bits or the picture's own floating dtype."""
     if isinstance(pixels, Tensor):
         exact = types.DATA_TYPE_FLOAT64 if pixels.dtype == torch.float64 else types.DATA_TYPE_FLOAT32
         return from_tensor(pixels, exact)
@@ -37,7 +37,7 @@ def from_pixels(pixels: Pixels) -> types.Tensor:
 
 
 def to_pixels(message: types.Tensor) -> Pil.Image:
-    """A picture of 8 bits [3, height, width]."""
+    """A picture of 8 bits from a message [3, height, width]."""
     height, width = message.shape[1:]
     array = np.frombuffer(message.data, np.uint8).reshape(3, height, width)
     return Pil.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
@@ -45,7 +45,7 @@ def to_pixels(message: types.Tensor) -> Pil.Image:
 
 @dataclass(frozen=True)
 class Channels:
-    """Of an image that is no colour picture: how many channels it has, and the bands, counted from 1, by which it is
+    """The channels of an image that is no colour picture: their number, and the bands, counted from 1, that are
     drawn."""
 
     count: int
@@ -54,14 +54,14 @@ class Channels:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image, where it stood in the request, and its channels if they are no colours."""
+    """An image, its path in the request, and its channels if they are no colours."""
 
     pixels: Pixels
     path: str
     channels: Channels | None = None
 
     def message(self) -> types.Image:
-        """The image as it is, to be sent on."""
+        """The image as it is, to be sent on to a device."""
         return types.Image(tensor=from_pixels(self.pixels), fit=types.FIT_EXACT)
 
     @property
@@ -70,11 +70,11 @@ class Decoded:
         return pictures.height_width(self.pixels)
 
     def whole(self) -> Tensor:
-        """[1, 3, height, width] in [0, 1]."""
+        """The rows [1, 3, height, width] in [0, 1]."""
         return pictures.rows(self.pixels)
 
     def picture(self) -> Pil.Image:
-        """Of 8 bits."""
+        """The image in 8 bits."""
         bands = self.channels.bands if self.channels else ()
         return to_picture(self.whole(), bands) if isinstance(self.pixels, Tensor) else self.pixels
 
@@ -87,7 +87,7 @@ class Decoded:
             )
 
     def fitted(self, fit: Fit) -> tuple[Decoded, types.Placement]:
-        """The part of the image that the model's card wants, at its size, and where it lies in the image."""
+        """The part of the image that the model's card selects, at the card's size, and its placement in the image."""
         part, crop = pictures.cropped(self.pixels, fit, self.path)
         (down, across), (top, left) = crop.scale, crop.offset
         height, width = self.size
@@ -103,7 +103,8 @@ def placed(size: tuple[int, int]) -> types.Placement:
 
 @dataclass(frozen=True)
 class Sent:
-    """An image as it was sent, its header read: what decoding it takes of memory, beside the message, and of time."""
+    """An image as it was sent, with its header read, and what decoding it costs in memory (besides the message) and
+    time."""
 
     message: types.Image
     path: str
@@ -113,17 +114,17 @@ class Sent:
 
     @property
     def pixels(self) -> int:
-        """How many it has."""
+        """The number of its pixels."""
         return math.prod(self.file.size if self.file else self.message.tensor.shape[1:])
 
     @property
     def bytes(self) -> int:
-        """Of memory, at most, while it is decoded."""
+        """Most bytes of memory while it is decoded."""
         return self.file.bytes if self.file else _TIMES * len(self.message.tensor.data)
 
     @property
     def seconds(self) -> float:
-        """Of one processor, about."""
+        """Predicted seconds of decoding, on one processor."""
         return self.file.seconds if self.file else _SECONDS * len(self.message.tensor.data)
 
     def decoded(self) -> Decoded:
@@ -141,7 +142,7 @@ def sent(
     channels: Channels | None = None,
     stop: threading.Event | None = None,
 ) -> Sent:
-    """An image before it is decoded, a tensor if its `channels` are no colours; decoding ends early when `stop` is set.
+    """An image before it is decoded; a tensor if its `channels` are no colours. Decoding ends early when `stop` is set.
     Raises InvalidArgument saying what to change."""
     if image.fit not in types.Fit.values():
         raise InvalidArgument.at(f"{path}.fit", f"{image.fit} is no Fit")
@@ -160,7 +161,7 @@ def sent(
 
 def _checked(tensor: Tensor, path: str, max_pixels: int, channels: Channels | None) -> Pixels:
     count = channels.count if channels else 3
-    if channels is None and tensor.dim() == 3 and tensor.shape[0] == 1:  # grey is the same in all colours
+    if channels is None and tensor.dim() == 3 and tensor.shape[0] == 1:  # grey has equal colours
         tensor = tensor.expand(3, -1, -1)
     if tensor.dim() != 3 or tensor.shape[0] != count or tensor.numel() == 0:
         raise InvalidArgument.at(f"{path}.tensor.shape", f"{list(tensor.shape)} is not [{count}, height, width]")
@@ -180,15 +181,15 @@ def _checked(tensor: Tensor, path: str, max_pixels: int, channels: Channels | No
 
 
 def to_picture(image: Tensor, bands: Sequence[int] = ()) -> Pil.Image:
-    """[1, 3, H, W] in [0, 1] as 8 bits, or of more channels the three `bands`, or the one as grey; what is not finite
-    is black."""
+    """A picture of 8 bits from [1, 3, H, W] in [0, 1], or from other channels by the `bands`: three, or one as grey.
+    Values that are not finite become black."""
     shown = image[0, [band - 1 for band in bands]].expand(3, -1, -1) if bands else image[0]
     values = shown.detach().float().nan_to_num(0, 0, 0).clamp(0, 1).mul(255).round().byte()
     return Pil.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 
 def png(picture: Pil.Image, stop: threading.Event | None = None) -> bytes:
-    """The picture as a PNG file; ends early, by an InterruptedError, when `stop` is set."""
+    """The picture as a PNG file. Raises InterruptedError when `stop` is set."""
     buffer = pictures.Stoppable(stop=stop)
     picture.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

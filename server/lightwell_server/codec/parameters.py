@@ -1,8 +1,8 @@
-"""Parameters between protobuf and Python, for every message alike: what is set crosses by its name, what is unset is
-absent.
+"""Conversion of parameters between protobuf and Python, for every message: set fields are converted by name, unset ones
+are absent.
 
-Enums become the lower-case rest of their names, images whatever `picture` makes of them, other messages dicts; of a
-colour all three parts are set.
+Enums become the lower-case rest of their names, images the result of `picture`, other messages dicts. A colour's three
+parts are always set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Decode = Callable[[types.Image, str], Any]
 
 
 def read_parameters(message: Message, path: str, picture: Decode) -> dict[str, Any]:
-    """The set fields of a message. `path` is where it stands in the request, for errors."""
+    """The set fields of a message. `path` is its path in the request, for errors."""
     return {
         field.name: _value(field, value, f"{path}.{field.name}", picture)
         for field, value in message.ListFields()
@@ -50,7 +50,7 @@ def _single(field: FieldDescriptor, value: Any, path: str, picture: Decode) -> A
 
 
 def fill_parameters(message: Message, values: Mapping[str, Any]) -> None:
-    """Sets a message's fields from parameters, leaving images out: the inverse of `read_parameters`."""
+    """Sets a message's fields from parameters, except images: the inverse of `read_parameters`."""
     for name, value in values.items():
         field: Any = message.DESCRIPTOR.fields_by_name[name]
         if value is None or isinstance(value, Tensor):

@@ -26,20 +26,20 @@ from lightwell.pictures.decode import FORMATS
 from lightwell_server.errors import InvalidArgument
 
 SHORT = tuple(name for name in FORMATS if name not in ("PNG", "TIFF", "WEBP"))
-"""Those whose header is read by Pillow where a look must not take long."""
+"""Formats whose header Pillow reads fast enough for `header_size`."""
 MAX_PIXELS = 50_000_000
-"""The largest image that is decoded, read from its header."""
+"""Most pixels of an image, by its header."""
 HEADER = 65_536
-"""Bytes of a file in which its size is looked for, where a look must not take long."""
+"""Bytes of a file in which `header_size` looks for the size."""
 MAX_SCANS = 100
-"""Of a JPEG: each takes the time of all pixels, however few bytes it has. Usual files have about ten."""
+"""Most scans of a JPEG: each takes time for all pixels, however few bytes it has. Usual files have about ten."""
 MAX_SECONDS = 5.0
-"""Predicted seconds of decoding that a file may take."""
+"""Most predicted seconds of decoding a file."""
 
 _WEBP_BYTES, _WEBP_SECONDS = 20, 5e-8
-"""Of each pixel of a WebP, while it is decoded: its decoder has two pictures of four channels beside the one given."""
+"""Cost per pixel of decoding a WebP: its decoder has two pictures of four channels besides the result."""
 _PNG = b"\x89PNG\r\n\x1a\n"
-_SCAN = re.compile(rb"\xff\xda\x00")  # how each begins; in the pixels' own bytes a zero follows each 255
+_SCAN = re.compile(rb"\xff\xda\x00")  # the start of a scan; within pixel data a zero follows each 255
 _FILTERS = {
     "nearest": Pil.Resampling.NEAREST,
     "bilinear": Pil.Resampling.BILINEAR,
@@ -52,8 +52,8 @@ Pixels = Pil.Image | Tensor
 
 @dataclass(frozen=True)
 class Fit:
-    """How an image becomes the model's input: the shorter side is brought to `resize`, the middle `size` (height,
-    width) is taken. `antialias` smooths what becomes smaller."""
+    """How an image becomes the model's input: the shorter side is resized to `resize`, and the central `size` (height,
+    width) is cropped. `antialias` smooths when the image is reduced."""
 
     size: tuple[int, int]
     resize: int
@@ -63,7 +63,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Crop:
-    """Where the model's pixels lie in the original: the size of one of them and the first one's corner, each as
+    """Where the model's pixels lie in the original: the size of one of them, and the corner of the first one, each as
     (down, across) in the original's pixels."""
 
     scale: tuple[float, float]
@@ -72,8 +72,8 @@ class Crop:
 
 @dataclass(frozen=True)
 class File:
-    """A picture's file of which the header has been read. `size` is height and width, `bytes` what decoding it takes of
-    memory at most, beside the file itself, and `seconds` how long about."""
+    """An image file of which the header has been read. `size` is height and width, `bytes` the most memory that
+    decoding takes besides the file itself, and `seconds` the predicted time of decoding."""
 
     opened: Callable[[], Pil.Image]
     path: str
@@ -82,7 +82,7 @@ class File:
     seconds: float
 
     def decoded(self) -> Pil.Image:
-        """The first picture, as `opened` tells."""
+        """The decoded picture, in RGB."""
         with _blamed_on(self.path):
             picture = self.opened()
             if (picture.height, picture.width) != self.size:
@@ -91,19 +91,19 @@ class File:
 
 
 class Stoppable(io.BytesIO):
-    """A file that is neither read nor written on once `stop` is set: decoders and encoders go piece by piece."""
+    """A file whose reads and writes fail once `stop` is set: decoders and encoders work in pieces."""
 
     def __init__(self, data: bytes = b"", stop: threading.Event | None = None) -> None:
         super().__init__(data)
         self._stop = stop
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes. Raises InterruptedError when nobody wants the picture any more."""
+        """The next bytes. Raises InterruptedError when `stop` is set."""
         self._check()
         return super().read(size)
 
     def write(self, data: Any, /) -> int:  # noqa: ANN401 - whatever holds bytes
-        """Takes the next bytes. Raises InterruptedError when nobody wants the picture any more."""
+        """Writes bytes. Raises InterruptedError when `stop` is set."""
         self._check()
         return super().write(data)
 
@@ -113,7 +113,7 @@ class Stoppable(io.BytesIO):
 
 
 def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading.Event | None = None) -> File:
-    """A file by its header; nothing is decoded yet, and decoding ends early when `stop` is set. Raises InvalidArgument
+    """Reads a file's header. Nothing is decoded yet, and decoding ends early when `stop` is set. Raises InvalidArgument
     for `path`, saying what to change."""
     file = functools.partial(_opened, Stoppable(data, stop), path, max_pixels)
     with _blamed_on(path):
@@ -131,13 +131,13 @@ def headed(data: bytes, path: str, max_pixels: int = MAX_PIXELS, stop: threading
 
 
 def opened(data: bytes, path: str, max_pixels: int = MAX_PIXELS) -> Pil.Image:
-    """A file's first picture, as `lightwell.pictures.decode` has it. Raises InvalidArgument for `path`, saying what to
+    """A file's first picture, as in `lightwell.pictures.decode`. Raises InvalidArgument for `path`, saying what to
     change."""
     return headed(data, path, max_pixels).decoded()
 
 
 def _webp(file: Callable[[], Pil.Image], size: tuple[int, int], path: str, max_pixels: int) -> File:
-    """A WebP, which is not opened before it is decoded: its decoder takes memory for all pixels from then on."""
+    """A WebP, which is opened only when it is decoded, because its decoder allocates memory for all pixels at once."""
     height, width = size
     seconds = _WEBP_SECONDS * height * width
     _check(width, height, seconds, 0, path, max_pixels)
@@ -172,13 +172,13 @@ def _check(width: int, height: int, seconds: float, scans: int, path: str, max_p
 def _opened(file: Stoppable, path: str, max_pixels: int) -> Pil.Image:
     try:
         return decode.opened(file)
-    except (Pil.DecompressionBombError, Pil.DecompressionBombWarning):  # Pillow's own guard of this process
+    except (Pil.DecompressionBombError, Pil.DecompressionBombWarning):  # Pillow's own limit, of this process
         raise InvalidArgument.at(path, f"its pixels are more than {max_pixels:,}; send a smaller image") from None
 
 
 @contextmanager
 def _blamed_on(path: str) -> Iterator[None]:
-    """Has whatever a decoder raises be told of the file: it is that which is bad."""
+    """Turns a decoder's exceptions into InvalidArgument for `path`: the file is bad."""
     try:
         yield
     except UnidentifiedImageError:
@@ -191,34 +191,34 @@ def _blamed_on(path: str) -> Iterator[None]:
 
 
 def _bytes(picture: Pil.Image, scans: int) -> int:
-    """Of memory for each pixel, at most, while a picture is decoded, turned upright and brought to RGB: Pillow has four
-    bytes for a pixel of several channels."""
+    """Most bytes of memory per pixel while a picture is decoded, rotated upright and converted to RGB. Pillow stores a
+    pixel of several channels in four bytes."""
     plain = picture.mode == "RGB" and not picture.has_transparency_data
     if picture.format in ("JPEG", "MPO"):
         turned = bool(picture.getexif().get(ExifTags.Base.Orientation, 1) != 1)
-        return 4 + 4 * turned + 4 * (picture.mode != "RGB") + 6 * (scans > 1)  # of several scans coefficients are kept
+        return 4 + 4 * turned + 4 * (picture.mode != "RGB") + 6 * (scans > 1)  # coefficients of several scans are kept
     if picture.format == "GIF":
         return 16
     return 8 if plain else 16
 
 
 def _nanoseconds(picture: Pil.Image, scans: int) -> float:
-    """For each pixel, roughly: as measured on one core of 2.5 GHz."""
+    """Nanoseconds of decoding per pixel, roughly, as measured on one core of 2.5 GHz."""
     if scans:
         return 15 + 10 * (picture.mode != "RGB") + 3 * scans
     return 60 if picture.format == "PNG" else 20
 
 
 def rows(pixels: Pixels) -> Tensor:
-    """[1, 3, height, width] in [0, 1]."""
+    """The rows [1, 3, height, width] in [0, 1]."""
     if isinstance(pixels, Tensor):
         return pixels[None]
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
 
 
 def header_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width by a file's header, as its pixels lie in it; None if its beginning does not tell. Takes no time,
-    whatever the file: a PNG's texts are not unpacked, and a TIFF's tags, which may stand anywhere, are not read."""
+    """Height and width by a file's header, as its pixels are stored; None if the first bytes do not contain them. Fast
+    for every file: a PNG's texts are not unpacked, and a TIFF's tags, which may be anywhere, are not read."""
     if data.startswith(_PNG):
         width, height = struct.unpack(">II", data[16:24]) if len(data) >= 24 else (0, 0)
         return (height, width) if width and height else None
@@ -227,23 +227,23 @@ def header_size(data: bytes) -> tuple[int, int] | None:
     try:
         with Pil.open(io.BytesIO(data[:HEADER]), formats=SHORT) as picture:
             return picture.height, picture.width
-    except Exception:  # whatever a decoder raises: who decodes it will tell
+    except Exception:  # any error of a decoder: decoding the file will report it
         return None
 
 
 def height_width(pixels: Pixels) -> tuple[int, int]:
-    """The image's size."""
+    """Height and width."""
     return (pixels.shape[1], pixels.shape[2]) if isinstance(pixels, Tensor) else (pixels.height, pixels.width)
 
 
 def fitted(pixels: Pixels, fit: Fit, path: str) -> tuple[Tensor, Crop]:
-    """The rows that a model sees of an image, and where they lie in it. Raises InvalidArgument as `cropped` does."""
+    """The rows that a model sees of an image, and their position in it. Raises InvalidArgument as `cropped` does."""
     part, crop = cropped(pixels, fit, path)
     return rows(part).contiguous(), crop
 
 
 def cropped(pixels: Pixels, fit: Fit, path: str) -> tuple[Pixels, Crop]:
-    """The part of an image that a model sees, at the model's size, and where it lies in the image. Raises
+    """The part of an image that a model sees, at the model's size, and its position in the image. Raises
     InvalidArgument for `path` if the image is too long and thin."""
     height, width = height_width(pixels)
     scale = max(fit.resize / min(height, width), fit.size[0] / height, fit.size[1] / width)
@@ -275,7 +275,7 @@ def _cut(pixels: Pixels, top: int, left: int, size: tuple[int, int]) -> Pixels:
 
 
 def _decoded_size(picture: Pil.Image) -> tuple[int, int]:
-    """Width and height of the largest piece that is decoded: the picture, or a TIFF's tiles where these are larger."""
+    """Width and height of the largest piece that is decoded: the picture, or a TIFF's tiles if these are larger."""
     if not isinstance(picture, TiffImageFile) or TILEWIDTH not in picture.tag_v2:
         return picture.size
     return max(picture.size, (picture.tag_v2[TILEWIDTH], picture.tag_v2[TILELENGTH]), key=math.prod)

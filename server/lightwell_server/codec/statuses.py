@@ -25,12 +25,12 @@ from lightwell_server.errors import (
 )
 
 DOMAIN = "lightwell"
-# A status travels in headers, of which gRPC takes 8 KiB: with more its caller would hear of nothing but that.
+# A status is sent in headers, which gRPC limits to 8 KiB: a larger one would not reach its caller.
 MESSAGE_BYTES, FIELD_BYTES, DESCRIPTION_BYTES, VIOLATIONS_BYTES = 1000, 200, 500, 2000
 
 
 def status(error: LightwellError) -> status_pb2.Status:
-    """An error with its details, cut to what gRPC carries: callers choose the names that sentences quote."""
+    """An error with its details, truncated to what gRPC carries: messages quote names that callers choose."""
     found: list[Any] = [details.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     message = _short(error.message, MESSAGE_BYTES)
     if isinstance(error, InvalidArgument) and error.violations:
@@ -58,7 +58,7 @@ def status(error: LightwellError) -> status_pb2.Status:
 
 
 def _bad_request(violations: Sequence[tuple[str, str]]) -> details.BadRequest:
-    """The first violations, as many as there is room for."""
+    """The first violations that fit."""
     bad = details.BadRequest()
     for field, description in violations:
         bad.field_violations.add(field=_short(field, FIELD_BYTES), description=_short(description, DESCRIPTION_BYTES))
@@ -69,13 +69,13 @@ def _bad_request(violations: Sequence[tuple[str, str]]) -> details.BadRequest:
 
 
 def _short(text: str, most: int) -> str:
-    """A text of at most so many bytes and an ellipsis."""
+    """A text truncated to `most` bytes and an ellipsis."""
     data = text[: most + 1].encode(errors="replace")
     return text if len(data) <= most else data[:most].decode(errors="ignore") + "…"
 
 
 def error_of(failure: status_pb2.Status) -> LightwellError | None:
-    """The error that a status tells of; None if Lightwell has not told it."""
+    """The error that a status represents; None if Lightwell has not created it."""
     info, bad, retry = details.ErrorInfo(), details.BadRequest(), details.RetryInfo()
     resource, unmet = details.ResourceInfo(), details.PreconditionFailure()
     for detail in failure.details:

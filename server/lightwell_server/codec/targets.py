@@ -1,4 +1,4 @@
-"""Targets as messages: read, with what the model has to choose from, and written."""
+"""Conversion of targets from messages, with the choices that the model offers in errors, and to messages."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _NUMBERS = {readout: number for number, readout in _READOUTS.items() if number}
 
 
 def read_target(message: types.Target, facts: Facts, labels: tuple[str, ...], aimed: bool = True) -> Target:
-    """The target of a request; none, if its method is not `aimed` at one, but a bad one is told all the same. Raises
-    InvalidArgument with what there is to choose from."""
+    """The target of a request. A method that is not `aimed` has none, but a bad one still raises. Raises
+    InvalidArgument with the choices that there are."""
     kind = message.WhichOneof("target")
     if message.readout not in _READOUTS:
         raise InvalidArgument.at("target.readout", f"{message.readout} is no reading of a class")
@@ -89,8 +89,8 @@ def _class(index: int, path: str, facts: Facts) -> int:
 
 
 def label_index(label: str, labels: tuple[str, ...]) -> int:
-    """The class of that name, or of one part of its comma-separated name. Raises InvalidArgument if there are none or
-    several."""
+    """The class of that name, or of one part of its comma-separated name. Raises InvalidArgument if no class or several
+    classes match."""
     if not labels:
         raise InvalidArgument.at("target.label", "the model's card has no labels; name the class by its index")
     wanted = label.strip().casefold()
@@ -128,7 +128,7 @@ def _element(element: types.Element, facts: Facts) -> ElementTarget:
         close = nearest(path, list(facts.outputs))
         raise InvalidArgument.at("target.element.output", f"the model has no output {path!r}; {close}")
     shape = facts.outputs[path]
-    index = tuple(element.index) or ((0,) if shape == (1,) else ())  # a single number needs no place
+    index = tuple(element.index) or ((0,) if shape == (1,) else ())  # a single number needs no index
     if len(index) != len(shape) or not all(0 <= place < size for place, size in zip(index, shape, strict=True)):
         raise InvalidArgument.at(
             "target.element.index", f"{list(index)} is no place in an output of shape {list(shape)}"
@@ -170,13 +170,13 @@ def _shape(name: str, path: str, facts: Facts) -> tuple[int, ...]:
 
 
 def _grid(name: str, facts: Facts) -> Grid | None:
-    """The places of a layer; of the output none are known."""
+    """The positions of a layer; None for the output."""
     layer = facts.layer(name) if name else None
     return None if layer is None else layer.grid
 
 
 def write_target(target: Target, facts: Facts) -> types.Target:
-    """The inverse of `read_target`: of a class that is not fixed nothing but how it is read."""
+    """The inverse of `read_target`. For a class that is not fixed only its readout is written."""
     message = types.Target(readout=_NUMBERS[getattr(target, "readout", "score")])
     if isinstance(target, ClassTarget) and target.index is not None:
         message.class_index = target.index
@@ -197,5 +197,5 @@ def write_target(target: Target, facts: Facts) -> types.Target:
 
 
 def _layer(target: ChannelTarget | DirectionTarget) -> str:
-    """The layer as a request names it: not at all, if it is the main output."""
+    """The layer as a request names it; empty for the main output."""
     return "" if target.layer == OUTPUT else target.layer

@@ -1,4 +1,4 @@
-"""Tensors as messages and back."""
+"""Conversion of tensors to messages and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightwell.v1 import types_pb2 as types
 from lightwell_server.errors import InvalidArgument
 
 MAX_DIMENSIONS = 8
-"""Of a tensor that is sent."""
+"""Most dimensions of a tensor that is sent."""
 
 _DTYPES: dict[types.DataType.ValueType, np.dtype[Any]] = {
     types.DATA_TYPE_FLOAT32: np.dtype("<f4"),
@@ -34,12 +34,12 @@ _WEIGHTS = {
 
 
 def data_type(dtype: torch.dtype) -> types.DataType.ValueType:
-    """The enum's value for a floating type."""
+    """The enum's value for a floating dtype."""
     return _WEIGHTS[dtype]
 
 
 def to_tensor(message: types.Tensor, path: str) -> Tensor:
-    """A tensor of its own. Raises InvalidArgument if shape, type and bytes do not agree."""
+    """A tensor that owns its memory. Raises InvalidArgument if shape, type and bytes do not agree."""
     check_tensor(message, path)
     array = np.frombuffer(message.data, _DTYPES[message.dtype])
     return torch.from_numpy(array.reshape(tuple(message.shape)).copy())
@@ -62,7 +62,7 @@ def check_tensor(message: types.Tensor, path: str) -> None:
 
 
 def from_tensor(tensor: Tensor, dtype: types.DataType.ValueType = types.DATA_TYPE_FLOAT32) -> types.Tensor:
-    """A message; floating tensors take the type asked for, others keep theirs."""
+    """A tensor as a message; floating tensors are converted to `dtype`, others keep theirs."""
     array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).detach().cpu().numpy()
     if array.dtype.kind == "f":
         array = array.astype(_DTYPES[dtype or types.DATA_TYPE_FLOAT32])

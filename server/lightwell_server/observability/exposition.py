@@ -15,14 +15,14 @@ Scraped = Callable[[], Iterable[Metric]]
 
 
 class _Merged(Collector):
-    """The gateway's metrics and those of the devices. Both may have the same families, each of which may come only
+    """The gateway's metrics and those of the devices. Families that both have are merged, because each may appear only
     once."""
 
     def __init__(self, metrics: GatewayMetrics, scraped: Scraped) -> None:
         self._metrics, self._scraped = metrics, scraped
 
     def collect(self) -> Iterable[Metric]:
-        """All figures, the families of all processes put together."""
+        """All metrics, with the families of all processes merged."""
         families: dict[str, Metric] = {}
         for family in (*self._metrics.registry.collect(), *self._scraped()):
             merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
@@ -30,17 +30,18 @@ class _Merged(Collector):
         return families.values()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: workers are not asked before there are any."""
+        """Nothing: there are no workers yet when the registry calls this."""
         return ()
 
 
 def text(metrics: GatewayMetrics, scraped: Scraped) -> bytes:
-    """The metrics in Prometheus' text form. Workers are asked: call it beside the event loop."""
+    """The metrics in Prometheus' text format. Blocks while workers respond: do not call it on the event loop's
+    thread."""
     return generate_latest(_registry(metrics, scraped))
 
 
 def serve(port: int, metrics: GatewayMetrics, scraped: Scraped) -> None:
-    """Serves the metrics on a port; 0 does not. Raises OSError if it cannot be had."""
+    """Serves the metrics on a port; 0 does not. Raises OSError if the port is not available."""
     if not port:
         return
     try:

@@ -1,4 +1,4 @@
-"""Logs as JSON lines, and the line of each call."""
+"""Logs as JSON lines, and one line for each call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line; times are UTC's. `always` are fields of each line."""
+    """One JSON object per line; times are in UTC. `always` are fields of each line."""
 
     converter = staticmethod(time.gmtime)
 
@@ -38,7 +38,7 @@ class JsonLines(logging.Formatter):
 
 
 def start(level: str, **always: object) -> None:
-    """Sends all logs of at least that level to standard error, each with those fields."""
+    """Sends all logs of at least that level to standard error, each with the fields `always`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(always))
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -52,7 +52,7 @@ class CallLog:
         self._slow = slow
 
     def __call__(self, call: Call) -> None:
-        """Tells who asked what, how it ended, and where the time went."""
+        """Logs the caller, the request, how the call ended, and where the time went."""
         fields = {
             "request_id": call.id,
             "rpc": call.rpc.rpartition("/")[2],

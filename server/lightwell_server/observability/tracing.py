@@ -20,12 +20,12 @@ from lightwell_server.requests.call import Call
 log = logging.getLogger(__name__)
 
 LAST = 2.0
-"""Seconds in which a collector may take the last traces."""
+"""Timeout in seconds for sending the last traces."""
 
 
 class Tracing:
     """Sends the spans of calls to a collector (`http://HOST:PORT` in plaintext, `https://` with TLS), in batches. A
-    call whose caller sent a `traceparent` becomes part of that trace, and is kept or left out as the caller chose."""
+    call with a `traceparent` becomes part of that trace, and follows the caller's sampling decision."""
 
     def __init__(self, endpoint: str) -> None:
         resource = Resource.create({"service.name": "lightwell", "service.version": __version__})
@@ -37,7 +37,7 @@ class Tracing:
         self._context = TraceContextTextMapPropagator()
 
     def __call__(self, call: Call) -> None:
-        """Writes down a call that is over."""
+        """Records a call that is over."""
         epoch = time.time() - time.monotonic()
 
         def at(moment: float) -> int:
@@ -58,7 +58,8 @@ class Tracing:
         root.end(at(call.ended))
 
     def stop(self) -> None:
-        """Sends what is left, for a moment: a collector that is silent keeps nobody from stopping."""
+        """Sends the remaining traces within a timeout, so that a collector that does not respond cannot block
+        shutdown."""
         sending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         sending.start()
         sending.join(LAST)

@@ -154,7 +154,7 @@ class Device:
         """Runs a request. Raises LightwellError."""
         model, further = self._models_of(request)
         prepared = await self._beside(prepare, request, model, further)
-        if isinstance(request, synthesize.SynthesizeRequest):  # requests that do not fit are refused before their first step
+        if isinstance(request, synthesize.SynthesizeRequest):  # checks the limits before the first step
             await self._beside(cost_of, prepared, self._limits, self._engine.seconds)
         admitted.attempts, admitted.worker = 1, 0
         async with aclosing(self._events(prepared, admitted)) as events:

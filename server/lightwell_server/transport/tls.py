@@ -14,8 +14,8 @@ from lightwell_server.reload import Watched
 def credentials(
     certificate: Path, key: Path, client_ca: Path | None, metrics: GatewayMetrics
 ) -> grpc.ServerCredentials:
-    """TLS with a certificate chain and its key, both PEM; with `client_ca`, callers must show a certificate that one
-    of its authorities has signed. Raises OSError for a file that cannot be read, or that is none."""
+    """TLS with a certificate chain and its key, both PEM. With `client_ca`, callers must present a certificate signed
+    by one of its authorities. Raises OSError for a file that cannot be read or is invalid."""
     files = [certificate, key, *([client_ca] if client_ca else [])]
 
     def read() -> grpc.ServerCertificateConfiguration:
