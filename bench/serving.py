@@ -38,7 +38,7 @@ from bench.common.endurance import endurance
 from bench.common.nets import deployed
 from bench.common.table import Goal, Row, medians, ms, print_goals, report, table
 from bench.device.beside import OCCLUSIONS, TRANSFERS, FirstComeWorker, latencies_served, p95, paced
-from bench.device.line import Line
+from bench.device.long_queue import LongQueue
 from bench.device.serving import latency, throughputs
 from lightwell_server.engine.engine import Engine
 from lightwell_server.models.store import Model
@@ -124,7 +124,7 @@ def ending(bench: Bench, calls: int = 20) -> Iterator[Row]:
 
 def queue(bench: Bench, steps: int = 5_000, rounds: int = 15) -> Iterator[Row]:
     """The lines and the goal of the scheduler alone."""
-    lines = {jobs: Line(jobs) for jobs in JOBS}
+    lines = {jobs: LongQueue(jobs) for jobs in JOBS}
     seconds = medians({str(jobs): partial(line.run, steps) for jobs, line in lines.items()}, rounds)
     least = seconds[str(JOBS[0])]
     for jobs in JOBS:

@@ -226,7 +226,7 @@ def test_work_that_comes_when_pools_are_shut_is_refused_by_name():
     """As `concurrent.futures` shuts them once the main thread is over, whatever other threads still do."""
     painting = StyleTransfer(styles=[Style(image=to_message(PICTURE))], size=32, steps=1)
     with Local(seeded(Residual), CARD) as local:
-        local._engine._beside.shutdown()
+        local._engine._work_threads.shutdown()
         with pytest.raises(UnavailableError, match="keep its main thread"):
             local.synthesize(painting, image=PICTURE).result()
         assert local.explain(PICTURE, Saliency()).map.any()

@@ -50,7 +50,7 @@ class Watched(Generic[T]):
             try:
                 if time.monotonic() - self._looked >= EVERY:
                     self._looked = time.monotonic()
-                    self._look()
+                    self._check()
             finally:
                 self._lock.release()
         return self._value
@@ -66,7 +66,7 @@ class Watched(Generic[T]):
             self._failed = []  # errors are logged again
             self._read_again(self._seen())
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         stamps = self._seen()
         if stamps != self._stamps:
             self._read_again(stamps)

@@ -174,13 +174,13 @@ class Serving:
         """Follows the repository, and says when all models are decided that were there at first."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._reconciler.watch())
-            tasks.create_task(self._look())
+            tasks.create_task(self._poll())
             await self._reconciler.load_all()
             self._decided = True
             count = len(self._registry.ready())
             print(f"lightwell: serving {count} models on port {self._port}", flush=True)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         """Keeps health and what requests have used up to date: a model answers where a worker has it."""
         ready = False
         while True:

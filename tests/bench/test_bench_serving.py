@@ -5,7 +5,7 @@ import sys
 from torch import nn
 
 from bench import serving
-from bench.device.line import Line
+from bench.device.long_queue import LongQueue
 from lightwell.serving import bundled
 from lightwell_server.models.store import load_version
 
@@ -20,7 +20,7 @@ def test_the_command_prints_a_table_and_a_line_for_each_goal(monkeypatch, capsys
 
 
 def test_each_step_of_the_line_takes_one_row_and_no_job_is_lost():
-    line = Line(20)
+    line = LongQueue(20)
     before = line.scheduler.waiting_rows
     line.run(7)
     assert line.scheduler.waiting_rows == before - 7

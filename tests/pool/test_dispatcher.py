@@ -19,7 +19,7 @@ KEY = ("net", "1")
 SHORT, LONG = 0.05, 60.0
 
 
-class Line:
+class Queue:
     """A pool whose workers are there in name only, and the requests that ask it."""
 
     def __init__(self, tmp_path, workers, max_rows=2):
@@ -58,7 +58,7 @@ def dispatcher(test):
 
     def run(tmp_path, **given):
         async def story():
-            made = Line(tmp_path, **{"workers": 2, **given})
+            made = Queue(tmp_path, **{"workers": 2, **given})
             try:
                 await test(made)
             finally:
@@ -191,7 +191,7 @@ async def test_those_in_line_are_told_when_no_worker_comes_back(made):
         slot.models, slot.state = set(), admin.WORKER_STATE_ENDED
     admitted = await made.ask(made.admitted())
     made.dispatcher._answering -= lines.GONE
-    telling = asyncio.create_task(made.dispatcher.tell_those_who_wait())
+    telling = asyncio.create_task(made.dispatcher.fail_waiting())
     with pytest.raises(Unavailable, match="no worker answers") as caught:
         await made.asked[admitted]
     telling.cancel()

@@ -73,7 +73,7 @@ class Engine:
         self._runs: set[Run] = set()
         self._working: set[Run] = set()
         self._open, self._leaving = True, False
-        self._beside = single_threaded_pool(2, f"{name}-work")
+        self._work_threads = single_threaded_pool(2, f"{name}-work")
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
         _left_open.add(self)
@@ -147,7 +147,7 @@ class Engine:
             self._failed()
         with self._wake:
             self._open = False
-        self._beside.shutdown(wait=False, cancel_futures=True)
+        self._work_threads.shutdown(wait=False, cancel_futures=True)
         for run in () if self._leaving else self.runs:
             self._over(run, Failed(Unavailable("the server stopped before the request was finished")))
 
@@ -277,7 +277,7 @@ class Engine:
 
     def _submitted(self, work: Work) -> Future[Any]:
         try:
-            return self._beside.submit(work.function, *work.arguments)
+            return self._work_threads.submit(work.function, *work.arguments)
         except RuntimeError:  # pools accept no work once the main thread has ended, even while other threads run
             raise Unavailable("the process is ending; keep its main thread until all requests are answered") from None
 

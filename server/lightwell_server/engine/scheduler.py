@@ -99,7 +99,7 @@ Entry = tuple[Ticket, int]
 has left by another queue."""
 
 
-class Line:
+class RankedQueue:
     """Tickets by rank. Ranks that differ by less than GRAIN are equal, and within one the order is first in, first out,
     so that a long queue costs no more than a short one. Stale entries are skipped."""
 
@@ -143,12 +143,12 @@ class Account:
         self.place = int((served + AGEING * now) / GRAIN)
 
 
-class Lines(dict[Account, Line]):
+class CallerQueues(dict[Account, RankedQueue]):
     """A queue for each caller with waiting tickets."""
 
     def add(self, account: Account, entry: Entry, rank: int) -> None:
         """Adds a ticket to its caller's queue."""
-        self.setdefault(account, Line()).add(entry, rank)
+        self.setdefault(account, RankedQueue()).add(entry, rank)
 
     def left(self, account: Account) -> None:
         """Records that one of the caller's tickets has left the queue."""
@@ -170,8 +170,8 @@ class Scheduler:
         self.max_rows = max_rows
         self.max_seconds = max_seconds
         self.waiting_rows = 0
-        self._all = Lines()
-        self._by_key: dict[Hashable, Lines] = {}
+        self._all = CallerQueues()
+        self._by_key: dict[Hashable, CallerQueues] = {}
         self._accounts: dict[str, Account] = {}
         self._floor = 0.0
         self._experience: OrderedDict[Hashable, Experience] = OrderedDict()
@@ -186,7 +186,7 @@ class Scheduler:
         rank, entry = self.rank(ticket, now), (ticket, ticket.turn)
         self._all.add(account, entry, rank)
         if not ticket.alone:
-            self._by_key.setdefault(ticket.key, Lines()).add(account, entry, rank)
+            self._by_key.setdefault(ticket.key, CallerQueues()).add(account, entry, rank)
         self.waiting_rows += ticket.left
 
     def rank(self, ticket: Ticket, now: float) -> int:
@@ -232,7 +232,7 @@ class Scheduler:
     def _fill(self, take: Take, room: int, now: float) -> None:
         """Fills a step with tickets of the same key, least served callers first."""
         first = take.slices[0].ticket
-        same = self._by_key.get(first.key, Lines())
+        same = self._by_key.get(first.key, CallerQueues())
         own = self._accounts[first.run.caller]
         most = math.inf if same.keys() <= {own} else self._riding(same)
         for account in sorted(same, key=PLACE):
@@ -242,11 +242,11 @@ class Scheduler:
                     if not room:
                         return
 
-    def _riding(self, same: Lines) -> float:
+    def _riding(self, same: CallerQueues) -> float:
         """The most seconds that a caller may have used to add rows to a step of another: RIDE more than the least used
         by any caller that waits for another key, too. Otherwise a caller with many requests would fill the rest of
         every step of others, and the others would seldom get a step of their own."""
-        none = Line()
+        none = RankedQueue()
         elsewhere = (a.served for a, line in self._all.items() if line.waiting > same.get(a, none).waiting)
         return RIDE + min(elsewhere, default=math.inf)
 
@@ -321,7 +321,7 @@ class Scheduler:
         rows, known = self.limit(ticket.key), self._experience.get(ticket.key)
         return min(2 * rows if known is not None and known.probe <= 0 else rows, self._most(ticket))
 
-    def _taken(self, lines: Lines, account: Account, now: float, take: Take) -> Iterator[Ticket]:
+    def _taken(self, lines: CallerQueues, account: Account, now: float, take: Take) -> Iterator[Ticket]:
         """Removes a caller's tickets from the queue. Those that are cancelled or cannot meet their deadline go to
         `take.dropped`."""
         while (line := lines.get(account)) is not None:

@@ -54,7 +54,7 @@ class Reconciler:
 
     async def expect(self) -> None:
         """Scans the repository for models to load, if it responds in time."""
-        seen = await self._look()
+        seen = await self._scan()
         if seen is not None:
             self._stamps, self._found = seen, True
             self._list()
@@ -73,7 +73,7 @@ class Reconciler:
         before = self._stamps
         while True:
             await asyncio.sleep(EVERY)
-            seen = await self._look()
+            seen = await self._scan()
             if seen is None:
                 continue  # a disk that is unavailable for a moment unloads no model
             steady = {key: stamp for key, stamp in seen.items() if before.get(key) == stamp}
@@ -91,7 +91,7 @@ class Reconciler:
         return await asyncio.shield(loading)
 
     async def _load_anew(self, name: str, version: str) -> models.GetModelResponse:
-        seen = await self._look()
+        seen = await self._scan()
         if seen is None:
             raise Unavailable("the repository does not answer now; the log says more, try again", reason="NOT_READY")
         versions = sorted((v for n, v in seen if n == name), key=natural)
@@ -137,7 +137,7 @@ class Reconciler:
         self._retire(entry)
         await self._notify(entry.name)
 
-    async def _look(self) -> dict[Key, Hashable] | None:
+    async def _scan(self) -> dict[Key, Hashable] | None:
         """Scans the repository and its aliases. None if the repository is unavailable or does not respond in time: a
         disk may block for ever, and must not block the event loop."""
         try:
@@ -277,7 +277,7 @@ def _seen(repository: Path, registry: ModelRegistry) -> dict[Key, Hashable] | No
     """Reads the aliases, and the stamps of each version's files; None if there is no repository."""
     if not repository.is_dir():
         return None
-    registry.look()
+    registry.read_aliases()
     return _stamps(repository)
 
 

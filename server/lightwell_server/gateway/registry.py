@@ -84,7 +84,7 @@ class ModelRegistry:
         self._aliases = Watched("aliases", [path], lambda: _aliases(path), metrics)
         self.aliases = self._aliases.last
 
-    def look(self) -> None:
+    def read_aliases(self) -> None:
         """Reads the aliases if their file has changed. Safe from any thread; blocks for as long as the disk does."""
         self._aliases.get()
 

@@ -51,7 +51,7 @@ class Dispatcher:
         """How many workers have a model loaded and serve."""
         return sum(bool(slot.models) for slot in self.slots)
 
-    async def tell_those_who_wait(self) -> None:
+    async def fail_waiting(self) -> None:
         """Fails the queued requests while no worker is expected back."""
         while True:
             await asyncio.sleep(1)

@@ -113,7 +113,7 @@ class Pool:
     async def supervise(self) -> None:
         """Keeps the workers alive until it is cancelled. Each task is restarted on its own if it fails."""
         async with asyncio.TaskGroup() as tasks:
-            for work in (*(slot.live for slot in self._slots), self._dispatcher.tell_those_who_wait):
+            for work in (*(slot.live for slot in self._slots), self._dispatcher.fail_waiting):
                 tasks.create_task(_again(work))
 
     async def stop(self) -> None:

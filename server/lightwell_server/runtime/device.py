@@ -144,7 +144,7 @@ class Device:
         model.graph.on_lookup = self._count_lookup
         self._models[name, version] = model
         self.metrics.model_loads.labels("ready").inc()
-        return await self._beside(describe.described, model)
+        return await self._on_thread(describe.described, model)
 
     async def unload(self, name: str, version: str) -> None:
         """Unloads a version; requests in progress keep it until they are over."""
@@ -153,9 +153,9 @@ class Device:
     async def run(self, request: Request, admitted: AdmittedRequest) -> AsyncGenerator[Response, None]:
         """Runs a request. Raises LightwellError."""
         model, further = self._models_of(request)
-        prepared = await self._beside(prepare, request, model, further)
+        prepared = await self._on_thread(prepare, request, model, further)
         if isinstance(request, synthesize.SynthesizeRequest):  # checks the limits before the first step
-            await self._beside(cost_of, prepared, self._limits, self._engine.seconds)
+            await self._on_thread(cost_of, prepared, self._limits, self._engine.seconds)
         admitted.attempts, admitted.worker = 1, 0
         async with aclosing(self._events(prepared, admitted)) as events:
             async for event, run in events:
@@ -164,12 +164,12 @@ class Device:
                 elif isinstance(event, Frame):
                     drawn = event.image is not None
                     message = functools.partial(responses.progress, event, prepared)
-                    yield await self._beside(message) if drawn else message()
+                    yield await self._on_thread(message) if drawn else message()
                 elif isinstance(event, Done):
                     answered = (
                         responses.explanation if isinstance(request, explain.ExplainRequest) else responses.synthesis
                     )
-                    yield await self._beside(answered, prepared, event.result, run)
+                    yield await self._on_thread(answered, prepared, event.result, run)
 
     async def query(self, rpc: str, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
         """Runs a query on a thread of its own pool, next to the engine. Raises LightwellError."""
@@ -251,7 +251,7 @@ class Device:
             log.warning("the thread that was loading model %s@%s stays until it ends by itself", name, version)
             raise
 
-    async def _beside(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
+    async def _on_thread(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
         """Runs a function on a thread of the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(function, *arguments))
 

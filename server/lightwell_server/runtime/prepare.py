@@ -131,13 +131,13 @@ def prepare(request: Request, model: Model, further: Mapping[str, Model] | None 
     )
     prepared.inputs = _inputs(request, model)
     if method.needs.image != "none":
-        _look(prepared)
+        _read_image(prepared)
     if prepared.image is not None and prepared.image.shape[2:] != model.facts.size and _layered(prepared):
         _resize(prepared, given)
     return prepared
 
 
-def _look(prepared: PreparedRequest) -> None:
+def _read_image(prepared: PreparedRequest) -> None:
     """Fits the image to the model, or keeps its own size where the method or the request wants that."""
     model, request = prepared.model, prepared.request
     image = _decoded(request.image, "image", model)

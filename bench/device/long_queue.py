@@ -23,7 +23,7 @@ class Caller:
     gone: bool = False
 
 
-class Line:
+class LongQueue:
     """A scheduler with so many jobs in line that never end. Each step takes one row, the dearest case: no other
     request shares its cost."""
 
