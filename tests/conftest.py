@@ -2,12 +2,15 @@
 
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)  # small sums: threads would only get in each other's way
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background, whose programs hear no Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 PEERS = Path(__file__).parent / "peers"
