@@ -1,4 +1,4 @@
-"""Lightwell's SDK: ask a server what an image model saw, what would change its mind, and what it dreams of.
+"""Lightwell's SDK: explanations of image models, adversarial examples and synthesised images from a server.
 
     from lightwell import Client, GradCam
     with Client("localhost:50051") as lightwell:

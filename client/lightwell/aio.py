@@ -1,4 +1,4 @@
-"""The client for programs on an event loop. The same calls as `Client`, awaited."""
+"""The asynchronous client: the calls of `Client`, to be awaited on an event loop."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ T = TypeVar("T")
 
 
 class AsyncStream(Generic[ResultT]):
-    """An answer on its way. Iterating gives its progress; `await result()` waits for the end; leaving it early cancels
-    it."""
+    """A response that is streamed. Iterating gives its progress; `await result()` waits for the end; leaving it early
+    cancels it."""
 
     def __init__(self, events: _Attempts, source: types.Image | None = None) -> None:
         self._events, self._source = events, source
@@ -285,8 +285,8 @@ class AsyncClient:
 
 
 def _of_call_or_task(request_id: str) -> BaseException:
-    """gRPC raises the same exception where a call was cancelled as a task does that was cancelled itself. The one is an
-    error of ours, the other must go on."""
+    """The exception for a cancelled call, or for a cancelled task: gRPC raises CancelledError for both, but only the
+    latter must propagate."""
     task = asyncio.current_task()
     return asyncio.CancelledError() if task is not None and task.cancelling() else cancelled(request_id)
 
@@ -317,7 +317,7 @@ async def _driven(
 
 
 class _Attempts(AsyncIterable[Event]):
-    """The events of a stream that is asked again where it breaks off."""
+    """The events of a stream, which is requested again if it breaks off."""
 
     def __init__(self, ask: Callable[..., Any], request: Message, connection: Connection) -> None:
         self._ask, self._request, self._connection = ask, request, connection

@@ -1,5 +1,5 @@
-"""Calls that take several requests, written once and without input or output: generators that yield what is to be done
-next and are sent what came of it. `Client`, `AsyncClient` and `Local` each do it in their own way."""
+"""Calls of several requests as generators without input or output: they yield the next step and are sent its result.
+`Client`, `AsyncClient` and `Local` each perform the steps in their own way."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ from lightwell.transport.retry import Give
 
 T = TypeVar("T")
 Request = Any
-"""An ExplainRequest, or a SynthesizeRequest, of whose stream the result is the answer."""
+"""An ExplainRequest, or a SynthesizeRequest, whose response is the result of the stream."""
 Make = Callable[[], Request]
-"""Makes a request; reading and encoding an image may take long."""
+"""Makes a request. It may take long, because it may read and encode an image."""
 
 
 @dataclass(frozen=True)
 class Begin:
-    """Make a request and send it; what it is called until it is answered is sent back."""
+    """Make a request and send it; a handle for `Wait` is sent back."""
 
     make: Make
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait for the answer to what was begun, and send it back."""
+    """Wait for the response to a request in flight, and send it back."""
 
     begun: Any
 
 
 @dataclass(frozen=True)
 class Total:
-    """So many answers will be given, as far as is known."""
+    """The number of responses to expect, or None if it is not known."""
 
     count: int | None
 
 
 Call = Generator[Begin | Wait | Total | Give, Any, T]
-"""What a call yields; it returns its result."""
+"""The generator of a call; it returns the result."""
 ENDING = (UnavailableError, UnauthenticatedError, ForbiddenError, CancelledCallError)
-"""Errors that no other request would be spared: they end a sheet."""
+"""Errors that every other request would have too: they end a sheet."""
 
 
 def explain(
     image: ImageLike | None, method: Message, targets: int | None, options: ExplainOptions
 ) -> Call[Explanation | list[Explanation]]:
-    """The explanation of a target, or with `targets` a list of those of the classes of the highest scores."""
+    """The explanation of a target, or with `targets` a list of those of the most probable classes."""
     if targets is None:
         return (yield from _answer(partial(explain_request, image, method, **options)))
     found = [(yield from _answer(partial(top_request, image, method, targets, **options)))]
@@ -73,15 +73,15 @@ def explain(
 
 
 def explain_all(images: Iterable[ImageLike], method: Message, concurrency: int, options: ExplainOptions) -> Call[None]:
-    """Gives the explanation of each image in their order, with at most `concurrency` requests in flight. What is wrong
-    with an image is raised when its turn comes: the answers before it are not lost."""
+    """Gives the explanations of images in their order, with at most `concurrency` requests in flight. An error of an
+    image is raised at its position, after all earlier explanations."""
     yield Total(len(images) if isinstance(images, Sized) else None)
     yield from _in_order((partial(explain_request, image, method, **options) for image in images), concurrency)
 
 
 def sheet(plan: Plan) -> Call[Sheet]:
-    """A sheet of many answers, each of which is given as it comes. What fails is told in its place; errors that no cell
-    would be spared are raised."""
+    """A sheet of many responses, each of which is also given when it arrives. An error takes its cell's position, but
+    `ENDING` errors are raised."""
     first: list[Answer] = []
     cells = plan.questions()
     yield from _in_order((partial(plan.request, cell) for cell in cells), CONCURRENCY, first.append, kept=True)
@@ -89,7 +89,7 @@ def sheet(plan: Plan) -> Call[Sheet]:
 
     def take(answer: Answer) -> None:
         if isinstance(answer, Explanation):
-            answer.source = cells[len(answers)].row.image  # held once for a row, and not by each of its cells
+            answer.source = cells[len(answers)].row.image  # shared by the cells of a row
         answers.append(answer)
 
     yield Total(len(cells))
@@ -106,8 +106,8 @@ def _answer(make: Make) -> Call[Explanation]:
 def _in_order(
     makes: Iterator[Make], concurrency: int, take: Callable[[Any], object] = lambda answer: None, kept: bool = False
 ) -> Call[None]:
-    """Takes and gives the answers in order, with so many requests in flight. Errors are answers if they are `kept`, but
-    for those that no other request would be spared."""
+    """Takes and gives the responses in order, with at most `concurrency` requests in flight. With `kept` errors are
+    treated as responses, except for `ENDING` errors."""
     begun: deque[Any] = deque()
     wrong: Exception | None = None
     while True:

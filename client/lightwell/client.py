@@ -1,4 +1,4 @@
-"""The client for programs that wait."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ T = TypeVar("T")
 
 
 class Stream(Generic[ResultT]):
-    """An answer on its way. Iterating gives its progress; `result()` waits for the end; leaving it early cancels it."""
+    """A response that is streamed. Iterating gives its progress; `result()` waits for the end; leaving it early cancels
+    it."""
 
     def __init__(self, events: Iterable[Event], source: types.Image | None = None) -> None:
         self._events, self._source = events, source
@@ -77,11 +78,11 @@ class Client(Waiting):
 
     `timeout` is in seconds a call, retries included (None: the server's limit). `tls` is True for the system's
     authorities, or a file with others; `certificate` is the client's own, files with the chain and the key. `token` is
-    a bearer token, or a function that is called for one at each call.
+    a bearer token, or a function that returns one at each call.
 
-    What fails because no server can be reached is asked again up to `retries` times (0: never; where there is a single
-    answer, at most four). A stream that breaks off is asked again with the same request; progress that was shown is
-    not shown again, and the count starts anew when there is more.
+    A call that fails because the server cannot be reached is repeated up to `retries` times (0: never; at most 4 for a
+    call with a single response). A stream that breaks off is requested again. Progress that was reported is not
+    reported again, and each new progress resets the count of retries.
     """
 
     def __init__(
@@ -243,7 +244,7 @@ class Client(Waiting):
 
 @dataclass(frozen=True)
 class _BegunCall:
-    """An explanation that is asked for and not yet there."""
+    """An explanation that was requested and has not arrived."""
 
     call: Any  # grpc's future has no public type
     source: types.Image
@@ -272,7 +273,7 @@ class _BegunStream:
 
 
 class _Attempts:
-    """The events of a stream that is asked again where it breaks off. `cancel` may be called from any thread."""
+    """The events of a stream, which is requested again if it breaks off. `cancel` may be called from any thread."""
 
     def __init__(self, ask: Callable[..., Any], request: Message, connection: Connection) -> None:
         self._ask, self._request, self._connection = ask, request, connection
@@ -299,5 +300,5 @@ class _Attempts:
     def _begin(self) -> None:
         arguments = {**self._connection.call(self._request_id), "timeout": self._course.left()}
         self._call = self._ask(self._request, **arguments)
-        if self._cancelled.is_set():  # while the call was being made
+        if self._cancelled.is_set():  # cancelled while the call was being made
             self._call.cancel()

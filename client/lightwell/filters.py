@@ -1,4 +1,4 @@
-"""The weights of a layer, for people: an array, and a picture."""
+"""The weights of a layer as an array and as a picture."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ class Filters:
         return images.to_array(self.message.weights)
 
     def picture(self) -> Pil.Image:
-        """The filters with their numbers, each from its least to its largest value: those of three channels in colour,
-        of one in grey, others with a row each and a tile for each channel. What does not fit is left out."""
+        """The filters with their indices, each scaled from its smallest to its largest value: in colour for three
+        channels, in grey for one, otherwise a row for each filter with a tile for each channel. What does not fit is
+        left out."""
         png = self.message.png
         return Pil.open(io.BytesIO(png)) if png else tiles.filters(self.weights)[0]
 
     def save(self, path: str | Path) -> None:
-        """Writes the picture; the path's ending says the format."""
+        """Writes the picture in the format of the path's ending."""
         self.picture().save(path)
 
     def _repr_png_(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Images as callers have them, as the service takes them."""
+"""Converts images between the callers' types and messages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lightwell.pictures import decode
 from lightwell.v1 import types_pb2 as types
 
 ImageLike = str | Path | bytes | Pil.Image | NDArray[Any] | types.Image
-"""A file's path or bytes, a PIL image (it is sent as its file would be read: upright, in RGB), an array [H, W, 3] or
-[3, H, W], of grey [H, W], [H, W, 1] or [1, H, W], of a model whose channels are no colours [channels, H, W] (whole
-numbers from 0 to 255, or floats in [0, 1]), or the message itself."""
+"""A file's path or bytes, a PIL image (sent upright and in RGB, as its file would be read), an array [H, W, 3] or [3,
+H, W], for grey [H, W], [H, W, 1] or [1, H, W], for a model whose channels are not colours [channels, H, W] (integers
+from 0 to 255, or floats in [0, 1]), or the message itself."""
 
 CHANNELS = 64
-"""Of an image that is no colour picture, at most."""
+"""The most channels of an image that is not a colour picture."""
 
 _DTYPES: dict[np.dtype[Any], types.DataType.ValueType] = {
     np.dtype("float32"): types.DATA_TYPE_FLOAT32,
@@ -35,8 +35,8 @@ _TYPES = {number: dtype.newbyteorder("<") for dtype, number in _DTYPES.items()}
 
 
 def to_message(image: ImageLike, fit: str = "card") -> types.Image:
-    """The image as a message; `fit` is card or exact. Raises ValueError for anything that is no image, and OSError
-    for a path that cannot be read."""
+    """The image as a message; `fit` is card or exact. Raises ValueError if it is not an image, and OSError for a path
+    that cannot be read."""
     if isinstance(image, types.Image):
         return image
     message = types.Image(fit=types.Fit.Value(f"FIT_{fit.upper()}"))
@@ -54,7 +54,7 @@ def to_message(image: ImageLike, fit: str = "card") -> types.Image:
 
 
 def to_tensor(array: NDArray[Any]) -> types.Tensor:
-    """An array as a message. Raises ValueError for element types that the service does not know."""
+    """An array as a message. Raises ValueError for dtypes that the service does not know."""
     if array.dtype not in _DTYPES:
         raise ValueError(f"arrays of {array.dtype} cannot be sent; convert to float32 or uint8")
     data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
@@ -62,13 +62,13 @@ def to_tensor(array: NDArray[Any]) -> types.Tensor:
 
 
 def to_array(message: types.Tensor) -> NDArray[Any]:
-    """A message as an array of its own."""
+    """A message as a new array."""
     return np.frombuffer(message.data, _TYPES[message.dtype]).reshape(tuple(message.shape)).copy()
 
 
 def to_picture(message: types.Image, bands: Sequence[int] = ()) -> Pil.Image:
-    """The image for drawing on: upright, RGB; of a tensor whose channels are no colours one or three `bands`, counted
-    from 1, if none are given the first."""
+    """The image for drawing: upright, RGB. Of a tensor whose channels are not colours one or three `bands`, counted
+    from 1, are taken; by default the first."""
     if message.WhichOneof("source") == "encoded":
         return decode.rgb(decode.opened(io.BytesIO(message.encoded)))
     array = to_array(message.tensor)
@@ -79,7 +79,7 @@ def to_picture(message: types.Image, bands: Sequence[int] = ()) -> Pil.Image:
 
 
 def from_pixels(array: NDArray[np.uint8]) -> Pil.Image:
-    """The picture of 8-bit pixels [3, H, W]."""
+    """The picture of pixels [3, H, W], uint8."""
     return Pil.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 
@@ -91,7 +91,7 @@ def png(image: Pil.Image) -> bytes:
 
 
 def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
-    """[channels, H, W]: of colours three, of grey one. Raises ValueError for what is no image, or may be two."""
+    """The array as [channels, H, W]. Raises ValueError if it is not an image, or if the channels are ambiguous."""
     planes = array[None] if array.ndim == 2 else array
     first, last = (planes.ndim == 3 and planes.shape[axis] in (1, 3) for axis in (0, -1))
     if planes.ndim != 3 or (array.ndim == 3 and first and last) or not (first or last or len(planes) <= CHANNELS):
@@ -104,7 +104,7 @@ def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _bytes(array: NDArray[Any]) -> NDArray[Any]:
-    """Whole numbers as 8 bits, whatever type holds them; others as they are. Raises ValueError for larger ones."""
+    """Integers as uint8; other dtypes unchanged. Raises ValueError for integers out of range."""
     if array.dtype.kind not in "iu" or array.dtype == np.uint8:
         return array
     if array.size and (array.min() < 0 or array.max() > 255):

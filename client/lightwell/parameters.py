@@ -33,11 +33,11 @@ _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 
 
 class Usage(ValueError):
-    """A command line that cannot be understood."""
+    """A mistake in a command line."""
 
 
 def method(command: str, name: str, parameters: Iterable[str] = ()) -> Message:
-    """The message of a method of `explain` or `synthesize`, filled from words like `layer=layer4`. Raises `Usage`."""
+    """The message of a method of `explain` or `synthesize`, with parameters such as `layer=layer4`. Raises `Usage`."""
     known = {command: method_names(command) for command in _COMMANDS}
     if name not in known[command]:
         for other, names in known.items():
@@ -52,7 +52,7 @@ def method(command: str, name: str, parameters: Iterable[str] = ()) -> Message:
 
 
 def assign(message: Message, method: str, name: str, value: Any) -> None:  # noqa: ANN401 - of the field's type
-    """Sets a parameter of a method from its value, or from the value's words. Raises `Usage` for bad words."""
+    """Sets a parameter of a method from its value or text. Raises `Usage` for invalid text."""
     field = cast(FieldDescriptor, message.DESCRIPTOR.fields_by_name[name])
     if isinstance(value, str):
         _parameter(message, method, f"{name}={value}")
@@ -65,7 +65,7 @@ def assign(message: Message, method: str, name: str, value: Any) -> None:  # noq
 
 
 def described(message: Message) -> dict[str, str]:
-    """The parameters that are set, as words; without those that are messages, or several."""
+    """The parameters that are set, as text, without repeated ones and messages."""
     return {
         field.name: _word(field, value)
         for field, value in message.ListFields()
@@ -74,7 +74,7 @@ def described(message: Message) -> dict[str, str]:
 
 
 def command_of(name: str) -> str:
-    """The command that asks a method: explain or synthesize. Raises `Usage` if there is no such method."""
+    """The command of a method: explain or synthesize. Raises `Usage` if there is no such method."""
     for command in _COMMANDS:
         if name in method_names(command):
             return command
@@ -89,7 +89,7 @@ def method_names(command: str) -> list[str]:
 
 def target(text: str | None) -> Any:  # noqa: ANN401 - what `to_target` takes
     """A class by index or label, or `channel:LAYER:3`, `neuron:LAYER:3:ROW:COLUMN`, `contrast:3:5`,
-    `element:OUTPUT:3,0,7`; without a layer or output, as in `channel::3`, it is of the main output. Raises `Usage`."""
+    `element:OUTPUT:3,0,7`. An empty layer or output, as in `channel::3`, is the main output. Raises `Usage`."""
     if text is None or text.isdecimal():
         return None if text is None else int(text)
     kind, colon, rest = text.partition(":")
@@ -103,13 +103,13 @@ def target(text: str | None) -> Any:  # noqa: ANN401 - what `to_target` takes
 
 
 def enum_words(enum: EnumDescriptor) -> dict[str, int]:
-    """An enum's values by their lower-case words: READOUT_LOG_PROBABILITY is log_probability."""
+    """An enum's values by name in lower case: READOUT_LOG_PROBABILITY is log_probability."""
     prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
     return {value.name.removeprefix(prefix).lower(): value.number for value in enum.values if value.number}
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """A clause with the names nearest to a wrong one."""
+    """A clause with the names nearest to an unknown one."""
     close = get_close_matches(name, names, n=3, cutoff=0.4) or sorted(names)
     return f"the nearest are {', '.join(close)}" if close else "there are none"
 
@@ -136,7 +136,7 @@ def _parameter(message: Message, name: str, word: str) -> None:
 
 
 def _assign(message: Message, field: FieldDescriptor, text: str) -> None:
-    """Sets a field from its text; a repeated one is added to."""
+    """Sets a field from text, or appends to it if it is repeated."""
     if field.is_repeated:
         # A file may have commas in its name.
         items = [text] if Path(text).is_file() else text.split(",")
@@ -162,7 +162,8 @@ def _value(field: FieldDescriptor, text: str, separator: str = ",") -> Any:  # n
 
 
 def _message(descriptor: Descriptor, text: str, separator: str) -> Message:
-    """A message from its fields in order, the optional ones at the end left out at will; a picture from its path."""
+    """A message from the values of its fields in order, where trailing optional ones may be omitted; an image from its
+    path."""
     if descriptor is types.Image.DESCRIPTOR:
         return images.to_message(text)
     message, fields = GetMessageClass(descriptor)(), descriptor.fields

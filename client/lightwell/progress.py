@@ -1,4 +1,4 @@
-"""A progress bar beside results as they come, where a person is looking."""
+"""A progress bar for results, shown on a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def bar(total: int | None, wanted: bool) -> Iterator[Callable[[], None]]:
-    """A bar on standard error if wanted and that is a terminal; gives the function that moves it on by one."""
+    """A progress bar on standard error, if `wanted` and if that is a terminal. Gives the function that advances it by
+    one."""
     if not wanted or not sys.stderr.isatty():
         yield lambda: None
         return

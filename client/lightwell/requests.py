@@ -1,5 +1,5 @@
-"""Builds requests from the arguments of `explain` and `synthesize`. The field of the oneof is found by the parameter
-object's type, so nothing here changes for a new method."""
+"""Builds requests from the arguments of `explain` and `synthesize`. The type of the method's message determines the
+field of the oneof, so a new method needs no change here."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TargetLike = (
 """A class's index or label, a target message or one of its parts, or None for the class with the highest score."""
 
 CONCURRENCY = 32
-"""How many requests of one call are in progress at a time, if the caller does not say."""
+"""The default number of requests of one call that are in progress at a time."""
 
 RequestT = TypeVar("RequestT", explain_pb2.ExplainRequest, synthesize_pb2.SynthesizeRequest)
 
 
 class Options(TypedDict, total=False):
-    """What every request may say. `model` and `version` (unset: the only one, the newest); `target` and `readout`
-    (score, probability, log_probability); `fit` (card, exact); `inputs`, the model's other inputs by name; `seed`;
-    `reproducible`, the same bits whatever the load; `predictions`, how many come back; `dtype` of the tensors (float32,
-    float16)."""
+    """Options of every request: `model` and `version` (unset: the only one, the newest); `target` and `readout` (score,
+    probability, log_probability); `fit` (card, exact); `inputs`, the model's other inputs by name; `seed`;
+    `reproducible`, for the same bits at every load; `predictions`, the number of classes returned; `dtype` of the
+    tensors (float32, float16)."""
 
     model: str
     version: str
@@ -45,15 +45,15 @@ class Options(TypedDict, total=False):
 
 
 class ExplainOptions(Options, total=False):
-    """And what an explanation may: `pictures` that the server draws (map, overlay, sheet, cutout)."""
+    """Further options of an explanation: `pictures` that the server draws (map, overlay, sheet, cutout)."""
 
     pictures: Sequence[str]
 
 
 class SynthesizeOptions(Options, total=False):
-    """And what a synthesis may: the `image` that it starts from; `previews`, how many pictures of the way;
-    `image_tensor`, the result as floats too; `pixels`, all pictures as they are and not as PNG, which spares the server
-    the time of encoding them."""
+    """Further options of a synthesis: the `image` that it starts from; `previews`, the number of intermediate pictures;
+    `image_tensor`, the result as floats too; `pixels`, all pictures as pixels and not as PNG, which saves the server
+    the time of encoding."""
 
     image: ImageLike | None
     previews: int
@@ -67,7 +67,7 @@ _KNOWN = ExplainOptions.__annotations__.keys() | SynthesizeOptions.__annotations
 def explain_request(
     image: ImageLike | None, method: Message, **options: Unpack[ExplainOptions]
 ) -> explain_pb2.ExplainRequest:
-    """A request to explain an image; without one for methods that look at none."""
+    """A request to explain an image; None for methods without an image."""
     request = _request(explain_pb2.ExplainRequest(), method, image, options)
     request.output.pictures.extend(
         explain_pb2.PictureKind.Value(f"PICTURE_KIND_{name.upper()}") for name in options.get("pictures", ())
@@ -78,8 +78,8 @@ def explain_request(
 def top_request(
     image: ImageLike | None, method: Message, targets: int, **options: Unpack[ExplainOptions]
 ) -> explain_pb2.ExplainRequest:
-    """Of the requests that explain the `targets` classes of the highest scores the first: it explains the highest, and
-    asks which are the others. Raises ValueError for less than one class, and if a target is given."""
+    """The first request of those that explain the `targets` most probable classes. It explains the first class and asks
+    for the others. Raises ValueError if `targets` is less than 1, or if a target is given."""
     if targets < 1:
         raise ValueError(f"targets is {targets}; it must be 1 or more")
     if options.get("target") is not None:
@@ -91,8 +91,8 @@ def top_request(
 def others(
     first: Explanation, targets: int, method: Message, **options: Unpack[ExplainOptions]
 ) -> Iterator[explain_pb2.ExplainRequest]:
-    """The requests that follow on the answer to `top_request`: of the same image and the same version of the model.
-    Raises ValueError if the method looks at no target."""
+    """The requests that follow the response to `top_request`, for the same image and version of the model. Raises
+    ValueError if the method has no target."""
     if not first.message.HasField("target"):
         raise ValueError(f"{first.method} looks at no target; leave targets out")
     options["model"], options["version"] = first.provenance.model, first.provenance.version
@@ -115,15 +115,15 @@ def synthesize_request(method: Message, **options: Unpack[SynthesizeOptions]) ->
 def estimate_request(
     method: Message, image: ImageLike | None, **options: Unpack[Options]
 ) -> estimate_pb2.EstimateRequest:
-    """A request to tell what the method would cost, of the kind that the method belongs to. Raises TypeError if it is
-    no method."""
+    """A request to estimate the cost of a method. Raises TypeError if it is not a method."""
     if _field(explain_pb2.ExplainRequest(), method) is not None:
         return estimate_pb2.EstimateRequest(explain=_request(explain_pb2.ExplainRequest(), method, image, options))
     return estimate_pb2.EstimateRequest(synthesize=_request(synthesize_pb2.SynthesizeRequest(), method, image, options))
 
 
 def _request(request: RequestT, method: Message, image: ImageLike | None, options: Options) -> RequestT:
-    """What both kinds of request have in common. Raises TypeError if the method is none of this request's."""
+    """The fields that both kinds of request have in common. Raises TypeError for an unknown option, or a method of the
+    other kind."""
     _set_method(request, method)
     if unknown := set(options) - _KNOWN:
         raise TypeError(f"there is no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(_KNOWN))}")
@@ -142,7 +142,7 @@ def _request(request: RequestT, method: Message, image: ImageLike | None, option
 
 
 def name_of(method: Message) -> str:
-    """A method's name, as a command line has it. Raises TypeError if it is none."""
+    """A method's name, as on the command line. Raises TypeError if it is not a method."""
     for request in (explain_pb2.ExplainRequest(), synthesize_pb2.SynthesizeRequest()):
         if (name := _field(request, method)) is not None:
             return name
@@ -150,7 +150,7 @@ def name_of(method: Message) -> str:
 
 
 def explains(method: Message) -> bool:
-    """Whether a method is one of `explain`, not of `synthesize`."""
+    """Whether a method belongs to `explain`, not to `synthesize`."""
     return _field(explain_pb2.ExplainRequest(), method) is not None
 
 
@@ -159,7 +159,7 @@ def to_target(target: TargetLike, readout: str = "score") -> types.Target:
     if isinstance(target, types.Target):
         return target
     message = types.Target(readout=types.Readout.Value(f"READOUT_{readout.upper()}"))
-    if isinstance(target, SupportsIndex):  # NumPy's whole numbers, too
+    if isinstance(target, SupportsIndex):  # NumPy's integers, too
         message.class_index = target.__index__()
     elif isinstance(target, str):
         message.label = target
@@ -177,7 +177,7 @@ def _set_method(request: RequestT, method: Message) -> None:
 
 
 def _field(request: Message, method: Message) -> str | None:
-    """The field of the request's oneof that takes the method; None if it is none of this request's."""
+    """The field of the request's oneof for the method, or None."""
     return next((field.name for field in _methods(request) if field.message_type is method.DESCRIPTOR), None)
 
 

@@ -1,4 +1,4 @@
-"""What comes back, for people: arrays, pictures, and the message it all came from."""
+"""The results of calls, as arrays, pictures and the original message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AS_NUMBERS = {types.VIEW_VECTOR, types.VIEW_POINTS, types.VIEW_TABLE}
 
 
 class _Shared:
-    """What both kinds of result tell."""
+    """The properties that both kinds of result have."""
 
     message: Any
 
@@ -33,12 +33,12 @@ class _Shared:
 
     @property
     def warnings(self) -> list[str]:
-        """Doubts about this result, a sentence each."""
+        """Warnings about this result, one sentence each."""
         return [warning.message for warning in self.message.warnings]
 
     @property
     def provenance(self) -> types.Provenance:
-        """Where the result comes from."""
+        """The model, images, device, versions and timings of the result."""
         return self.message.provenance  # type: ignore[no-any-return]
 
     @cached_property
@@ -54,21 +54,21 @@ class _Shared:
 
 @dataclass(eq=False)
 class Explanation(_Shared):
-    """An answer to `explain`. In a notebook it shows its overlay."""
+    """The response to `explain`. In a notebook it shows its picture."""
 
     message: explain_pb2.ExplainResponse
     source: types.Image
 
     @cached_property
     def values(self) -> Floats:
-        """The map on its native grid, float32 [h, w]. Raises ValueError for methods that have none."""
+        """The map on its native grid, float32 [h, w]. Raises ValueError for methods without a map."""
         if not self.message.HasField("map"):
             raise ValueError(f"{self.method} has no map; it has: {', '.join(self.tensors) or 'predictions'}")
         return images.to_array(self.message.map.values).astype("float32")
 
     @cached_property
     def map(self) -> Floats:
-        """The map at the model's input size, float32 [H, W]. Raises ValueError for methods that have none."""
+        """The map at the model's input size, float32 [H, W]. Raises ValueError for methods without a map."""
         return enlarged(self.values, self.message.map)
 
     @property
@@ -83,46 +83,45 @@ class Explanation(_Shared):
 
     @cached_property
     def original(self) -> Pil.Image:
-        """The image that was sent; of a tensor the bands by which the model's card has it drawn."""
+        """The image that was sent; for a tensor, the bands that the model card draws."""
         return images.to_picture(self.source, self.message.bands)
 
     def picture(self) -> Pil.Image:
-        """What was found, without the image: the map at the model's input size; the sheet of activations; the object
-        that a segmentation cut out. Raises ValueError for methods that have no picture."""
+        """The result without the image: the map at the model's input size, the sheet of activations, or the object that
+        a segmentation cut out. Raises ValueError for methods without a picture."""
         return self._drawn("sheet", "cutout", "map")
 
     def overlay(self) -> Pil.Image:
-        """The map over the original image; of a segmentation the object in it, all else dark and grey. Raises
-        ValueError for methods without a map."""
+        """The map over the original image; for a segmentation the object in the image, with everything else dark and
+        grey. Raises ValueError for methods without a map."""
         return self._drawn("overlay")
 
     def cutout(self) -> Pil.Image:
-        """The object that a segmentation found: RGBA of the original image's size, all else transparent. Raises
+        """The object of a segmentation: RGBA of the original image's size, transparent outside the object. Raises
         ValueError for other methods."""
         return self._drawn("cutout")
 
     def shown(self) -> Pil.Image:
-        """The picture that says most, which is saved and which a notebook shows: the overlay, the sheet or the cut-out.
-        Raises ValueError for methods that have no picture."""
+        """The picture that is saved, and that a notebook shows: the sheet, the cut-out, the overlay or the map. Raises
+        ValueError for methods without a picture."""
         return self._drawn("sheet", "cutout", "overlay", "map")
 
     @property
     def ending(self) -> str | None:
-        """Of a file that holds what was found: ".png" of a picture; of methods without one ".npy", if they have a
-        vector, points or a table; else None."""
+        """The ending of a saved file: ".png" for a picture, else ".npy" for a vector, points or a table, else None."""
         if self._kinds:
             return ".png"
         return None if self._numbers is None else ".npy"
 
     @property
     def _numbers(self) -> str | None:
-        """The tensor that is shown as numbers."""
+        """The name of the tensor that is saved as numbers."""
         return next((item.name for item in self.message.tensors if item.view in _AS_NUMBERS), None)
 
     def save(self, path: str | Path) -> None:
-        """Writes the overlay, the sheet or the cut-out; the path's ending says the format. Where that knows no
-        transparency, a cut-out lies on white. With .npy the vector, the points or the table is written, float32. Raises
-        ValueError for methods that have none of it."""
+        """Writes the picture in the format of the path's ending. A cut-out is put on white if the format has no
+        transparency. With .npy it writes the vector, the points or the table, float32. Raises ValueError for methods
+        that do not have it."""
         if Path(path).suffix.lower() == ".npy":
             if self._numbers is None:
                 raise ValueError(f"{self.method} has no vector, points or table to write; save its picture")
@@ -132,7 +131,7 @@ class Explanation(_Shared):
         (render.on_white(self.shown()) if opaque else self.shown()).save(path)
 
     def _drawn(self, *kinds: str) -> Pil.Image:
-        """The first of the kinds that there is."""
+        """The first of the kinds that the explanation has."""
         known = self._kinds
         original = self.original if self.source.WhichOneof("source") else None
         return drawing.draw(next((kind for kind in kinds if kind in known), kinds[-1]), self.message, original)
@@ -154,9 +153,9 @@ class Explanation(_Shared):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stream is. Of a synthesis: the steps done and planned, the `objective`, and an `image` where a preview
-    was due. Of an explanation: the passes through the model that are done and those that the method asked for,
-    counted anew each time it asks."""
+    """The progress of a stream. For a synthesis: the steps done and planned, the `objective`, and an `image` if a
+    preview was due. For an explanation: the passes through the model that are done and requested, counted from 0 each
+    time the method asks."""
 
     step: int
     steps: int
@@ -165,7 +164,7 @@ class Progress:
 
     @classmethod
     def of(cls, message: synthesize_pb2.Progress | explain_pb2.ExplainProgress) -> Progress:
-        """From the stream's message."""
+        """The progress in a stream's message."""
         if isinstance(message, explain_pb2.ExplainProgress):
             return cls(message.passes_done, message.passes_total)
         objective = message.objective if message.HasField("objective") else None
@@ -187,7 +186,7 @@ class Synthesis(_Shared):
 
     @property
     def succeeded(self) -> bool | None:
-        """Whether the method reached its aim; None for methods without a verdict."""
+        """Whether the method reached its goal; None for methods without a verdict."""
         return self.message.succeeded if self.message.HasField("succeeded") else None
 
     @cached_property
@@ -206,7 +205,7 @@ class Synthesis(_Shared):
         return list(self.message.predictions_after)
 
     def save(self, path: str | Path) -> None:
-        """Writes the image. As PNG it is, pixel for pixel, what the verdict speaks of."""
+        """Writes the image. A PNG has exactly the pixels to which the verdict applies."""
         if Path(path).suffix.lower() == ".png":
             Path(path).write_bytes(self._repr_png_())
         else:
@@ -222,11 +221,11 @@ class Synthesis(_Shared):
 
 
 ResultT = TypeVar("ResultT", Explanation, Synthesis)
-"""What a stream ends in."""
+"""The result of a stream."""
 
 
 def result_of(message: Any, source: types.Image | None) -> Any:  # noqa: ANN401 - the stream knows its type
-    """What a stream's last message tells; `source` is the image that was explained."""
+    """The result in a stream's last message; `source` is the image that was explained."""
     if isinstance(message, explain_pb2.ExplainResponse):
         return Explanation(message, source or types.Image())
     return Synthesis(message)
@@ -234,13 +233,12 @@ def result_of(message: Any, source: types.Image | None) -> Any:  # noqa: ANN401 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a request would cost. If the method does not apply to the model, `reason` says why, and the figures are 0.
+    """The cost of a request. If the method does not apply to the model, `reason` says why, and the figures are 0.
 
-    `rows` run through the model forward, of `gradients` of them the gradient is taken; `steps` are those of the
-    progress (0: the method has none); with `may_stop_early` all three are upper bounds. `memory_bytes` is what the
-    largest row needs of the device, `memory_limit_bytes` what a step may have. `device_seconds` is None until the
-    server has run such rows. `resolved` is the request with every default filled in, images left out; None if the
-    method does not apply."""
+    `rows` pass forward through the model; for `gradients` of them the gradient is computed. `steps` are those of the
+    progress (0: the method has none). With `may_stop_early` all three are upper bounds. `memory_bytes` is the device
+    memory for the largest row, `memory_limit_bytes` the limit of a step. `device_seconds` is None until the server has
+    run such rows. `resolved` is the request with all defaults, without images; None if the method does not apply."""
 
     applies: bool
     reason: str
@@ -255,7 +253,7 @@ class Estimate:
 
     @classmethod
     def of(cls, message: estimate_pb2.EstimateResponse) -> Estimate:
-        """From the answer's message."""
+        """The estimate in a response."""
         cost, kind = message.cost, message.WhichOneof("resolved")
         return cls(
             applies=message.applies,
@@ -290,8 +288,8 @@ def named(target: types.ExplainedTarget) -> str:
 
 
 def listed(predictions: list[types.Prediction]) -> list[str]:
-    """Classes with their probabilities. A probability of nothing at all is none: the model's values are no scores of
-    classes, and are told as they are."""
+    """Classes with their probabilities, or with their scores if the probability is 0: then the model's values are not
+    scores of classes."""
     return [
         f"{item.label or f'class {item.class_index}'} "
         + (f"{item.probability:.1%}" if item.probability else f"score {item.score:.4g}")
@@ -300,5 +298,5 @@ def listed(predictions: list[types.Prediction]) -> list[str]:
 
 
 def _opened(png: bytes, pixels: types.Tensor) -> Pil.Image:
-    """A picture in the form that it came in: a file, or where there is none its pixels."""
+    """A picture from PNG or, without it, from pixels."""
     return Pil.open(io.BytesIO(png)) if png else images.from_pixels(images.to_array(pixels))

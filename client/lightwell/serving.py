@@ -1,4 +1,4 @@
-"""A server in a process of its own, for as long as it is needed."""
+"""Runs a server in a process of its own for a limited time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _READY = re.compile(r"lightwell: serving (\d+) models on port (\d+)")
 
 @dataclass
 class Server:
-    """A running server; `exit_code` is known when it has stopped."""
+    """A running server; `exit_code` is set when it has stopped."""
 
     address: str
     models: int
@@ -28,13 +28,13 @@ class Server:
 
 
 def missing() -> str | None:
-    """Why no server can run here, in a sentence; None if one can."""
+    """The reason why no server can run here, or None."""
     absent = [name for name in ("lightwell_server", "torch") if importlib.util.find_spec(name) is None]
     return f"{' and '.join(absent)} cannot be found; install lightwell[server]" if absent else None
 
 
 def bundled() -> Path:
-    """The repository with the model that comes along. Raises OSError where no server is installed."""
+    """The repository with the bundled model. Raises OSError if no server is installed."""
     spec, reason = importlib.util.find_spec("lightwell_server"), missing()
     if reason or spec is None or spec.origin is None:
         raise OSError(reason)
@@ -45,8 +45,8 @@ def bundled() -> Path:
 def served(
     repository: Path, *options: str, patience: float = 120.0, module: str = "lightwell_server"
 ) -> Iterator[Server]:
-    """A server on a free local port, stopped by SIGTERM at the end; `module` is what runs. Raises OSError with its last
-    words if it does not start within `patience` seconds."""
+    """A server on a free local port, stopped by SIGTERM at the end; `module` is the module that runs. Raises OSError
+    with its last line of output if it does not start within `patience` seconds."""
     command = [sys.executable, "-m", module, "--repository", str(repository), "--address", "127.0.0.1:0"]
     with tempfile.TemporaryFile("w+") as log:
         command += ["--metrics-port", "0", *options]
@@ -58,13 +58,14 @@ def served(
             server.exit_code = process.wait(patience)
         finally:
             process.kill()
-            process.wait()  # and not for the end of its output, which a worker may hold that cannot end
+            process.wait()  # does not wait for the end of its output, which a hanging worker may hold open
             if process.stdout is not None:
                 process.stdout.close()
 
 
 def _ready(process: subprocess.Popen[str], log: IO[str], patience: float) -> Server:
-    """Reads until the server says that it serves. One that stays silent is killed, which ends the reading."""
+    """Reads output until the server reports that it is ready. The process is killed after `patience` seconds, which
+    ends the output."""
     alarm = threading.Timer(patience, process.kill)
     alarm.start()
     try:

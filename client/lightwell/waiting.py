@@ -1,4 +1,4 @@
-"""Drives calls of several requests in programs that wait, for `Client` and `Local`."""
+"""Drives calls of several requests in the synchronous clients `Client` and `Local`."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Begun(Protocol):
         """Waits for the answer. Raises `LightwellError`."""
 
     def cancel(self) -> None:
-        """Stops the work on it."""
+        """Cancels the request."""
 
 
 class Waiting(ABC):
-    """Whoever sends requests and waits for their answers."""
+    """A client that sends requests and waits for their responses."""
 
     @abstractmethod
     def _begun(self, request: Any) -> Begun:  # noqa: ANN401 - of either kind
         """Sends a request."""
 
     def _given(self, steps: Call[T], progress: bool = False) -> Generator[Any, None, T]:
-        """What a call gives, and what it returns."""
+        """The results that a call gives one by one; returns its return value."""
         with _Flight(self._begun, progress) as flight:
             return (yield from driven(steps, flight.perform, lambda: flight.advance()))
 
     def _result(self, steps: Call[T], progress: bool = False) -> T:
-        """What a call returns."""
+        """The return value of a call."""
         given = self._given(steps, progress)
         while True:
             try:
@@ -47,7 +47,7 @@ class Waiting(ABC):
 
 
 class _Flight(ExitStack):
-    """The requests of a call that are in flight, which are cancelled at its end, and its progress bar."""
+    """The requests in flight of a call, which are cancelled at its end, and its progress bar."""
 
     def __init__(self, begin: Callable[[Any], Begun], progress: bool) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class _Flight(ExitStack):
         self.callback(self._cancel)
 
     def perform(self, step: Begin | Wait | Total) -> Begun | Any:  # noqa: ANN401 - an answer of either kind
-        """Does what a call asks for."""
+        """Performs a step of a call."""
         if isinstance(step, Total):
             self.advance = self.enter_context(bar(step.count, self._progress))
             return None
@@ -67,7 +67,7 @@ class _Flight(ExitStack):
         try:
             answer = step.begun.answer()
         except Exception:
-            self._begun.remove(step.begun)  # it is over; who is interrupted meanwhile leaves it in flight
+            self._begun.remove(step.begun)  # it is finished; an interrupted one stays in flight
             raise
         self._begun.remove(step.begun)
         return answer
@@ -80,8 +80,8 @@ class _Flight(ExitStack):
 def driven(
     steps: Generator[Any, Any, T], perform: Callable[[Any], Any], given: Callable[[], object] = bool
 ) -> Generator[Any, None, T]:
-    """Yields what a generator of steps gives, and calls `given` after each; `perform` does all other steps, and what it
-    raises is raised there. Returns what the generator returns."""
+    """Yields the values that a generator gives, and calls `given` after each. `perform` does all other steps, and its
+    exceptions are thrown into the generator. Returns what the generator returns."""
     reply: Any = None
     failure: Exception | None = None
     try:

@@ -1,4 +1,4 @@
-"""`lightwell status | jobs | jobs stop | models load | models unload`: what an operator sees and does."""
+"""`lightwell status | jobs | jobs stop | models load | models unload`: the commands of an operator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightwell.transport.channel import Connection
 from lightwell.transport.errors import DeadlineError, UnavailableError
 
 PATIENCE = 5.0
-"""Seconds that `status` gives each call, if no others are named."""
+"""The timeout of each call of `status` in seconds, by default."""
 
 jobs = typer.Typer(help="Lists the requests that are admitted and not over, and stops them.")
 
@@ -100,7 +100,7 @@ def unload(server: Server, name: Name, version: Annotated[str, typer.Argument(he
 def _seen(
     address: str, channel: grpc.Channel, connection: Connection, as_json: bool
 ) -> tuple[RenderableType | dict[str, Any], bool]:
-    """What is shown of the server, and whether it was reached."""
+    """What `status` shows, and whether the server was reached."""
     try:
         found = status_of(address, channel, connection)
     except (UnavailableError, DeadlineError) as error:
@@ -110,7 +110,7 @@ def _seen(
 
 
 def _nothing_given(context: typer.Context) -> None:
-    """Raises `Usage` for options before the name of a command, which would not reach it."""
+    """Raises `Usage` for options before the name of a subcommand, which would be ignored."""
     for name in context.params:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

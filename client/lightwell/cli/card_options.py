@@ -1,4 +1,4 @@
-"""The options by which a model's card is told on the command line."""
+"""The command line's options for a model card."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _option(help_: str, *names: str, **more: Any) -> Any:  # noqa: ANN401 - type
 
 @dataclass(frozen=True)
 class CardOptions:
-    """The options; each field is one. What is left out is as the file declares it, or the card's default."""
+    """One option for each field. The default is what the file declares, else the card's default."""
 
     kind: Annotated[Kind | None, _option("What the model is; else a classifier.")] = None
     size: Annotated[str, _option("The input's side in pixels, or HEIGHTxWIDTH.")] = ""
@@ -68,8 +68,8 @@ class CardOptions:
     labels: Annotated[Path | None, _option("A file with the classes' names, one a line.")] = None
 
     def given(self) -> Given:
-        """The same for the server's code. Raises `Usage` for an option that cannot be read, ValueError or OSError for
-        a file that cannot."""
+        """The options as a `Given` of the server. Raises `Usage` for an invalid option, ValueError or OSError for a
+        file that cannot be read."""
         from lightwell_server.importing.given import Given
 
         return Given(

@@ -1,4 +1,4 @@
-"""Which server a command asks, and how: the options that all such commands share."""
+"""The options for the connection to a server, which all commands that call one share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _option(name: str, metavar: str | None, help_: str, **more: Any) -> Any:  # 
 
 @dataclass(frozen=True)
 class Server:
-    """The options; each field is one."""
+    """One option for each field."""
 
     address: Annotated[str, _option("server", "HOST:PORT", "Who is asked.")] = "localhost:50051"
     tls: Annotated[bool, _option("tls", None, "Ask over TLS, trusting the system's authorities.")] = False
@@ -42,8 +42,8 @@ class Server:
     ] = None
 
     def settings(self) -> dict[str, Any]:
-        """The arguments of a client. Raises `Usage` for options that do not go together, OSError for a file that cannot
-        be read."""
+        """The arguments of a client. Raises `Usage` for options that contradict each other, OSError for a file that
+        cannot be read."""
         if (self.cert is None) != (self.key is None):
             raise Usage("--cert and --key go together")
         if self.cert is not None and not (self.tls or self.ca):
@@ -58,7 +58,7 @@ class Server:
 
     def _token(self) -> str | None:
         if self.token_file is None:
-            # Not an option: the list of processes would show it.
+            # Not an option, because the list of processes would show it.
             return os.environ.get("LIGHTWELL_TOKEN")
         token = self.token_file.read_text("utf-8").strip()
         if not token:
@@ -67,7 +67,7 @@ class Server:
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """A client of that server, its errors told as sentences."""
+        """A client of that server. Errors end the command with one sentence."""
         with sentences(), Client(self.address, **self.settings()) as client:
             try:
                 yield client
@@ -76,4 +76,4 @@ class Server:
 
 
 asking = taking("server", Server)
-"""Gives a command the options of `Server`; it gets them as its argument `server`."""
+"""Adds the options of `Server` to a command, which gets them as its argument `server`."""

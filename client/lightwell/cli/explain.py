@@ -45,7 +45,7 @@ Tell = Callable[[Explanation, str, Path | None], Line]
 
 
 class BadImage(ValueError):
-    """An image that cannot be read or explained; others may fare better."""
+    """An image that cannot be read or explained, while others may be."""
 
 
 @asking
@@ -137,7 +137,7 @@ def estimate(
 
 
 def _asker(client: Client, message: Message, top: int | None, alone: bool, options: ExplainOptions) -> Ask:
-    """How one image is asked about. A single one shows how far it is, where a person is looking."""
+    """The function that explains an image. For a single one it shows a progress bar on a terminal."""
     if top:
         return lambda image: client.explain(image, message, targets=top, **options)
     if alone and watched():
@@ -157,20 +157,20 @@ def _followed(client: Client, image: types.Image | None, message: Message, optio
 def _outcomes(
     client: Client, plans: list[Plan], make: Callable[[Plan], list[Line] | BadImage]
 ) -> Generator[list[Line] | BadImage, None, None]:
-    """What becomes of each plan, in order. Images are asked about, drawn and written on several threads; an error that
-    is not of one image ends them all."""
+    """The outcome of each plan, in order. Images are sent, drawn and written on several threads. An error that does not
+    belong to one image ends all."""
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         try:
             yield from pool.map(make, plans)
         except BaseException:
-            client.close()  # ends the calls that the threads wait for
+            client.close()  # ends the calls for which the threads wait
             pool.shutdown(cancel_futures=True)
             raise
 
 
 def _made(plan: Plan, fit: Fit, ask: Ask, tell: Tell, named: bool) -> list[Line] | BadImage:
-    """Explains one image, writes its files, and gives the lines that tell of them. Raises Usage if a file is `named`
-    and the method has another kind of file, or none."""
+    """Explains one image, writes its files, and returns the lines to print. Raises Usage if a file is `named` and the
+    method writes another kind of file, or none."""
     try:
         answers = ask(None if plan.image is None else to_message(plan.image, fit.value))
     except OSError as error:
@@ -183,7 +183,7 @@ def _made(plan: Plan, fit: Fit, ask: Ask, tell: Tell, named: bool) -> list[Line]
             return BadImage(f"{plan.image}: {error.message}")
         raise
     lines = []
-    # From the last to the first: where the first file is, all are.
+    # Written from the last to the first, so that the first file means that all exist.
     for seen, place in reversed(list(zip_longest(answers, plan.places[: len(answers)]))):
         file = _file(seen, place, named) if place else None
         if file:
@@ -193,7 +193,7 @@ def _made(plan: Plan, fit: Fit, ask: Ask, tell: Tell, named: bool) -> list[Line]
 
 
 def _file(seen: Explanation, place: Path, named: bool) -> Path | None:
-    """Where an answer is written, if it is."""
+    """The path to write a result to, if any."""
     if seen.ending is None:
         if named:
             raise Usage(f"{seen.method} writes no file; leave --out out")

@@ -1,4 +1,4 @@
-"""Which pictures a command line means, and where what is made of them goes."""
+"""The pictures that a command line names, and the paths of the output."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from PIL import Image as Pil
 from lightwell.parameters import Usage
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-"""Of the files in a folder, those that are taken for pictures."""
+"""The endings of pictures in a folder."""
 
 
 WRITTEN = (".png", ".npy")
-"""The endings of what is written where no file is named: of a picture, and of numbers."""
+"""The endings of output without a named file: of a picture, and of numbers."""
 UNKNOWN = ".unknown"
-"""The ending of a place whose answer will say it."""
+"""The ending of an output path until the response decides on it."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A picture; `folder` is where it lies inside the folder that was named. Others were named themselves."""
+    """A picture. `named` is whether the command line names it itself; otherwise `folder` is its path within the folder
+    that is named."""
 
     image: Path
     folder: Path = Path()
@@ -33,27 +34,27 @@ class Found:
 
 @dataclass(frozen=True)
 class Plan:
-    """A picture, and the files to write of it."""
+    """A picture, and the files to write for it."""
 
     image: Path | None
     places: list[Path]
 
     @property
     def done(self) -> bool:
-        """Whether all files are there: the first is written last."""
+        """Whether all files exist; the first is written last."""
         return any(file.exists() for place in self.places[:1] for file in _files(place))
 
 
 def found(words: Iterable[str]) -> list[Path]:
-    """The pictures that files, folders and patterns mean, each once. Raises ValueError if there are none."""
+    """The pictures that files, folders and patterns name, without duplicates. Raises ValueError if there are none."""
     return [one.image for one in _found(words)]
 
 
 def plans(words: Iterable[str], method: str, out: Path, top: int | None = None) -> list[Plan]:
-    """What to write for files, folders and patterns. It is `out` itself if that names a file, else
-    `<image>_<method>` in that directory, in the same folders as the images, with an ending that the answer gives; for
-    the `top` classes a numbered file each. Raises `Usage` if `out` is one file for several images, or no file that can
-    be written; ValueError if there are no images."""
+    """The output for files, folders and patterns. It is `out` itself if that names a file, else `<image>_<method>` in
+    that directory, in the same subfolders as the images, with an ending that depends on the response; for the `top`
+    classes a numbered file each. Raises `Usage` if `out` is one file for several images, or cannot be written;
+    ValueError if there are no images."""
     found = _found(words)
     if out.suffix and not out.is_dir():
         if len(found) > 1:
@@ -62,20 +63,21 @@ def plans(words: Iterable[str], method: str, out: Path, top: int | None = None) 
     else:
         places = _places(found, method, out)
     planned = [Plan(one.image, _numbered(place, top)) for one, place in zip(found, places, strict=True)]
-    # What an earlier run wrote into a folder of pictures is none of them.
+    # The output of an earlier run in a folder of pictures is not explained.
     own = {file.absolute() for plan in planned for place in plan.places for file in _files(place)}
     pairs = zip(found, planned, strict=True)
     return [plan for one, plan in pairs if one.named or one.image.absolute() not in own]
 
 
 def alone(method: str, out: Path, top: int | None = None) -> Plan:
-    """What to write where there is no image: `out` itself if that names a file, else `<method>` in that directory."""
+    """The output without an image: `out` itself if that names a file, else `<method>` in that directory."""
     place = _named(out) if out.suffix and not out.is_dir() else out / f"{method}{UNKNOWN}"
     return Plan(None, _numbered(place, top))
 
 
 def picture(path: Path) -> Path:
-    """The path, its ending known and its directory made: better to fail before the work than after it."""
+    """The path, after its ending is checked and its directory made: errors should come before the work. Raises
+    `Usage`."""
     if path.suffix.lower() not in Pil.registered_extensions():
         raise Usage(f"{path}: the ending {path.suffix or 'is missing and'} says no format; use .png")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,7 @@ def picture(path: Path) -> Path:
 
 
 def _named(path: Path) -> Path:
-    """The path of a file of numbers or of a picture, its directory made."""
+    """The path of a file of numbers or of a picture, after its directory is made."""
     if path.suffix.lower() != ".npy":
         return picture(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,12 +93,12 @@ def _named(path: Path) -> Path:
 
 
 def _files(place: Path) -> list[Path]:
-    """The files that may be written for a place."""
+    """The files that may be written for an output path."""
     return [place.with_suffix(ending) for ending in WRITTEN] if place.suffix == UNKNOWN else [place]
 
 
 def write(path: Path, save: Callable[[Path], None]) -> None:
-    """Writes a file as a whole or, whatever interrupts it, not at all."""
+    """Writes a file completely, or not at all if it is interrupted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
@@ -107,7 +109,7 @@ def write(path: Path, save: Callable[[Path], None]) -> None:
 
 
 def _found(words: Iterable[str]) -> list[Found]:
-    """The pictures, each once, in the order of the words; those of one word sorted."""
+    """The pictures without duplicates, in the order of the words; those of one word are sorted."""
     found: dict[Path, Found] = {}
     for word in words:
         here = _of_word(word)
@@ -122,7 +124,7 @@ def _of_word(word: str) -> list[Found]:
     path = Path(word)
     if path.is_dir():
         return _inside(path, (file for file in path.rglob("*") if file.suffix.lower() in ENDINGS))
-    # A file may have brackets in its name. One that is not there is told when its turn comes.
+    # A file may have brackets in its name. A missing one is reported when it is read.
     if path.exists() or not glob.has_magic(word):
         return [Found(path)]
     fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
@@ -138,7 +140,7 @@ def _inside(folder: Path, files: Iterable[Path]) -> list[Found]:
 
 
 def _places(found: list[Found], method: str, out: Path) -> list[Path]:
-    """a, then a_2: images of the same name from several directories, or with several endings."""
+    """Output paths a, then a_2, for images of the same name in several directories or with several endings."""
     taken: dict[Path, int] = {}
     places = []
     for one in found:

@@ -1,4 +1,4 @@
-"""Results for the command line: a line for people, plain values for scripts."""
+"""Results for the command line: a line to read, plain values for scripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightwell.v1 import types_pb2 as types
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """A message as values that JSON knows: enums as words, what is not finite as null, without what is unset."""
+    """A message as JSON values: enums as words, non-finite numbers as null, without unset fields."""
     shown = (field for field in message.DESCRIPTOR.fields if not field.has_presence or message.HasField(field.name))
     return {field.name: _values(cast(FieldDescriptor, field), getattr(message, field.name)) for field in shown}
 
@@ -28,7 +28,7 @@ def explanation(seen: Explanation, image: str, file: Path | None) -> dict[str, A
 
 
 def synthesis(made: Synthesis, image: str | None, files: list[Path], previews: list[Path]) -> dict[str, Any]:
-    """A synthesis; the pictures are in the files, its image in the first."""
+    """A synthesis without its pictures, which are in the files; its image is in the first."""
     return {
         **both(made, image, files[0]),
         "succeeded": made.succeeded,
@@ -40,7 +40,7 @@ def synthesis(made: Synthesis, image: str | None, files: list[Path], previews: l
 
 
 def explanation_line(seen: Explanation, image: str, file: Path | None) -> Text:
-    """What an explanation found, and where it is."""
+    """A line with the result of an explanation and its file."""
     line = Text(Path(image).name, "bold")
     if seen.message.HasField("target"):
         line.append("  ").append(named(seen.target), "yellow").append(f"  {_strength(seen.target)}")
@@ -53,7 +53,7 @@ def explanation_line(seen: Explanation, image: str, file: Path | None) -> Text:
 
 
 def synthesis_line(made: Synthesis, file: Path) -> Text:
-    """What a synthesis reached, and where it is."""
+    """A line with the result of a synthesis and its file."""
     line = Text(str(made.message.resolved.WhichOneof("method")), "bold")
     if made.succeeded is not None:
         line.append("  succeeded" if made.succeeded else "  did not succeed", "green" if made.succeeded else "red")
@@ -65,14 +65,14 @@ def synthesis_line(made: Synthesis, file: Path) -> Text:
 
 
 def estimate(cost: Estimate, method: str) -> dict[str, Any]:
-    """An estimate, with the parameters that the method would have."""
+    """An estimate, with the parameters that the method would use."""
     figures = {field.name: getattr(cost, field.name) for field in fields(cost) if field.name != "resolved"}
     parameters = plain(getattr(cost.resolved, method)) if cost.resolved is not None else None
     return {"method": method, **figures, "parameters": parameters}
 
 
 def estimate_line(cost: Estimate, method: str) -> Text:
-    """What a request would cost, or why it cannot be asked."""
+    """A line with the cost of a request, or the reason why the method does not apply."""
     line = Text(method, "bold")
     if not cost.applies:
         return line.append("  does not apply: ", "red").append(cost.reason)
@@ -90,7 +90,7 @@ def estimate_line(cost: Estimate, method: str) -> Text:
 
 
 def both(result: Explanation | Synthesis, image: str | None, file: Path | None) -> dict[str, Any]:
-    """What both kinds of result tell."""
+    """The values that both kinds of result have."""
     name = result.message.resolved.WhichOneof("method")
     return {
         "image": image,
@@ -126,12 +126,12 @@ def _finite(value: float) -> float | None:
 
 
 def counted(count: int, what: str) -> str:
-    """1 row, 2,401 rows."""
+    """A number with its noun, such as 1 row or 2,401 rows."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _bytes(count: int) -> str:
-    """With three digits at most, in powers of a thousand."""
+    """A number of bytes with at most three digits, in powers of a thousand."""
     power = min(4, max(0, len(str(count)) - 1) // 3)
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
@@ -141,7 +141,7 @@ def _strength(target: types.ExplainedTarget) -> str:
 
 
 def _chances(predictions: list[types.Prediction]) -> list[str]:
-    """A line for each class: its probability, or its score where there is none, and its name."""
+    """A line for each class: its probability, or else its score, and its name."""
     known = any(item.probability for item in predictions)
     figures = [f"{item.probability:.1%}" if known else f"{item.score:.4g}" for item in predictions]
     return [
@@ -151,12 +151,12 @@ def _chances(predictions: list[types.Prediction]) -> list[str]:
 
 
 def at(line: Text, file: Path | None) -> Text:
-    """A line with the file that it speaks of."""
+    """A line followed by the name of its file."""
     return line.append("  ").append(str(file), "cyan") if file else line
 
 
 def noted(line: Text, warnings: Iterable[str]) -> Text:
-    """A line with what is to be said about it, below."""
+    """A line followed by its warnings."""
     for warning in warnings:
         line.append(f"\n  {warning}", "dim")
     return line

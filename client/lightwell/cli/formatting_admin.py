@@ -1,4 +1,4 @@
-"""What an operator is told, for the command line: tables for people, plain values for scripts."""
+"""Status and jobs for the command line: tables to read, plain values for scripts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def status(found: Status) -> dict[str, Any]:
-    """A server's status; `models` and `status` are null where the caller is not told them."""
+    """A server's status; `models` and `status` are null if the caller has no right to them."""
     models = None
     if found.models is not None:
         models = {
@@ -45,12 +45,12 @@ def status(found: Status) -> dict[str, Any]:
 
 
 def status_shown(found: Status) -> Group:
-    """The same for people."""
+    """The same as tables."""
     return Group(*_status(found))
 
 
 def jobs_table(jobs: Iterable[admin_pb2.Job]) -> Table:
-    """A row for each job."""
+    """A table with a row for each job."""
     return table(("job", "state", "age", "used", "predicted", "request"), map(_job, jobs))
 
 
@@ -133,7 +133,7 @@ def _state(word: str) -> Text:
 
 
 def _span(seconds: float) -> str:
-    """A time with two units at most: 12ms, 3.2s, 42s, 3m20s, 2h5m, 4d7h; empty for 0, which is none or not known."""
+    """A time in at most two units: 12ms, 3.2s, 42s, 3m20s, 2h5m, 4d7h; empty for 0, which means none or unknown."""
     if not seconds:
         return ""
     if seconds < 10:

@@ -1,4 +1,4 @@
-"""Sheets and filters for the command line: a line for people, plain values for scripts."""
+"""Sheets and filters for the command line: a line to read, plain values for scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightwell.transport.errors import LightwellError
 
 
 def sheet(made: Sheet, file: Path) -> Iterator[dict[str, Any]]:
-    """Each cell of a sheet: what was found, or why nothing was."""
+    """The result or the error of each cell of a sheet."""
     for row, answers in zip(made.rows, made.answers, strict=True):
         for column, answer in zip(made.columns, answers, strict=True):
             asked = {"image": row.name, "method": column.labels[0], "parameters": list(column.labels[1:])}
@@ -26,7 +26,7 @@ def sheet(made: Sheet, file: Path) -> Iterator[dict[str, Any]]:
 
 
 def sheet_line(made: Sheet, file: Path) -> Text:
-    """How large a sheet is, and what is missing in it."""
+    """A line with the size of a sheet and its failed cells."""
     line = Text(f"{len(made.rows)} x {len(made.columns)} cells", "bold")
     answers = [answer for row in made.answers for answer in row]
     reasons = [answer.message for answer in answers if isinstance(answer, LightwellError)]
@@ -36,7 +36,7 @@ def sheet_line(made: Sheet, file: Path) -> Text:
 
 
 def filters(found: Filters, file: Path) -> dict[str, Any]:
-    """The weights of a layer without their values, and what the picture shows of them."""
+    """The weights of a layer without their values, and which of them the picture shows."""
     message = found.message
     return {
         "model": message.model,
@@ -50,7 +50,7 @@ def filters(found: Filters, file: Path) -> dict[str, Any]:
 
 
 def filters_line(found: Filters, file: Path) -> Text:
-    """How many filters a layer has, and how many are shown."""
+    """A line with the number of filters of a layer, and of those that are shown."""
     message, shape = found.message, found.message.weights.shape
     line = Text.assemble((found.layer, "bold"), f"  weights {' x '.join(map(str, shape))}")
     if (message.filters, message.channels) != (shape[0], shape[1]):

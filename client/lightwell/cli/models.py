@@ -1,4 +1,4 @@
-"""`lightwell models list | show | add | check`; `load` and `unload` are in `cli_admin`."""
+"""`lightwell models list | show | add | check`; `load` and `unload` are in `admin`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def check(
 
 
 def _needs_server() -> None:
-    """Raises OSError where lightwell[server] is not installed."""
+    """Raises OSError if lightwell[server] is not installed."""
     if reason := missing():
         raise OSError(reason)
 
@@ -168,7 +168,7 @@ def _shown(model: models_pb2.GetModelResponse) -> None:
 
 
 def _chosen(layers: Iterable[str], choice: str) -> str:
-    """The layers that a method uses if none are named, and why."""
+    """A method's default layers, and the reason of that choice."""
     return f"{', '.join(layers)}: {choice}" if choice else "applies"
 
 
@@ -183,7 +183,7 @@ def _layer(layer: models_pb2.Layer) -> tuple[str, ...]:
 
 
 def _places(layer: models_pb2.Layer) -> str:
-    """Rows and columns of a layer, and the tokens that have no place."""
+    """Rows and columns of a layer's grid, and the numbers of tokens outside of it."""
     if not layer.HasField("grid"):
         return ""
     spare = {"in front": layer.grid.front, "behind": layer.grid.behind}

@@ -1,4 +1,4 @@
-"""Options that several commands share, told once: a dataclass whose fields are the options."""
+"""Options that several commands share, defined once: a dataclass whose fields are the options."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Command = Callable[..., None]
 
 
 def taking(name: str, kind: type) -> Callable[[Command], Command]:
-    """Gives a command the options of a dataclass, of which it gets an object as its argument `name`; they stand behind
-    its own options."""
+    """Adds the options of a dataclass to a command, after its own options. The command gets an object of the dataclass
+    as its argument `name`."""
 
     def given(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True)

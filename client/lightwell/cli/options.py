@@ -1,4 +1,4 @@
-"""Options that several commands share, and what the shell offers to complete them with."""
+"""Options that several commands share, and their completions in the shell."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lightwell.parameters import method_names
 from lightwell.transport.errors import LightwellError
 
 PATIENCE = 0.5
-"""Seconds that a person waits for the shell to complete a model's name."""
+"""The timeout in seconds for completing a model's name."""
 
 
 class Readout(StrEnum):
-    """Which reading of a class is meant."""
+    """How the score of a class is read."""
 
     SCORE = "score"
     PROBABILITY = "probability"
@@ -25,28 +25,28 @@ class Readout(StrEnum):
 
 
 class Fit(StrEnum):
-    """How an image is brought to the model's size."""
+    """How an image is fitted to the model's size."""
 
     CARD = "card"
     EXACT = "exact"
 
 
 def methods_of(context: typer.Context, incomplete: str) -> list[str]:
-    """The methods of the command, or of both kinds."""
+    """The methods of the command, or of both commands."""
     own = context.info_name
     kinds = [own] if own in ("explain", "synthesize") else ["explain", "synthesize"]
     return [name for kind in kinds for name in method_names(kind) if name.startswith(incomplete)]
 
 
 def model_names(context: typer.Context, incomplete: str) -> list[str]:
-    """The models of the server that the command line names so far; none if it does not answer in time."""
+    """The models of the server that the command line names so far; empty if it does not respond in time."""
     given = {name: context.params[name] for name in Server.__dataclass_fields__ if context.params.get(name) is not None}
     try:
         settings = {**Server(**given).settings(), "timeout": PATIENCE, "retries": 0}
         with Client(Server(**given).address, **settings) as client:
             names = dict.fromkeys(model.name for model in client.models())
     except (LightwellError, OSError, ValueError):
-        return []  # a shell that completes has no place for an error
+        return []  # completion cannot show errors
     return [name for name in names if name.startswith(incomplete)]
 
 

@@ -74,7 +74,7 @@ def sheet(
 
 
 def _values(word: str) -> tuple[str, list[str]]:
-    """A parameter with its values."""
+    """A swept parameter with its values."""
     name, equals, text = word.partition("=")
     if not equals or not text:
         raise Usage(f"--sweep {word}: write NAME=A,B,C")

@@ -1,4 +1,5 @@
-"""Whether a server is there, and how it is: by the standard health service, and as far as the caller may know it."""
+"""The status of a server: its health by the standard health service, and the rest as far as the caller has the right to
+it."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ _UNTOLD = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, g
 
 @dataclass(frozen=True)
 class Status:
-    """What a server tells. `services` and `health`, of the models by name, are in the health service's own words:
-    serving, not_serving or unknown. `models` and `own`, the server's account of itself, are None where the caller is
-    not told them; `reason` says why."""
+    """A server's status. `services` and `health`, of the models by name, are states of the health service: serving,
+    not_serving or unknown. `models` and `own`, the server's own status, are None if the caller has no right to them;
+    `reason` says why."""
 
     address: str
     services: dict[str, str]
@@ -32,8 +33,8 @@ class Status:
 
 
 def status(address: str, channel: grpc.Channel, connection: Connection) -> Status:
-    """How the server is. Health needs no token, the models the right to explain, its own account that to administer.
-    Raises `LightwellError` if it does not answer."""
+    """The status of a server. Health needs no token, the models the right to explain, the server's own status the right
+    to administer. Raises `LightwellError` if it does not respond."""
     names = [service.full_name for service in explainer_pb2.DESCRIPTOR.services_by_name.values()]
     services = {name: _health(channel, name, connection) for name in names}
     admin, models = explainer_pb2_grpc.AdminServiceStub(channel), explainer_pb2_grpc.ModelServiceStub(channel)
@@ -45,7 +46,7 @@ def status(address: str, channel: grpc.Channel, connection: Connection) -> Statu
 
 
 def _answered(ask: Callable[..., Any], request: Message, connection: Connection) -> tuple[Any, str]:
-    """The answer; None and why, if the caller has no right to it or the server does not know the question."""
+    """The response; or None and the reason, if the caller has no right to it or the server does not know the call."""
     request_id = new_request_id()
     try:
         with translated(request_id):
@@ -57,7 +58,7 @@ def _answered(ask: Callable[..., Any], request: Message, connection: Connection)
 
 
 def _health(channel: grpc.Channel, service: str, connection: Connection) -> str:
-    """serving, not_serving or unknown, in the health service's own words."""
+    """The state in the health service: serving, not_serving or unknown."""
     request, request_id = health_pb2.HealthCheckRequest(service=service), new_request_id()
     try:
         with translated(request_id):

@@ -69,7 +69,7 @@ def synthesize(
 
 
 def _watched(stream: Stream[Synthesis], method: str, folder: Path) -> list[Path]:
-    """Follows a synthesis to its end and writes its previews."""
+    """Waits for a synthesis and writes its previews."""
     written: list[Path] = []
     with bar() as progress:
         task = progress.add_task(method, total=None)
@@ -84,7 +84,7 @@ def _watched(stream: Stream[Synthesis], method: str, folder: Path) -> list[Path]
 
 
 def _written(made: Synthesis, place: Path, pictures: bool) -> list[Path]:
-    """The files: the image first, then the method's other pictures beside it."""
+    """Writes the image, then the method's other pictures to the same folder; returns their paths."""
     files.write(place, made.save)
     written = [place]
     for name, picture in made.pictures.items() if pictures else ():

@@ -1,4 +1,4 @@
-"""What all commands share: lines, errors as one sentence, bars where a person is looking."""
+"""What all commands share: output lines, errors as one sentence, progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lightwell.transport.errors import LightwellError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
-# Typer brings a library of commands along, or needs one, depending on its version.
+# Depending on its version, Typer includes click or depends on it.
 _UsageError: Any = typer.BadParameter.__base__
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -30,22 +30,22 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
 
 class Commands(TyperGroup):
-    """Commands that tell what is wrong with their words in one sentence, too."""
+    """Commands that also report errors in the command line as one sentence."""
 
     def make_context(self, *words: Any, **more: Any) -> Any:  # noqa: ANN401 - typer's context, of several libraries
-        """Reads the words of the command line."""
+        """Parses the command line."""
         with _usage():
             return super().make_context(*words, **more)
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as above
-        """Runs the command that was named, which reads its own words."""
+        """Runs the named command, which parses its own words."""
         with _usage():
             return super().invoke(ctx)
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Ends the command with one sentence on standard error where it fails."""
+    """Ends the command with one sentence on standard error if it fails."""
     try:
         yield
     except KeyboardInterrupt:
@@ -62,32 +62,32 @@ def _usage() -> Iterator[None]:
         yield
     except _UsageError as error:
         message = error.format_message()
-        if not message or "\n" in message:  # the help, which `lightwell` alone is answered with
+        if not message or "\n" in message:  # the help, which `lightwell` alone prints
             raise
         where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
         raise failed(message.rstrip(".") + where, WRONG) from None
 
 
 def sentence(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """An error's message in one line."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
 
 
 def failed(message: str, code: int = FAILED) -> typer.Exit:
-    """Says what failed, and gives the exception that ends the command."""
+    """Prints what failed, and returns the exception that ends the command."""
     remark(message)
     return typer.Exit(code)
 
 
 def remark(message: str) -> None:
-    """Prints one line on standard error: neither people nor scripts take it for a result."""
+    """Prints one line on standard error, where it is not mistaken for a result."""
     Console(stderr=True).print(f"lightwell: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
 def say(what: RenderableType | dict[str, Any]) -> None:
-    """Prints a line or a table for people, or a line for scripts."""
+    """Prints a line or a table to read, or a line of JSON for scripts."""
     if isinstance(what, dict):
         typer.echo(json.dumps(what, ensure_ascii=False, allow_nan=False))
     else:
@@ -95,8 +95,8 @@ def say(what: RenderableType | dict[str, Any]) -> None:
 
 
 def live(look: Callable[[], RenderableType | dict[str, Any]], every: float, in_place: bool) -> None:
-    """Prints what `look` gives anew every so many seconds, until Ctrl-C: one below the other, or on a terminal, if that
-    is wanted, in its place."""
+    """Prints what `look` returns every so many seconds until Ctrl-C: one below the other, or with `in_place` on a
+    terminal, in the same place."""
     console = Console(markup=False, highlight=False)
     screen = Live(console=console, auto_refresh=False) if in_place and console.is_terminal else nullcontext()
     with suppress(KeyboardInterrupt), screen as place:
@@ -110,7 +110,7 @@ def live(look: Callable[[], RenderableType | dict[str, Any]], every: float, in_p
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str | Text]]) -> Table:
-    """A table of words; what is too long for its column goes on below."""
+    """A table of text; long cells are wrapped."""
     columns = (Column(name, overflow="fold") for name in head)
     made = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
@@ -119,12 +119,12 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str | Text]]) -> Table:
 
 
 def watched() -> bool:
-    """Whether a person looks at standard error."""
+    """Whether standard error is a terminal."""
     return Console(stderr=True).is_terminal
 
 
 def bar(wanted: bool = True) -> Progress:
-    """A progress bar on standard error, if that is a terminal. What is printed meanwhile stays above it."""
+    """A progress bar on standard error, if that is a terminal. Other output appears above it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     visible = wanted and watched()

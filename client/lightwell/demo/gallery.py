@@ -1,4 +1,4 @@
-"""The demo's page: one file of HTML that needs nothing else, its pictures beside it. `gallery.html` is the frame."""
+"""The demo's page: a self-contained HTML file, with its pictures in the same folder. `gallery.html` is the template."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _METHODS = {
     ),
 }
 _ENLARGED = 192
-"""Pictures up to this many pixels wide are enlarged with sharp pixels, so that one sees what the model sees."""
+"""Pictures up to this width in pixels are enlarged with sharp pixels, to show what the model sees."""
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A picture before an attack, and what became of it."""
+    """A picture before an attack, and the result of the attack."""
 
     before: Pil.Image
     made: Synthesis
@@ -53,7 +53,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Step:
-    """A picture of the way."""
+    """An intermediate picture."""
 
     number: int
     image: Pil.Image
@@ -61,7 +61,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Painted:
-    """A scene, a painting, and the scene painted so."""
+    """A scene, a painting, and the scene in the style of the painting."""
 
     scene: Pil.Image
     painting: Pil.Image
@@ -71,7 +71,7 @@ class Painted:
 
 @dataclass(frozen=True)
 class Gallery:
-    """All answers: for each method of maps one a picture, in the order of `names`."""
+    """All responses. `maps` has one for each method and picture, in the order of `names`."""
 
     names: list[str]
     maps: dict[str, list[Explanation]]
@@ -102,7 +102,7 @@ def html(gallery: Gallery) -> str:
 
 
 def drawn(seen: Explanation) -> Pil.Image:
-    """Single pixels are shown as they are, grids over the picture."""
+    """The map itself if it has a value for every pixel, else the overlay."""
     return seen.picture() if render.single(seen.message.map) else seen.overlay()
 
 
@@ -120,7 +120,7 @@ def _pictures(gallery: Gallery) -> Iterable[tuple[str, Pil.Image]]:
 
 
 def _originals(gallery: Gallery) -> str:
-    """The pictures as they were sent, with what the model says they are."""
+    """The pictures that were sent, with the model's predictions."""
     seen = zip(gallery.names, next(iter(gallery.maps.values())), strict=True)
     shown = "".join(_figure(answer.original, name, _named(answer.target)) for name, answer in seen)
     words = "Each was sent to the model, and below each stands its answer: the name it gave, and how sure it is."

@@ -1,4 +1,4 @@
-"""`lightwell demo`: serves the bundled model, asks six methods at once, and makes a page of the answers."""
+"""`lightwell demo`: serves the bundled model, calls six methods at once, and makes a page of the results."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ METHODS: dict[str, Message] = {
 }
 
 Report = Callable[[int, int], None]
-"""Is told how many steps are done, and of how many."""
+"""Takes the number of steps done and their total."""
 
 
 def run(out: Path, steps: int = STEPS) -> Path:
-    """Writes the gallery and returns its page. Raises OSError if no server can run here, or stop cleanly."""
+    """Writes the gallery and returns its page. Raises OSError if no server can run here, or if it does not stop
+    cleanly."""
     began = time.monotonic()
     console = Console(stderr=True)
     console.print("starting a server with the bundled model", style="dim")
@@ -51,12 +52,13 @@ def run(out: Path, steps: int = STEPS) -> Path:
 
 
 def samples() -> list[Path]:
-    """The pictures of single things, by name."""
+    """The pictures of single objects, by name."""
     return sorted(path for path in SAMPLES.glob("*.png") if path not in (SCENE, PAINTING))
 
 
 def _asked(client: Client, steps: int, console: Console) -> Gallery:
-    """All methods at once, each in a thread with a bar of its own; the short ones overtake the long one."""
+    """Runs all methods at once, each in a thread with a progress bar, so that short ones do not wait for the long
+    one."""
     things = samples()
     columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     began = time.monotonic()
@@ -90,7 +92,7 @@ def _explained(client: Client, pictures: list[Path], method: Message, report: Re
 
 
 def _attacks(client: Client, pictures: list[Path], report: Report) -> list[Attack]:
-    """Pictures of exactly the model's size, so that what is shown before is what the model saw."""
+    """Attacks pictures of exactly the model's size, so that the picture shown before is the one that the model saw."""
     card = client.model().card
     attacks = []
     for path in pictures:
@@ -103,7 +105,7 @@ def _attacks(client: Client, pictures: list[Path], report: Report) -> list[Attac
 
 def _painted(client: Client, steps: int, report: Report) -> Painted:
     style = synthesize.Style(image=images.to_message(PAINTING))
-    # Broad strokes, as the painting has them, stay visible on a small picture.
+    # Broad strokes, as in the painting, stay visible on a small picture.
     method = synthesize.StyleTransfer(styles=[style], size=256, steps=steps, style_scale=2, style_weight=500)
     stream = client.synthesize(method, image=SCENE, previews=PREVIEWS)
     way = []

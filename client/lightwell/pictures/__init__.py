@@ -1,1 +1,1 @@
-"""Pictures as they are decoded, and pictures of what methods found."""
+"""Decodes images and draws the results of methods."""

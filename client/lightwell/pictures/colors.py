@@ -1,5 +1,5 @@
-"""Colours of maps: grey where every pixel has its own value, colours of even steps elsewhere, two colours where the
-sign matters."""
+"""Colours of maps: grey for maps of single pixels, a colour scale with even steps for others, two colours for signed
+maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightwell.pictures.heatmap import Floats
 
 Bytes = NDArray[np.uint8]
 
-# Anchors from black to nearly white: in CIELAB lightness and colour go up in even steps.
+# Anchors from black to nearly white. In CIELAB, lightness and colour increase in even steps.
 _HEAT = np.array(
     [
         (0, 0, 20),
@@ -34,7 +34,7 @@ _HEAT = np.array(
         (253, 250, 210),
     ]
 )
-# Blue below zero, red above, nearly white at zero; both sides are equally light at equal distances from it.
+# Blue below zero, red above, nearly white at zero. Both sides are equally light at equal distances from it.
 _SIGNS = np.array(
     [
         (13, 44, 144),
@@ -51,13 +51,13 @@ _SIGNS = np.array(
     ]
 )
 _STRONGEST = 99.5
-"""The percentile of the magnitudes of single pixels that is drawn strongest; those few beyond it would leave the rest
-dark or pale."""
+"""The percentile of the magnitudes of single pixels that is drawn strongest. Without it a few outliers would leave the
+rest dark or pale."""
 
 
 def shares(values: Floats, single: bool) -> Floats:
-    """The values [h, w] of a map as shares of its strongest, -1 to 1; of `single` pixels the few strongest are all 1.
-    What is not finite is 0."""
+    """The values [h, w] of a map, floating, as shares of its strongest, -1 to 1. If the map has `single` pixels, those
+    beyond a percentile are clipped. Values that are not finite become 0."""
     values = np.nan_to_num(values, posinf=0, neginf=0).astype(np.float32)
     magnitudes = np.abs(values)
     peak = float(np.percentile(magnitudes, _STRONGEST)) if single else 0.0
@@ -67,16 +67,16 @@ def shares(values: Floats, single: bool) -> Floats:
 
 
 def colored(shares: Floats, signed: bool) -> Bytes:
-    """Shares [h, w] in colours [h, w, 3]: 0 to 1, or with signs -1 to 1."""
+    """The colours uint8 [h, w, 3] of shares [h, w], floating: 0 to 1, or -1 to 1 if they are signed."""
     return _mixed((shares + 1) / 2, _SIGNS) if signed else _mixed(shares, _HEAT)
 
 
 def grey(shares: Floats) -> Bytes:
-    """Magnitudes of shares [h, w] in greys [h, w, 3]: black is nothing, white is impact."""
+    """The greys uint8 [h, w, 3] of the magnitudes of shares [h, w], floating, from black at 0 to white at 1."""
     return np.repeat((np.abs(shares) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _mixed(places: NDArray[np.floating[Any]], anchors: NDArray[np.int_]) -> Bytes:
-    """Colours at places from 0 to 1 between the anchors."""
+    """Colours at positions from 0 to 1 between the anchors."""
     known = np.linspace(0, 1, len(anchors))
     return np.stack([np.interp(places, known, anchors[:, k]).round() for k in range(3)], axis=-1).astype(np.uint8)

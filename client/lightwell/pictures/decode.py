@@ -1,4 +1,4 @@
-"""Pictures as RGB of 8 bits: the same pixels for what a model sees and for what its maps are drawn on."""
+"""Decodes pictures as 8-bit RGB. Models and drawings use the same pixels."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from PIL import Image as Pil
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""With the imports above all are known to Pillow; else the first request that is none of the others would wait until
-Pillow has loaded all that it has."""
+"""The imports above register all allowed formats. Otherwise the first request in another format would wait until Pillow
+has loaded all its plugins."""
 _DEPTH = 24
-"""Where a PNG's header has the bits of its values."""
+"""The offset of the bit depth in a PNG's header."""
 
 
 def opened(file: BinaryIO) -> Pil.Image:
-    """A file's first picture by its header; nothing is decoded yet. Raises what Pillow does for a file that is none of
-    the formats, and ValueError for one whose transparent colour cannot be known."""
+    """A file's first picture, opened by its header and not decoded. Raises Pillow's error for a file in no allowed
+    format, and ValueError if its transparent colour cannot be determined."""
     picture: Pil.Image = Pil.open(file, formats=FORMATS)
     if picture.format == "PNG" and "transparency" in picture.info:
         at = file.tell()
@@ -29,10 +29,10 @@ def opened(file: BinaryIO) -> Pil.Image:
 
 
 def rgb(picture: Pil.Image) -> Pil.Image:
-    """The picture's pixels: upright, RGB, alpha over white. Of 16 bits the higher 8 are taken. CMYK in a JPEG is read
-    as Adobe writes it, 255 for no ink, with its marker or without. Colour profiles are not applied. Raises ValueError
-    for values without a known range, and what Pillow does for a file that cannot be decoded."""
-    picture.load()  # a PNG may tell at its end how it is turned
+    """The picture's pixels: upright, RGB, alpha over white. 16-bit values lose their lower 8 bits. CMYK in a JPEG is
+    read as Adobe writes it, 255 for no ink, with Adobe's marker or without. Colour profiles are not applied. Raises
+    ValueError for values without a known range, and Pillow's error for a file that cannot be decoded."""
+    picture.load()  # a PNG may give its orientation at the end
     _check_range(picture)
     if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         picture = ImageOps.exif_transpose(picture)
@@ -43,13 +43,13 @@ def rgb(picture: Pil.Image) -> Pil.Image:
         white = Pil.new("RGB", picture.size, "white")
         white.paste(picture, mask=picture)
         return white
-    if picture.mode != "RGB" or picture.format == "WEBP":  # whose decoder holds two pictures more
+    if picture.mode != "RGB" or picture.format == "WEBP":  # WebP's decoder keeps two more copies of the picture
         picture = picture.convert("RGB")
     return picture
 
 
 def _scale_transparency(picture: Pil.Image, bits: int) -> None:
-    """Brings the value that a PNG calls transparent to the 8 bits that Pillow has scaled its pixels to."""
+    """Scales the transparent value of a PNG to 8 bits, as Pillow has scaled its pixels."""
     if picture.mode == "L":
         picture.info["transparency"] *= 255 // (2**bits - 1)
     if picture.mode == "RGB" and bits > 8:
@@ -57,7 +57,7 @@ def _scale_transparency(picture: Pil.Image, bits: int) -> None:
 
 
 def _check_range(picture: Pil.Image) -> None:
-    """Raises ValueError for values of which is not known what is black and what is white."""
+    """Raises ValueError if it is unknown which values are black and white."""
     if picture.mode in ("I", "F"):
         raise ValueError("its values have no known range; 8 bits, or 16 without sign, have one")
     tags = picture.tag_v2 if picture.mode.startswith("I;16") and isinstance(picture, TiffImageFile) else None
@@ -66,7 +66,7 @@ def _check_range(picture: Pil.Image) -> None:
 
 
 def _high_bytes(picture: Pil.Image) -> Pil.Image:
-    """Grey of 16 bits as 8, with alpha where the file calls one of the values transparent."""
+    """16-bit grey as 8-bit, with alpha if the file has a transparent value."""
     values = np.asarray(picture)
     grey = Pil.fromarray((values >> 8).astype(np.uint8))
     if "transparency" in picture.info:

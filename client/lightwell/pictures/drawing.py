@@ -1,4 +1,4 @@
-"""The pictures of an explanation. SDK and server draw them with this one function."""
+"""Draws the pictures of an explanation, in the SDK and in the server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SHEETS = {types.VIEW_MAPS, types.VIEW_IMAGES}
 
 
 def kinds(response: explain.ExplainResponse, of_image: bool = True) -> tuple[str, ...]:
-    """Which pictures an explanation has, by the names of `PictureKind`; the one that says most comes first. Those that
-    are drawn on the image need one (`of_image`)."""
+    """The pictures that an explanation has, by the names of `PictureKind`, the most informative first. Those that are
+    drawn on the image need one (`of_image`)."""
     views = {item.view for item in response.tensors}
     found = {
         "sheet": bool(views & _SHEETS),
@@ -29,8 +29,8 @@ def kinds(response: explain.ExplainResponse, of_image: bool = True) -> tuple[str
 def draw(
     kind: str, response: explain.ExplainResponse, original: Pil.Image | None, placement: types.Placement | None = None
 ) -> Pil.Image:
-    """One of the `kinds` of an explanation. `placement` says where the model's pixels lie in `original`, if not as the
-    response says. Raises ValueError for a kind that it has not."""
+    """One of the `kinds` of an explanation. `placement` is the position of the model's pixels in `original`, by default
+    that of the response. Raises ValueError for a kind that it does not have."""
     known = kinds(response, original is not None)
     if kind not in known:
         name = response.resolved.WhichOneof("method")
@@ -38,7 +38,7 @@ def draw(
     placement = placement or response.placement
     if kind == "sheet":
         return sheet(response)
-    if kind == "map" or original is None:  # without an image there is nothing to draw on
+    if kind == "map" or original is None:  # an overlay needs an image
         return render.picture(_values(response), response.map)
     mask, points = _shown(response, types.VIEW_MASK), _shown(response, types.VIEW_POINTS)
     if mask is not None:
@@ -50,7 +50,7 @@ def draw(
 
 
 def sheet(response: explain.ExplainResponse, most: int | None = None) -> Pil.Image:
-    """The maps or pictures of an explanation side by side with their numbers, all or the first `most`."""
+    """The maps or pictures of an explanation side by side with their numbers: all, or the first `most`."""
     tensors = {item.name: images.to_array(item.tensor) for item in response.tensors}
     item = next(item for item in response.tensors if item.view in _SHEETS)
     values = tensors[item.name][:most]
@@ -59,7 +59,7 @@ def sheet(response: explain.ExplainResponse, most: int | None = None) -> Pil.Ima
 
 
 def _shown(response: explain.ExplainResponse, view: types.View.ValueType) -> Floats | None:
-    """The tensor that is shown so, if there is one."""
+    """The tensor with that view, if there is one."""
     return next((images.to_array(item.tensor) for item in response.tensors if item.view == view), None)
 
 

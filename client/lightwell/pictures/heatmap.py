@@ -1,4 +1,4 @@
-"""Enlarges a map from its native grid to the model's input. SDK and server use this one function."""
+"""Enlarges a map from its native grid to the model's input, in the SDK and in the server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Floats = NDArray[np.float32]
 
 
 def enlarged(values: Floats, message: types.Heatmap) -> Floats:
-    """Native values [h, w] to the model's input [height, width], by the rule of the message."""
+    """Native values [h, w], float32, enlarged to the model's input [height, width] by the rule of the message."""
     size = message.height, message.width
     if message.enlargement == types.ENLARGEMENT_BILINEAR:
         return bilinear(values, *size)
@@ -21,7 +21,7 @@ def enlarged(values: Floats, message: types.Heatmap) -> Floats:
 
 
 def bilinear(values: Floats, height: int, width: int) -> Floats:
-    """Linear between the centres of the cells; beyond the outermost centres the edge is held."""
+    """Linear interpolation between the centres of the cells, constant beyond the outermost centres."""
     return _along(_along(values, height, 0), width, 1)
 
 
@@ -36,7 +36,7 @@ def _along(values: Floats, size: int, axis: int) -> Floats:
 
 
 def window_mean(values: Floats, height: int, width: int, window: int, stride: int) -> Floats:
-    """Each pixel is the mean of the values of all windows that cover it; a pixel that none covers is zero."""
+    """The mean of all windows that cover a pixel, or zero if none does."""
     total = np.zeros((height, width), np.float32)
     count = np.zeros((height, width), np.float32)
     for (row, column), value in np.ndenumerate(values):

@@ -1,4 +1,4 @@
-"""Draws many small pictures side by side, with their numbers: the maps of a layer's channels, the weights of its
+"""Draws many small pictures side by side with their numbers: the maps of a layer's channels, the weights of its
 filters."""
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from lightwell.pictures.colors import Bytes
 from lightwell.pictures.heatmap import Floats
 
 LARGEST = 3072
-"""A picture's side in pixels; what does not fit is left out."""
+"""The largest side of a picture in pixels; what does not fit is left out."""
 _LEAST, _MOST = 56, 224
-"""The longer side in pixels of tiles that have a number each: smaller ones are enlarged, larger ones reduced."""
+"""The range of a numbered tile's longer side in pixels: smaller ones are enlarged, larger ones reduced."""
 _CELL = 24
-"""The side in pixels of tiles with their numbers at the edges; smaller where not all would fit."""
+"""The side in pixels of tiles in a table with numbers at the edges; smaller if not all fit."""
 _GAP = 4
 _SIZE, _LINE = 12, 15
-"""Of the numbers: their height, and that of a line of them, in pixels."""
+"""The height of numbers, and of a line of them, in pixels."""
 _EDGE = 36
-"""The width of the edge that holds numbers."""
+"""The width in pixels of the edge for numbers."""
 _PAPER, _INK = (255, 255, 255), (60, 60, 60)
 
 
 def maps(values: Floats, numbers: Sequence[int]) -> Pil.Image:
-    """Maps [k, h, w] in grey, each from its least to its largest value, above each its number. What does not fit is
-    left out."""
+    """Maps [k, h, w] in grey, each scaled from its smallest to its largest value, under its number. What does not fit
+    is left out."""
     return _numbered(_rescaled(values, (1, 2)), numbers)[0]
 
 
 def pictures(values: Floats, numbers: Sequence[int]) -> Pil.Image:
-    """Pictures [k, 3, h, w] in [0, 1], above each its number. What does not fit is left out."""
+    """Pictures [k, 3, h, w] in [0, 1], each under its number. What does not fit is left out."""
     pixels: Bytes = (np.clip(values, 0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     return _numbered(pixels, numbers)[0]
 
 
 def filters(weights: Floats) -> tuple[Pil.Image, int, int]:
-    """The filters [filters, channels, h, w] or [filters, channels] of a layer, each from its least to its largest
-    value, and how many filters, and channels of each, are shown. Those of three channels are in colour, others in grey;
-    with one or three channels each filter has its number, else there is a row for each filter and a tile for each
-    channel."""
+    """The filters [filters, channels, h, w] or [filters, channels] of a layer, floating, each scaled from its smallest
+    to its largest value; and how many filters, and channels of each, are shown. Three channels are drawn in colour,
+    others in grey. With one or three channels each filter has its number; else there is a row for each filter and a
+    tile for each channel."""
     weights = weights.reshape(*weights.shape[:2], *(weights.shape[2:] or (1, 1)))
     values = _rescaled(weights, (1, 2, 3))
     depth = weights.shape[1]
@@ -54,7 +54,7 @@ def filters(weights: Floats) -> tuple[Pil.Image, int, int]:
 
 
 def _rescaled(values: Floats, axes: tuple[int, ...]) -> Bytes:
-    """Values in 8 bits, those along the axes together from their least to their largest; what is flat is black."""
+    """Values as uint8, scaled along the axes from their smallest to their largest; constant ones are black."""
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     least, largest = values.min(axes, keepdims=True), values.max(axes, keepdims=True)
     span = np.where(largest > least, largest - least, 1)
@@ -63,7 +63,7 @@ def _rescaled(values: Floats, axes: tuple[int, ...]) -> Bytes:
 
 
 def _numbered(tiles: Bytes, numbers: Sequence[int]) -> tuple[Pil.Image, int]:
-    """Tiles [k, h, w] or [k, h, w, 3], above each its number, in about a square; and how many fit."""
+    """Tiles [k, h, w] or [k, h, w, 3], each under its number, in about a square; and how many fit."""
     height, width = _sized(*tiles.shape[1:3])
     down, across = height + _LINE + _GAP, width + _GAP
     most_rows, most_columns = (LARGEST - _GAP) // down, (LARGEST - _GAP) // across
@@ -82,7 +82,7 @@ def _numbered(tiles: Bytes, numbers: Sequence[int]) -> tuple[Pil.Image, int]:
 
 
 def _sized(height: int, width: int) -> tuple[int, int]:
-    """The size of a tile: enlarged by a whole number, or reduced."""
+    """The size of a tile: enlarged by an integer factor, or reduced."""
     longer = max(height, width)
     if longer <= _MOST:
         times = math.ceil(_LEAST / longer)
@@ -91,7 +91,7 @@ def _sized(height: int, width: int) -> tuple[int, int]:
 
 
 def _table(tiles: Bytes) -> tuple[Pil.Image, int, int]:
-    """Tiles [rows, columns, h, w], the numbers of rows and columns at the edges; and how many of both fit."""
+    """Tiles [rows, columns, h, w] with the numbers of rows and columns at the edges; and how many of both fit."""
     rows, columns, height, width = tiles.shape
     gap = 0 if height == width == 1 else 3
     times = _times(tiles.shape, gap)
@@ -111,8 +111,8 @@ def _table(tiles: Bytes) -> tuple[Pil.Image, int, int]:
 
 
 def _times(shape: tuple[int, ...], gap: int) -> int:
-    """How often a weight's side is enlarged: so that tiles [rows, columns, h, w] are well seen, and less where not all
-    of them would fit, as long as anything can be seen."""
+    """The factor by which weights are enlarged: large enough for tiles [rows, columns, h, w] to be seen clearly, less
+    if not all fit, but never too small to be seen."""
     rows, columns, height, width = shape
     most = max(1, _CELL // max(height, width))
     least = max(1, most // (4 if gap else 8))
@@ -125,5 +125,5 @@ def _times(shape: tuple[int, ...], gap: int) -> int:
 
 
 def _every(pitch: int, needed: int) -> int:
-    """Of tiles that far apart, how many are passed over from one number to the next that has room."""
+    """The step between numbers so that each has room, for tiles at this distance."""
     return next(step for step in (1, 2, 5, 10, 20, 50, 100) if step * pitch >= needed)

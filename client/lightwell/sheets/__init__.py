@@ -1,1 +1,1 @@
-"""Many answers side by side, as one picture or page."""
+"""Shows many results side by side, as one picture or page."""

@@ -1,4 +1,4 @@
-"""What a cell of a sheet shows: a picture as large as its image, or words."""
+"""The content of a sheet's cell: a picture of the image's size, or text."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lightwell.transport.errors import LightwellError
 from lightwell.v1 import types_pb2 as types
 
 MOST = 20
-"""Maps or pictures of one answer that are shown in a cell."""
+"""The most maps or pictures of one result in a cell."""
 
 
 def reduced(image: types.Image, side: int) -> Pil.Image:
-    """An image as large as fits into a square."""
+    """An image scaled to fit into a square."""
     return _fitted(images.to_picture(image), (side, side))
 
 
 def shown(answer: Explanation | Synthesis | LightwellError, original: Pil.Image) -> Pil.Image | str:
-    """An answer about an image that was reduced to `original`."""
+    """The picture or text for a result about an image that was reduced to `original`."""
     if isinstance(answer, LightwellError):
         return answer.message
     if isinstance(answer, Synthesis):
@@ -39,7 +39,7 @@ def shown(answer: Explanation | Synthesis | LightwellError, original: Pil.Image)
 
 
 def _fitted(picture: Pil.Image, size: tuple[int, int]) -> Pil.Image:
-    """A picture as large as fits into a size."""
+    """A picture scaled to fit into a size."""
     ratio = min(size[0] / picture.width, size[1] / picture.height)
     width, height = max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio))
     return picture.resize((width, height), Pil.Resampling.LANCZOS)

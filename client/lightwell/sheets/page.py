@@ -1,4 +1,4 @@
-"""A sheet as a page of HTML; `sheet.html` is its frame."""
+"""A sheet as an HTML page; `sheet.html` is its template."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PADDING = 10
 
 
 def page(table: Table) -> str:
-    """Labels above and beside the cells; the images as they were sent in the first column."""
+    """A page with labels above the columns and beside the rows, and the images that were sent in the first column."""
     known = {id(row.image): row.image for row in table.rows}
     originals = {number: reduced(image, SIDE) for number, image in known.items()}
     heads = [["original"], *(column.labels for column in table.columns)]

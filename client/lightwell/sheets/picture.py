@@ -14,15 +14,16 @@ from lightwell.sheets.table import Table
 SIDE = 240
 """The longer side in pixels of the images in a table."""
 _EDGE = 170
-"""The width of the column of labels."""
+"""The width in pixels of the column of labels."""
 _GAP = 10
 _SIZE, _LINE = 15, 19
-"""Of the letters: their height, and that of a line of them, in pixels."""
+"""The height of letters, and of a line of them, in pixels."""
 _PAPER, _INK, _PALE, _BOX = (255, 255, 255), (30, 30, 30), (110, 110, 110), (240, 240, 240)
 
 
 def drawn(table: Table) -> Pil.Image:
-    """Labels above and beside the cells; the images as they were sent in the first column."""
+    """A picture with labels above the columns and beside the rows, and the images that were sent in the first
+    column."""
     known = {id(row.image): row.image for row in table.rows}
     originals = {number: reduced(image, SIDE) for number, image in known.items()}
     heads = [["original"], *(column.labels for column in table.columns)]
@@ -50,18 +51,18 @@ def _left(column: int) -> int:
 
 
 def _put(onto: Pil.Image, what: Pil.Image | str, place: tuple[int, int], size: tuple[int, int]) -> None:
-    """A picture, or words in a box of its size."""
+    """Puts a picture, or text in a box of the given size."""
     if isinstance(what, Pil.Image):
         onto.paste(what, place)
         return
     left, top = place
-    box = Pil.new("RGB", size, _BOX)  # words that are too many end at its edge
+    box = Pil.new("RGB", size, _BOX)  # text that is too long is cut at its edge
     _write(box, what.splitlines(), (_GAP, _GAP), size[0] - 2 * _GAP)
     onto.paste(box, (left, top))
 
 
 def _write(onto: Pil.Image, labels: Sequence[str], place: tuple[int, int], width: int) -> None:
-    """Each label on lines of its own, the first dark, the others pale."""
+    """Writes each label on its own lines, the first dark, the others pale."""
     draw, font, (left, top) = ImageDraw.Draw(onto), ImageFont.load_default(_SIZE), place
     for i, label in enumerate(labels):
         for line in _lines(label, width):
@@ -74,7 +75,7 @@ def _height(labels: Sequence[str], width: int) -> int:
 
 
 def _lines(label: str, width: int) -> list[str]:
-    """A label in lines that fit into a width; broken at spaces, or where there are none anywhere."""
+    """A label in lines that fit into a width, broken at spaces, or within words that are too long."""
     font, lines = ImageFont.load_default(_SIZE), [""]
     for word in label.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,4 +1,4 @@
-"""Which requests the cells of a sheet are, and how they are asked."""
+"""The requests for the cells of a sheet."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
 
 Sweep = Mapping[str, Sequence[Any]]
-"""Parameters with the values that each takes in turn: as the methods' messages take them, or words as on a command
-line."""
+"""The values of each swept parameter, as in the methods' messages or as text on the command line."""
 
 
 class SheetOptions(TypedDict, total=False):
-    """What all cells of a sheet share; each as in `Options`."""
+    """The options that all cells of a sheet share; each as in `Options`."""
 
     version: str
     readout: str
@@ -46,8 +45,8 @@ class Cell(NamedTuple):
 
 
 class Plan:
-    """The cells of a sheet. `targets` are several, or how many classes of the highest scores. Raises `Usage` for a
-    sweep that makes no sense, and OSError for an image that cannot be read."""
+    """The cells of a sheet. `targets` are several, or the number of the most probable classes. Raises `Usage` for an
+    invalid sweep, OSError for an image that cannot be read, and ValueError for one that cannot be shown."""
 
     def __init__(
         self,
@@ -67,14 +66,14 @@ class Plan:
         self._targets = targets
 
     def questions(self) -> list[Cell]:
-        """What has to be asked first: the classes of the highest scores, if these are the targets."""
+        """The requests that come first: they find the most probable classes, if these are the targets."""
         if not isinstance(self._targets, int):
             return []
         column = Column(explain_pb2.Predictions(k=self._targets))
         return [Cell(Row(name, image, model, None), column) for (name, image), model in self._pairs]
 
     def cells(self, answers: Sequence[Answer]) -> list[Cell]:
-        """All cells, row by row; `answers` are the answers to the questions."""
+        """All cells, row by row; `answers` are the responses to the questions."""
         targets = [self._targets] * len(self._pairs) if not isinstance(self._targets, int) else map(_classes, answers)
         return [
             Cell(Row(name, image, model, target), column)
@@ -92,7 +91,7 @@ class Plan:
         return synthesize_request(method, image=row.image, **given)
 
     def sheet(self, cells: Sequence[Cell], answers: Sequence[Answer]) -> Sheet:
-        """The answers in their places."""
+        """The sheet with the responses in their cells."""
         starts, width = range(0, len(cells), len(self.columns)), len(self.columns)
         return Sheet([cells[i].row for i in starts], self.columns, [list(answers[i : i + width]) for i in starts])
 
@@ -121,7 +120,7 @@ def _swept(method: Message, sweep: Sweep) -> Iterator[Column]:
 
 
 def _classes(answer: Answer) -> list[TargetLike]:
-    """The classes that were told; if none were, the cells will tell why."""
+    """The predicted classes. If there are none, None: the cells' requests then report the reason."""
     found = answer.predictions if isinstance(answer, Explanation) else []
     return [prediction.class_index for prediction in found] or [None]
 
@@ -131,11 +130,11 @@ def _names(images: Iterable[ImageLike]) -> list[str]:
 
 
 def _read(image: ImageLike, fit: str, name: str) -> types.Image:
-    """Raises ValueError for a file that cannot be shown: a sheet shows its images."""
+    """Reads an image. Raises ValueError if it cannot be opened, because a sheet shows its images."""
     message = to_message(image, fit)
     try:
         if message.encoded:
-            Pil.open(io.BytesIO(message.encoded))  # looks at the header alone
+            Pil.open(io.BytesIO(message.encoded))  # reads only the header
     except UnidentifiedImageError:
         raise ValueError(f"{name} is no picture that can be read") from None
     return message

@@ -1,5 +1,4 @@
-"""One picture or page of many answers: images x models x targets below each other, methods x parameters beside each
-other."""
+"""One picture or page of many results: images x models x targets in rows, methods x parameters in columns."""
 
 from __future__ import annotations
 
@@ -15,14 +14,14 @@ from lightwell.sheets.table import Table
 
 @dataclass(frozen=True)
 class Sheet(Table):
-    """Answers in rows and columns. In a notebook it shows its picture."""
+    """Results in rows and columns. In a notebook it shows its picture."""
 
     def picture(self) -> Pil.Image:
-        """All in one picture; its first column are the images as they were sent."""
+        """All results in one picture, with the images that were sent in the first column."""
         return picture.drawn(self)
 
     def html(self) -> str:
-        """All on one page of HTML that needs nothing else."""
+        """All results on one self-contained HTML page."""
         return page.page(self)
 
     def save(self, path: str | Path) -> None:

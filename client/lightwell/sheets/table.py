@@ -1,4 +1,4 @@
-"""Answers in rows and columns, with what stands beside and above them."""
+"""Results in rows and columns, with their labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lightwell.transport.errors import LightwellError
 from lightwell.v1 import types_pb2 as types
 
 Answer = Explanation | Synthesis | LightwellError
-"""What became of a cell: a result, or why there is none."""
+"""The result of a cell, or its error."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the cells of a row are about: an image with its name, a model (empty: the only one) and a target (None: the
-    class with the highest score)."""
+    """What a row is about: an image with its name, a model (empty: the only one) and a target (None: the class with the
+    highest score)."""
 
     name: str
     image: types.Image
@@ -28,27 +28,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """A method, and in `words` the parameters that it was given."""
+    """A method, and in `words` its parameters as text."""
 
     method: Message
     words: tuple[str, ...] = ()
 
     @property
     def labels(self) -> list[str]:
-        """What stands above the column."""
+        """The labels above the column."""
         return [name_of(self.method), *self.words]
 
 
 @dataclass(frozen=True)
 class Table:
-    """`answers[i][j]` is the one of `rows[i]` and `columns[j]`, or its error."""
+    """`answers[i][j]` is the result of `rows[i]` and `columns[j]`, or its error."""
 
     rows: list[Row]
     columns: list[Column]
     answers: list[list[Answer]]
 
     def labels(self, row: int) -> list[str]:
-        """What stands beside a row: the image's name, the model, the target with its probability."""
+        """The labels of a row: the image's name, the model, the target with its probability."""
         seen = [answer for answer in self.answers[row] if not isinstance(answer, LightwellError)]
         models = [answer.provenance.model for answer in seen][:1] or [self.rows[row].model]
         targets = [answer.target for answer in seen if answer.message.HasField("target")][:1]

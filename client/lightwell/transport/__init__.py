@@ -1,1 +1,1 @@
-"""How a server is reached: channels, retries, errors."""
+"""The connection to a server: channels, retries, errors."""

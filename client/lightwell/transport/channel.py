@@ -1,4 +1,4 @@
-"""How both clients reach a server."""
+"""The channel to a server, for both clients."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from lightwell.v1 import explainer_pb2
 
 MAX_MESSAGE_BYTES = 256 * 2**20
 MOST_RETRIES = 4
-"""Of a call with a single answer: gRPC makes five attempts at most, whatever its policy says."""
+"""The most retries of a call with a single response: gRPC makes at most five attempts, whatever its policy says."""
 
 Token = str | Callable[[], str] | None
-"""A bearer token, or a function that is called for one before each call, and before each attempt of a stream, so that
-it may change."""
+"""A bearer token, or a function that returns one. It is called before each call, and before each attempt of a stream,
+so that the token may change."""
 Certificate = tuple[str | Path, str | Path]
-"""Files with a certificate (chain) and its key, both PEM."""
+"""The files of a certificate chain and of its key, both PEM."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """The arguments of both clients. Raises ValueError for a certificate without TLS and for negative retries, OSError
-    for a file that cannot be read; opening raises ValueError for a file that is no PEM."""
+    """The arguments of both clients. Raises ValueError for a certificate without TLS and for negative retries. Opening
+    raises OSError for a file that cannot be read, and ValueError for one that is not PEM."""
 
     timeout: float | None = None
     tls: str | Path | bool = False
@@ -67,7 +67,7 @@ class Connection:
         return {"timeout": self.timeout, "metadata": tuple(headers)}
 
     def course(self) -> Course:
-        """The course of a stream that begins now."""
+        """The course of a new stream."""
         return Course(self.retries, self.timeout, self.budget)
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
@@ -80,20 +80,22 @@ class Connection:
         return grpc.ssl_channel_credentials(authorities, _pem(key, "PRIVATE KEY"), _pem(chain, "CERTIFICATE"))
 
     def _options(self) -> list[tuple[str, Any]]:
-        """Message limits, and retries within a budget of what was broken off, spread over all addresses of the name."""
+        """Limits of messages, retries of interrupted calls within a budget, and load balancing over all addresses of
+        the name."""
         return [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.service_config", json.dumps(_service_config(self.retries))),
             ("grpc.enable_retries", int(self.retries > 0)),
             ("grpc.keepalive_time_ms", 60_000),
-            # A server that comes back is found by the next attempt.
+            # The next attempt finds a server that is back.
             ("grpc.max_reconnect_backoff_ms", round(LONGEST_WAIT * 1000)),
         ]
 
 
 def _pem(path: str | Path, kind: str) -> bytes:
-    """A file's bytes. What holds nothing of that kind is told here; gRPC would only say that a handshake failed."""
+    """A file's bytes. Raises ValueError if it has no PEM block of that kind, because gRPC would only report a failed
+    handshake."""
     data = Path(path).read_bytes()
     if f"{kind}-----".encode() not in data:
         raise ValueError(f"{path}: there is no {kind.lower()} in it; it must be a PEM file")
@@ -101,7 +103,7 @@ def _pem(path: str | Path, kind: str) -> bytes:
 
 
 def new_request_id() -> str:
-    """A name for a call, the same for all of its attempts."""
+    """An identifier for a call, the same for all of its attempts."""
     return uuid4().hex
 
 
@@ -113,7 +115,7 @@ def _service_config(retries: int) -> dict[str, Any]:
             "initialBackoff": f"{FIRST_WAIT}s",
             "maxBackoff": f"{LONGEST_WAIT}s",
             "backoffMultiplier": GROWTH,
-            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],  # one's own cancelling ends all attempts
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],  # cancelling by the caller ends all attempts
         }
         config["methodConfig"] = [{"name": _unary(), "retryPolicy": policy}]
         config["retryThrottling"] = {"maxTokens": TOKENS, "tokenRatio": TOKEN_RATIO}
@@ -121,9 +123,9 @@ def _service_config(retries: int) -> dict[str, Any]:
 
 
 def _unary() -> list[dict[str, str]]:
-    """The calls with a single answer that may be asked again. Streams are left out: the clients ask for them again
-    themselves, and attempts of both kinds would multiply. So is `StopJob`: a server that has started anew, or the next
-    address of the name, may have another job of that number."""
+    """The calls with a single response that may be retried. Streams are left out, because the clients retry them
+    themselves, and both kinds of retries would multiply. So is `StopJob`, because a restarted server, or another one of
+    the same name, may have another job with that number."""
     services = explainer_pb2.DESCRIPTOR.services_by_name.values()
     return [
         {"service": service.full_name, "method": method.name}

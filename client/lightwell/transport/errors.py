@@ -1,4 +1,4 @@
-"""What the service refuses, as exceptions."""
+"""The errors of the service as exceptions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from grpc_status import rpc_status
 
 
 class LightwellError(Exception):
-    """A failed call. `code` is the gRPC status, `reason` is for programs, `violations` are pairs of a field and what
-    is wrong with it, `retry_seconds` says when another try is worthwhile (None: the server did not say), `request_id`
-    is the call's name in the server's log."""
+    """A failed call. `code` is the gRPC status, `reason` an identifier for programs, `violations` pairs of a field and
+    its error, `retry_seconds` the time after which to try again (None: the server gives none), `request_id` the call's
+    identifier in the server's log."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class NotFoundError(LightwellError):
 
 
 class NotApplicableError(LightwellError):
-    """A method that cannot be asked of this model."""
+    """A method that does not apply to this model."""
 
 
 class OverloadedError(LightwellError):
-    """The server has too much to do, or too little memory for the request."""
+    """The server is overloaded, or has too little memory for the request."""
 
 
 class UnavailableError(LightwellError):
@@ -51,28 +51,28 @@ class UnavailableError(LightwellError):
 
 
 class DeadlineError(LightwellError):
-    """The time was over before the answer came."""
+    """The deadline passed before the response arrived."""
 
 
 class UnauthenticatedError(LightwellError):
-    """The server asks for a token, and got none that it knows."""
+    """The server requires a token, and got none or an unknown one."""
 
 
 class ForbiddenError(LightwellError):
-    """The token is known, but has not the right to this call."""
+    """The token is known, but lacks the right to this call."""
 
 
 class AbortedError(LightwellError):
-    """The server gave the request up, and it should not be sent again: an operator stopped it (reason STOPPED), or it
+    """The server aborted the request, which should not be sent again: an operator stopped it (reason STOPPED), or it
     twice ended the worker that ran it alone (reason POISONED)."""
 
 
 class CancelledCallError(LightwellError):
-    """The call was cancelled on this side: by `cancel()`, or by closing the client."""
+    """The call was cancelled on this side, by `cancel()` or by closing the client."""
 
 
 _OWN = ("Locally cancelled by application!", "Channel closed!")
-"""What gRPC says, among other words, of a call that was cancelled on this side. Any other one was broken off on its
+"""Parts of gRPC's message for a call that was cancelled on this side. Any other cancelled call was interrupted on its
 way, and may be sent again."""
 
 
@@ -98,7 +98,7 @@ def error_for(
     retry_seconds: float | None = None,
     request_id: str = "",
 ) -> LightwellError:
-    """The exception that a status calls for."""
+    """The exception for a status."""
     return _KINDS.get(code, LightwellError)(message, code, reason, violations, retry_seconds, request_id)
 
 
@@ -109,7 +109,7 @@ def cancelled(request_id: str) -> LightwellError:
 
 @contextmanager
 def translated(request_id: str) -> Iterator[None]:
-    """Turns the errors of gRPC inside it into those of this module."""
+    """Converts gRPC's errors within the block into those of this module."""
     try:
         yield
     except grpc.RpcError as error:
@@ -120,7 +120,7 @@ def from_rpc(error: Any, request_id: str) -> LightwellError:  # noqa: ANN401 - g
     """The exception for a failed call of either client."""
     try:
         status = rpc_status.from_call(error)
-    except ValueError:  # something between here and the server has exchanged the status: its details say another one
+    except ValueError:  # a proxy has replaced the status, and its details contain another one
         status = None
     info, bad, retry = details.ErrorInfo(), details.BadRequest(), details.RetryInfo()
     for detail in status.details if status is not None else ():
@@ -133,6 +133,6 @@ def from_rpc(error: Any, request_id: str) -> LightwellError:  # noqa: ANN401 - g
     if error.code() is grpc.StatusCode.CANCELLED and not any(own in message for own in _OWN):
         message = "the call was broken off on its way to the server or back; send it again"
         return error_for(grpc.StatusCode.UNAVAILABLE, message, "INTERRUPTED", request_id=request_id)
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # gRPC's own words say nothing of the server
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # gRPC's own message does not mention the server
         message = "the server does not know this call; it may be of an older version"
     return error_for(error.code(), message, info.reason, violations, seconds, request_id)

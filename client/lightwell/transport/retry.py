@@ -1,7 +1,7 @@
-"""When a broken stream is asked again, and what of it is then new. Without input or output: each client does what the
-generator `attempts` yields.
+"""When a broken stream is requested again, and which of its events are new. Without input or output: each client
+performs the steps that the generator `attempts` yields.
 
-Calls with a single answer need none of this; gRPC itself repeats them, by the service config of `channel`.
+Calls with a single response do not need this; gRPC itself retries them, by the service config of `channel`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from lightwell.transport.errors import LightwellError
 from lightwell.v1 import explain_pb2, synthesize_pb2
 
 FIRST_WAIT, LONGEST_WAIT, GROWTH, JITTER = 0.2, 3.0, 2.0, 0.2
-"""Seconds before the second attempt and at most, the factor from one to the next, and the share they vary by."""
+"""Seconds before the second attempt and at most between attempts, the growth factor, and the relative jitter."""
 TOKENS, TOKEN_RATIO = 20, 0.2
-"""Of a retry budget: a failure costs one token, a success gives this share of one back."""
+"""The tokens of a retry budget, and what a success returns; a failure costs one token."""
 
 Event = explain_pb2.ExplainStreamResponse | synthesize_pb2.SynthesizeResponse
 
 
 @dataclass(frozen=True)
 class Next:
-    """Wait for the next event of the attempt under way, and send it back; None at its end."""
+    """Wait for the next event of the current attempt, and send it back; None at its end."""
 
 
 @dataclass(frozen=True)
 class Again:
-    """Wait for so many seconds, unless the call is cancelled meanwhile, and begin another attempt."""
+    """Wait for `seconds`, unless the call is cancelled meanwhile, and begin another attempt."""
 
     seconds: float
 
@@ -46,36 +46,36 @@ class Give:
 
 
 class Budget:
-    """Keeps a client whose server is down from asking for everything again: while half of the tokens or less are left,
-    nothing is. The same rule as gRPC's retry throttling; safe for threads."""
+    """Limits the retries of a client whose server is down: none is made while half of the tokens or less are left, as
+    in gRPC's retry throttling. Safe for threads."""
 
     def __init__(self) -> None:
         self._tokens: float = TOKENS
         self._lock = threading.Lock()
 
     def fail(self) -> bool:
-        """Pays for a failure; whether another attempt may follow."""
+        """Takes a token for a failure. Returns whether another attempt may follow."""
         with self._lock:
             self._tokens = max(0.0, self._tokens - 1)
             return self._tokens > TOKENS / 2
 
     def succeed(self) -> None:
-        """Takes the refund of a success."""
+        """Returns the refund of a success."""
         with self._lock:
             self._tokens = min(float(TOKENS), self._tokens + TOKEN_RATIO)
 
 
 class Way:
-    """How far a stream has come, over all of its attempts. A method that asks several times counts its steps each time
-    anew."""
+    """The progress of a stream over all of its attempts. A method with several passes counts the steps of each from
+    0."""
 
     def __init__(self) -> None:
-        # Places on the way: number of the pass, step in it.
+        # Positions in the progress: number of the pass, step in it.
         self._place = self._furthest = (0, 0)
         self._behind = False
 
     def is_new(self, step: int) -> bool:
-        """Whether a step lies beyond all that came before it."""
+        """Whether a step is beyond all earlier ones."""
         number, last = self._place
         self._place = (number + (step < last), step)
         self._behind = self._behind and self._place <= self._furthest
@@ -84,12 +84,12 @@ class Way:
         return not self._behind
 
     def again(self) -> None:
-        """It begins again from the start."""
+        """Notes that the stream begins again from the start."""
         self._place, self._behind = (0, 0), True
 
 
 class Course:
-    """How one stream has fared over all of its attempts. `timeout` is in seconds for all of them together."""
+    """The state of one stream over all of its attempts. `timeout` is in seconds for all of them together."""
 
     def __init__(self, retries: int, timeout: float | None, budget: Budget) -> None:
         self._retries, self._budget = retries, budget
@@ -103,7 +103,7 @@ class Course:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def is_new(self, event: Event) -> bool:
-        """Whether the caller has not seen this yet: the result, or progress beyond all that was shown."""
+        """Whether the caller has not seen this event yet: the result, or progress beyond all that was reported."""
         if event.HasField("result"):
             self.finished = True
             self._budget.succeed()
@@ -116,8 +116,8 @@ class Course:
         return True
 
     def pause(self, error: LightwellError) -> float:
-        """Seconds to wait before asking again. Raises the error itself if that is not worthwhile: it is no UNAVAILABLE,
-        `retries` attempts in a row brought nothing new, the budget is spent, or the time would be over."""
+        """Seconds to wait before the next attempt. Raises the error itself if there is none: it is not UNAVAILABLE,
+        `retries` attempts in a row gave nothing new, the budget is spent, or the timeout would pass."""
         if error.code is not grpc.StatusCode.UNAVAILABLE or not self._budget.fail() or self._failures >= self._retries:
             raise error
         backoff = min(LONGEST_WAIT, FIRST_WAIT * GROWTH**self._failures) * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
@@ -131,7 +131,7 @@ class Course:
 
 
 def attempts(course: Course) -> Generator[Next | Again | Give, Any, None]:
-    """The events of a stream that the caller has not seen yet, over all attempts; the first one is under way."""
+    """The events of a stream that the caller has not seen yet, over all attempts. The first attempt has begun."""
     while True:
         try:
             while (event := (yield Next())) is not None:
@@ -139,7 +139,7 @@ def attempts(course: Course) -> Generator[Next | Again | Give, Any, None]:
                     yield Give(event)
             return
         except LightwellError as error:
-            if course.finished:  # only its status was lost
+            if course.finished:  # only the status after the result was lost
                 return
             seconds = course.pause(error)
         yield Again(seconds)

@@ -1,1 +1,1 @@
-"""Brings models in: from files, torchvision and timm into a repository, with cards and checks; or just looks at one."""
+"""Adds models to a repository, from files, torchvision and timm, with cards and checks; or only inspects one."""

@@ -1,5 +1,4 @@
-"""Brings models into a repository: one's own file, or one of torchvision or timm. What cannot be explained does not
-stay."""
+"""Adds models to a repository, from a file, torchvision or timm. A model that cannot be explained is not added."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ _ORIGINS: dict[str, Callable[[str, bool], Published]] = {"torchvision": publishe
 
 @dataclass(frozen=True)
 class Added:
-    """A model that is in the repository now, the reason of each choice, and what there is to say about how it came
-    there."""
+    """A model that was added, the reason of each choice on its card, and notes on how it was added."""
 
     model: Model
     reasons: dict[str, str]
@@ -44,8 +42,8 @@ class Added:
 
 @dataclass(frozen=True)
 class _Source:
-    """A model before it is in the repository: its file's name there and how that is written, its card and what of that
-    the file says itself, and whose scores are expected; None for those of the file."""
+    """A model before it is in the repository: its file's name there and the function that writes it, its card and what
+    of it the file declares, and the reference for its scores; None for the file itself."""
 
     name: str
     file: str
@@ -70,8 +68,8 @@ def add(
     picture: Path | None = None,
 ) -> Added:
     """Puts a model file, `torchvision/<name>` or `timm/<name>` into `repository/<name>/<version>`, lifts it there and
-    writes a check on the picture, or on a drawn one. Raises ValueError or OSError in a sentence; then the repository is
-    as before."""
+    writes a check on the picture, or on a drawn one. Raises ValueError or OSError with a message for the user; then the
+    repository is unchanged."""
     checked_on = Picture.of(picture) if picture else Picture.drawn()
     origin, _, called = source.partition("/")
     if origin in _ORIGINS and called and not Path(source).exists():
@@ -92,7 +90,7 @@ def _file(path: Path, given: Given) -> _Source:
 
 
 def _published(name: str, found: Published, given: Given) -> _Source:
-    """A published network. Where the caller says anything of the preprocessing, it is no longer the publisher's."""
+    """A published network. If `given` changes the preprocessing, the publisher's is no longer the reference."""
     own = any((given.size, given.resize, given.interpolation, given.channels, given.mean, given.std))
     card = given.over(found.given)
     rows = tuple(example(card.onto(Card()).sample(), 2))
@@ -103,12 +101,12 @@ def _published(name: str, found: Published, given: Given) -> _Source:
 def _write(name: str, found: Published, rows: tuple[torch.Tensor, ...], path: Path) -> None:
     try:
         found.write(found.network, rows, path)
-    except Exception as error:  # a network refuses what it does not take in its own words
+    except Exception as error:  # a network may raise anything while it is traced
         raise ValueError(f"{name} cannot be written as TorchScript: {last_line(error)}") from error
 
 
 def _placed(repository: Path, name: str, version: str, source: _Source, picture: Picture) -> Added:
-    """Writes the version's directory and proves the model; takes the directory away again if that fails."""
+    """Writes the version's directory and loads the model; removes the directory if that fails."""
     source.given.onto(Card())
     model = repository / _named("name", name)
     directory = model / (_named("version", version) if version else _next(model))
@@ -131,7 +129,7 @@ def _placed(repository: Path, name: str, version: str, source: _Source, picture:
 
 
 def _checked(model: Model, directory: Path, repository: Path, source: _Source, picture: Picture) -> Added:
-    """Adds the check to the card and verifies it as loading does; a note tells why there is none."""
+    """Adds the check to the card and verifies it as loading does. If there is none, a note says why."""
     chosen = reasons(model, source.declared)
     reference = source.reference or Reference.file(directory / source.file, model.card)
     try:
@@ -153,5 +151,5 @@ def _named(what: str, text: str) -> str:
 
 
 def _next(model: Path) -> str:
-    """The whole number after the highest version there is."""
+    """The integer after the highest version."""
     return str(1 + max((int(path.name) for path in model.glob("*") if path.name.isdecimal()), default=0))

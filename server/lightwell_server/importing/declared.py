@@ -1,5 +1,5 @@
-"""What a model file says of its own input: a trace keeps the shapes of its sample, an exported program those of its
-inputs, Ultralytics a description. All of it is read without running anything of the file."""
+"""What a model file declares about its input: a trace by the shapes of its sample, an exported program by those of its
+inputs, Ultralytics by a description. Nothing in the file is run."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lightwell_server.models.card import Card
 from lightwell_server.models.lifting.sampled import Sampled, sampled_in
 
 CHANNELS = (1, 3)
-"""Numbers of channels of pictures, by which height, width and channels are told apart, if one of both ends has one."""
+"""The channels of pictures. If either the first or the last size is one of these, it is taken for the channels."""
 MOST = 64
-"""Channels of a tensor that is no picture, at most."""
+"""The most channels of a tensor that is not a picture."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What there is to say of a model, and of what its file tells of it where that stands, by the card's fields."""
+    """What is known about a model and, by the card's fields, the part of the file that declares it."""
 
     given: Given = field(default_factory=Given)
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def completed(given: Given, path: Path, card: Card) -> Declared:
-    """What is given, and as the file declares it what neither that nor the card says."""
+    """What is given, completed by what the file declares and the card does not say."""
     found = declared(path, given.kind or card.kind)
     used = found.given.beyond(card)
     sources = {name: source for name, source in found.sources.items() if getattr(used, name) is not None}
@@ -37,7 +37,7 @@ def completed(given: Given, path: Path, card: Card) -> Declared:
 
 
 def declared(path: Path, kind: str) -> Declared:
-    """What the file says of a model of a kind; nothing of what cannot be read."""
+    """What the file declares about a model of a kind; what cannot be read is left out."""
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         members = {name.partition("/")[2] or name: name for name in archive.namelist()}
         found = Declared()
@@ -55,7 +55,7 @@ def _from(given: Given, source: str) -> Declared:
 
 
 def _form(tensor: Sampled, kind: str) -> Given:
-    """The card's fields that an image of such sizes tells; of a generator the length of its codes."""
+    """The card's fields that follow from an input's sizes; for a generator the length of its codes."""
     sizes = tensor.sizes
     if kind == "generator":
         return Given(code=sizes[1]) if len(sizes) == 2 else Given()
@@ -75,7 +75,7 @@ def _form(tensor: Sampled, kind: str) -> Given:
 
 
 _BYTE = 1
-"""An exported program's number for integers of 8 bits."""
+"""An exported program's code for uint8."""
 
 
 def _exported(archive: zipfile.ZipFile, members: Mapping[str, str]) -> Sampled | None:
@@ -92,8 +92,8 @@ def _exported(archive: zipfile.ZipFile, members: Mapping[str, str]) -> Sampled |
 
 
 def _described(archive: zipfile.ZipFile, members: Mapping[str, str], channels: int) -> Given:
-    """What Ultralytics writes beside the code: the size of images and the classes' names. Since its models have an
-    author there, they take pixels as they are."""
+    """Ultralytics' description in the archive: the size of images and the classes' names. If it names Ultralytics as
+    author, the model takes pixels without normalisation."""
     if "extra/config.txt" not in members:
         return Given()
     with suppress(ValueError, KeyError, TypeError, AttributeError):
@@ -114,6 +114,6 @@ def _size(size: int | list[int]) -> tuple[int, int] | None:
 
 
 def _names(names: list[str] | dict[str, str]) -> tuple[str, ...] | None:
-    """The names in the order of their numbers."""
+    """The names in the order of their indices."""
     ordered = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
     return tuple(map(str, ordered)) or None

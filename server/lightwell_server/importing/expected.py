@@ -1,5 +1,5 @@
-"""Writes the check of a card: a picture, and the scores that the network itself gives on it. Loading verifies them, so
-that a resize, crop or normalisation that differs from the network's own is found before anybody is misled."""
+"""Writes the check of a card: a picture, and the scores that the network gives on it. Loading verifies them, so that a
+resize, crop or normalisation that differs from the network's own is found at once."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from lightwell_server.models.lifting.proof import TOLERANCES
 from lightwell_server.models.store import Model
 
 HIGHEST = 5
-"""Classes whose scores are written."""
+"""The number of classes whose scores are written."""
 DEFAULT: float = CheckCard.model_fields["tolerance"].default
 WIDTH, HEIGHT = 400, 300
-"""Of the drawn picture, in pixels."""
+"""The size of the drawn picture in pixels."""
 
 
 class Unchecked(Exception):
-    """Why no check can be written, in a sentence."""
+    """The reason why no check can be written."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Picture:
 
     @classmethod
     def of(cls, path: Path) -> Picture:
-        """Somebody's own. Raises ValueError if it is no image, and OSError if it cannot be read."""
+        """The picture of a file. Raises ValueError if it is not an image, and OSError if it cannot be read."""
         data = path.read_bytes()
         try:
             pictures.opened(data, str(path))
@@ -55,8 +55,8 @@ class Picture:
 
     @classmethod
     def drawn(cls) -> Picture:
-        """Waves of colour that become finer to the right, on a picture that is no square: resize, filter, crop and the
-        order of the colours all show in the scores. It is no photograph: which classes are on top says nothing."""
+        """Waves of colour that become finer to the right, on a picture that is not square: resize, filter, crop and the
+        order of colours all change the scores. It is not a photograph, so its most probable classes mean nothing."""
         down, across = np.mgrid[0 : 1 : HEIGHT * 1j, 0 : 1 : WIDTH * 1j]
         phase = 2 * np.pi * (2 * across + 12 * across**3 + 3 * down)
         waves = [np.cos(phase), np.sin(2 * phase), np.cos(phase * down)]
@@ -66,14 +66,14 @@ class Picture:
         return cls("check.png", buffer.getvalue())
 
     def opened(self) -> Pil.Image:
-        """The picture, decoded as those of requests are."""
+        """The picture, decoded in the same way as those of requests."""
         return pictures.opened(self.data, self.name)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What scores come from that owe nothing to the lifted graph: a network in eval mode, the type of its weights, and
-    its own way from a picture to the rows that it takes, [3, height, width]; without one the card's is taken."""
+    """A source of scores that is independent of the lifted graph: a network in eval mode, the dtype of its weights, and
+    its own preprocessing from a picture to rows [3, height, width]; None for the card's."""
 
     network: Callable[[Tensor], Any]
     dtype: torch.dtype
@@ -81,13 +81,13 @@ class Reference:
 
     @classmethod
     def file(cls, path: Path, card: Card) -> Reference:
-        """A model file. Raises `Refused`."""
+        """The model file as reference. Raises `Refused`."""
         file = shaped(opened(path), card.sample())
         return cls(lambda rows: file.run([rows]), file.dtype)
 
 
 def check(model: Model, reference: Reference, picture: Picture) -> CheckCard:
-    """The check of a classifier. Raises `Unchecked` where the reference's values are not what the graph gives."""
+    """The check of a classifier. Raises `Unchecked` if the graph's scores are not what the reference returns."""
     if model.facts.tensor:
         raise Unchecked("a picture has not the channels that the model takes")
     if not model.facts.classes:
@@ -109,7 +109,7 @@ def text(check: CheckCard) -> str:
 
 
 def _scores(model: Model, reference: Reference, picture: Pil.Image) -> Tensor:
-    """The reference's scores of all classes, [classes], in double precision."""
+    """The reference's scores of all classes, float64 [classes]."""
     row = reference.pixels(picture)[None] if reference.pixels else _row(model.card, picture)
     rows = row.to(reference.dtype).expand(model.graph.fixed or 2, -1, -1, -1)  # some exported files refuse a single row
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
@@ -123,6 +123,6 @@ def _scores(model: Model, reference: Reference, picture: Pil.Image) -> Tensor:
 
 
 def _row(card: Card, picture: Pil.Image) -> Tensor:
-    """What the card makes of a picture, [1, channels, height, width]."""
+    """The card's preprocessing of a picture, [1, channels, height, width]."""
     rows, _ = pictures.fitted(picture, card.fit, "picture")
     return card.sample().normalise(rows)

@@ -1,4 +1,4 @@
-"""What somebody says of a model that is no card yet: options of a command, or what a network was published with."""
+"""What is known about a model before it has a card: options of a command, or a published network's preprocessing."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _PLACES = {
     "input": {**dict(zip(_INPUT, _INPUT, strict=True)), "dtype": "input_dtype"},
     "output": {"path": "path", "activation": "activation"},
 }
-"""By the card's tables, its fields and what they are called here."""
+"""By the card's tables: its fields, and the names of these in `Given`."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """The fields of a card that are given, by their names there, `input_dtype` being input.dtype; what is None is left
-    to the card's defaults. `labels` go into a file beside the card."""
+    """The fields of a card that are given, by their names there; `input_dtype` is input.dtype. None means the card's
+    default. `labels` go into a separate file."""
 
     kind: str | None = None
     dtype: str | None = None
@@ -58,18 +58,18 @@ class Given:
     labels: tuple[str, ...] | None = None
 
     def over(self, other: Given) -> Given:
-        """This, and where it says nothing the other."""
+        """These fields, and the other's where they are None."""
         return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
 
     def beyond(self, card: Card) -> Given:
-        """This without what the card says itself."""
+        """These fields without those that the card sets itself."""
         own = card.model_dump(exclude_unset=True)
         places = [(own.get(table, {}) if table else own, names) for table, names in _PLACES.items()]
         said = {name for part, names in places for field, name in names.items() if field in part}
         return replace(self, **dict.fromkeys(said))
 
     def onto(self, card: Card) -> Card:
-        """The card with what is given here in place of its own. Raises ValueError if they do not fit together."""
+        """The card with these fields in place of its own. Raises ValueError if they do not fit together."""
         own = card.model_dump(exclude_unset=True)
         tables = self._tables()
         parts = {name: {**own.get(name, {}), **tables[name]} for name in ("input", "output") if tables[name]}
@@ -86,7 +86,7 @@ class Given:
         return "\n".join(table(name, values) for name, values in tables.items() if values)
 
     def _tables(self) -> dict[str, dict[str, Any]]:
-        """The given fields by the card's tables; those at its top under ""."""
+        """The given fields by the card's tables; top-level ones under ""."""
         return {
             table: {field: getattr(self, name) for field, name in names.items() if getattr(self, name) is not None}
             for table, names in _PLACES.items()
@@ -94,6 +94,6 @@ class Given:
 
 
 def table(name: str, values: dict[str, Any]) -> str:
-    """A table of a card as text; without a name the lines at its top. JSON's scalars and lists are TOML's, too."""
+    """A table of a card as TOML; without a name its top-level lines. JSON's scalars and lists are valid TOML."""
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return "\n".join([*([f"[{name}]"] if name else []), *lines, ""])

@@ -1,4 +1,4 @@
-"""Whether a model file can be explained, and what there is to know of it, without a server."""
+"""Inspects a model file without a server: whether it can be explained, and by which methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightwell_server.models.store import Model, load_file
 
 @dataclass(frozen=True)
 class Support:
-    """Whether a method applies, and if not why; the layers that it uses if none are named, and why these."""
+    """Whether a method applies, and if not, why; the layers that it uses by default, and the reason of that choice."""
 
     method: str
     applies: bool
@@ -32,10 +32,16 @@ class Support:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A file that can be explained. `input` and `output` are shapes without the batch: of an image channels, height and
-    width in pixels, of codes their length; `classes` is 0 if it gives no scores. `weights` and `computed` are types of
-    numbers. `modules` and `operations` count the layers; `checked` tells whether the card has a check, which then
-    holds; `reasons` are those of each choice, by what was chosen; `seconds` is what all this took."""
+    """A file that can be explained.
+
+    - `input`, `output`: shapes without the batch: channels, height and width in pixels of an image, or the length of
+      codes.
+    - `classes`: 0 if it gives no scores.
+    - `weights`, `computed`: the dtypes of its weights and of the computation.
+    - `modules`, `operations`: the numbers of layers.
+    - `checked`: whether the card has a check, which has then passed.
+    - `reasons`: the reason of each choice, by what was chosen.
+    - `seconds`: the time of the inspection."""
 
     file: str
     kind: str
@@ -57,8 +63,8 @@ class Inspection:
 
 
 def inspect(path: Path, given: Given) -> Inspection:
-    """Lifts a file by the card beside it, if there is one, and by what is given. Raises ValueError with the sentence
-    why it is refused, and OSError if it cannot be read."""
+    """Lifts a file by what is given and by the card in its folder, if any. Raises ValueError with the reason if it is
+    refused, and OSError if it cannot be read."""
     if not path.exists():
         raise FileNotFoundError(2, "there is no such file", str(path))
     begun = time.perf_counter()
@@ -70,9 +76,9 @@ def inspect(path: Path, given: Given) -> Inspection:
 
 
 def _loaded(path: Path, given: Given) -> tuple[Model, Declared]:
-    """The file as a server would load it, and what it declares itself."""
+    """The file as a server would load it, and what it declares."""
     directory = path.resolve().parent
-    repository = directory.parent.parent  # of <name>/<version>, where a card's files may lie
+    repository = directory.parent.parent  # as in <repository>/<name>/<version>, where a card's files may lie
     written, labels = cards.read(directory, repository)
     found = completed(given, path, written)
     card = found.given.onto(written)

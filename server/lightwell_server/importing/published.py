@@ -1,5 +1,5 @@
-"""Classifiers that others publish: torchvision's and timm's, each with its own preprocessing. Neither library is needed
-until one is asked for."""
+"""Classifiers of torchvision and timm, each with its own preprocessing. Either library is imported only when it is
+used."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lightwell_server.importing.trace import script, trace
 from lightwell_server.models.card import InputCard, Interpolation
 
 PATIENCE = 5.0
-"""Seconds that timm's hub has to answer before its weights count as out of reach."""
+"""Seconds after which timm's hub counts as unreachable."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A network in eval mode, the card that belongs to it, and `pixels`: the publisher's own way from a picture to what
-    the network takes, [3, height, width]. `write` makes a file of it that is traced, if at all, on the rows given.
-    `notes` tell where the card cannot say what the publisher does."""
+    """A network in eval mode, its card, and `pixels`: the publisher's preprocessing from a picture to rows, floating
+    [3, height, width]. `write` writes it to a file, traced or scripted; a trace uses the rows given. `notes` say where
+    the card cannot describe the preprocessing."""
 
     network: torch.nn.Module
     given: Given
@@ -37,7 +37,7 @@ class Published:
 
 
 def torchvision(name: str, random_weights: bool) -> Published:
-    """A classifier of torchvision with its published weights, or without. Raises ValueError."""
+    """A classifier of torchvision with its published weights, or random ones. Raises ValueError."""
     try:
         from torchvision import models
     except ImportError:
@@ -61,7 +61,7 @@ def torchvision(name: str, random_weights: bool) -> Published:
 
 
 def timm(name: str, random_weights: bool) -> Published:
-    """A network of timm with its published weights, or without. Raises ValueError."""
+    """A network of timm with its published weights, or random ones. Raises ValueError."""
     try:
         import timm
         from timm import data
@@ -75,7 +75,7 @@ def timm(name: str, random_weights: bool) -> Published:
     network = _made(name, partial(timm.create_model, name, pretrained=not random_weights))
     config = data.resolve_model_data_config(network)
     mode = config["crop_mode"]
-    # The card knows the crop of the middle alone, with which torchvision's networks and most of timm's are published.
+    # A card describes only the central crop, with which torchvision's networks and most of timm's are published.
     pixels = data.create_transform(**{**config, "crop_mode": "center"}, is_training=False)
     squeezed = "squeezes the whole picture into the input" if mode == "squash" else "puts a border around the picture"
     subset = data.infer_imagenet_subset(network)
@@ -101,8 +101,8 @@ def _made(name: str, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
 
 
 def _reachable(name: str, config: Any) -> None:  # noqa: ANN401 - timm's
-    """Raises ValueError if there are no weights, or if they are neither here nor within reach: timm's own download
-    would ask an absent network for most of a minute."""
+    """Raises ValueError if there are no weights, or if they are neither on disk nor can be downloaded. timm itself
+    would retry for most of a minute."""
     if not config.has_weights:
         raise ValueError(f"timm publishes no weights of {name}; give --random-weights")
     if not config.hf_hub_id:
@@ -115,7 +115,7 @@ def _reachable(name: str, config: Any) -> None:  # noqa: ANN401 - timm's
     except OSError:
         try:
             HfApi().model_info(repository, timeout=PATIENCE)
-        except Exception as error:  # the hub's client has had other errors in each of its major versions
+        except Exception as error:  # the errors of the hub's client differ between its major versions
             raise ValueError(_unreachable(name, error)) from error
 
 
@@ -128,7 +128,7 @@ def _unreachable(name: str, reason: object) -> str:
 
 
 def _interpolation(name: str, interpolation: str) -> str | None:
-    """As the card calls it; None for the card's own default."""
+    """The card's name of an interpolation; None for the card's default. Raises ValueError for one without a name."""
     known = get_args(Interpolation)
     if interpolation not in known:
         raise ValueError(f"{name} is published with {interpolation} interpolation; a card knows {', '.join(known)}")

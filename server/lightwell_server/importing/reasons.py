@@ -1,4 +1,4 @@
-"""Why a model is read as it is: what was chosen where several things could have been, and the reason of each choice."""
+"""The choices that were made when a model was read, and the reason of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lightwell_server.models.store import Model, activation_of
 
 
 def reasons(model: Model, declared: Declared) -> dict[str, str]:
-    """Each choice with its reason, by what was chosen: what the file declares of its input, output and activation."""
+    """Each choice with its reason, by name: what the file declares of its input, the output and the activation."""
     graph, card = model.graph, model.card
     activation, why = activation_of(graph, card, model.facts.classes)
     reasons = {

@@ -9,9 +9,10 @@ import torch
 
 
 def trace(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
-    """Writes a network as TorchScript, in eval mode, and leaves it as it was. Lifting checks the trace."""
+    """Writes a network as TorchScript, traced in eval mode, and restores the network's mode. Lifting verifies the
+    trace."""
     training, fast = network.training, torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fast attention has no gradient
+    torch.backends.mha.set_fastpath_enabled(False)  # the fast path of attention has no gradient
     try:
         with warnings.catch_warnings(action="ignore"):
             torch.jit.trace(network.eval(), inputs, check_trace=False).save(str(path))
@@ -21,6 +22,6 @@ def trace(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path
 
 
 def script(network: torch.nn.Module, path: Path) -> None:
-    """Writes a network as TorchScript with its branches, in eval mode."""
+    """Writes a network as TorchScript, scripted in eval mode, with its branches."""
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(network.eval()).save(str(path))

@@ -1,5 +1,5 @@
-"""The only place where a model runs: rows together, one forward of the subgraph, the sum of all scores, one
-backward, apart again."""
+"""Runs models, and is the only place where they run. It joins rows to a batch, does one forward pass of the subgraph
+and one backward pass of the sum of all scores, and splits the results again."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from lightwell_server.models.subgraph import Subgraph, SubgraphKey
 
 
 def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
-    """Answers parts of Asks with equal keys in one step; where rows must not share one, row by row. Raises
-    `OutOfMemory`."""
+    """Answers parts of Asks with equal keys in one step, or row by row where rows must not share a step. Raises
+    `OutOfMemory`, and `InvalidArgument` for a layer without influence, a size or an input that the model does not
+    take."""
     if (graph.row_by_row or graph.subgraph(SubgraphKey.of(parts[0].ask)).alone) and (
         len(parts) > 1 or parts[0].count > 1
     ):
@@ -28,8 +29,8 @@ def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
 
 
 def deterministic_answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
-    """The same with torch's deterministic algorithms, if the Asks are of a `reproducible` request. The switch is the
-    whole process's: for processes that are the server's own."""
+    """As `answer`, with torch's deterministic algorithms if the Asks belong to a `reproducible` request. The switch
+    applies to the whole process, so this is for the server's own processes."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(parts[0].reproducible or before)
     try:
@@ -56,7 +57,7 @@ def _run(graph: Graph, subgraph: Subgraph, parts: Sequence[Part]) -> list[Answer
     inputs = _repeated(graph, parts, device)
     whole = torch.cat(index)
     edit = _edited(parts, index)
-    # Want of memory is not the size's fault: it is told apart first.
+    # _memory is the inner one: running out of memory must not be reported as an unsupported size.
     with _own_inputs(graph), _own_size(graph, rows), _memory():
         values, act = subgraph.run(
             _channels_last(rows), inputs, whole, edit, grad=bool(want & GRAD), act=bool(want & ACT)
@@ -140,12 +141,12 @@ def _answer(
 
 
 def _apart(value: Tensor) -> Tensor:
-    """A copy of its own in the plain layout, so that it keeps no batch alive; in single precision at least."""
+    """A copy in the contiguous layout, so that it keeps no batch alive, in float32 or wider."""
     return _wide(value.detach()).clone(memory_format=torch.contiguous_format)
 
 
 def _wide(value: Tensor) -> Tensor:
-    """In single precision at least: scores and methods do not compute in a model's half precision."""
+    """The values in float32 or wider, because scores and methods do not compute in a model's half precision."""
     return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
 
 
@@ -159,7 +160,7 @@ def _rows(part: Part) -> Iterator[Part]:
 
 @contextmanager
 def _own_inputs(graph: Graph) -> Iterator[None]:
-    """What looks beyond the end of a table has got a number that is not in it, from another input than the image."""
+    """Reports an index beyond the end of a table as InvalidArgument: it comes from another input than the image."""
     try:
         yield
     except IndexError as error:
@@ -172,7 +173,7 @@ def _own_inputs(graph: Graph) -> Iterator[None]:
 
 @contextmanager
 def _own_size(graph: Graph, rows: Tensor) -> Iterator[None]:
-    """What fails at another size than the model was recorded at, the size is to blame for."""
+    """Reports a failure at another size than the recorded one as an unsupported size."""
     try:
         yield
     except RuntimeError as error:
@@ -183,7 +184,7 @@ def _own_size(graph: Graph, rows: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _memory() -> Iterator[None]:
-    """Turns the ways in which devices run out of memory into one."""
+    """Raises `OutOfMemory` for each of the errors by which devices report it."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""The card of a model: what its file does not say. Everything has a default that suits ImageNet models."""
+"""The model card: what the model's file does not say. Every field has a default that suits ImageNet models."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ class _Part(BaseModel):
 
 
 class InputCard(_Part):
-    """How an image becomes rows: the shorter side is brought to `resize` by the `interpolation` (with `antialias`
-    smoothed first where it becomes smaller), the middle `size` (height, width) is taken, of it the luminance if
-    `channels` is 1, and the model takes (pixel - mean) / std of values in [0, 1]. Other numbers of channels than 1 and
-    3, and any with `bands`, are no colours: an image is a tensor that has them all, drawn by its bands, counted from 1,
-    as red, green and blue, or as grey. With `order` bgr blue is the first
-    channel, of `mean` and `std` too. The `layout` is that of [n, channels, height, width], or of [n, height, width,
-    channels]; without a `batch`, of one image; unset, as the file declares. A file whose `dtype` is uint8 takes pixels
-    from 0 to 255 and normalises them itself. A generator takes codes of length `code`."""
+    """How an image becomes the model's input. The shorter side is resized to `resize` pixels by `interpolation`, with
+    `antialias` smoothed before it is reduced. The central crop of `size` (height, width) is taken, and its luminance if
+    `channels` is 1. The model takes (pixel - mean) / std of values in [0, 1].
+
+    Images with another number of channels than 1 or 3, or with `bands`, are tensors whose channels are not colours.
+    `bands` are the channels, counted from 1, that are drawn as red, green and blue, or as grey. With `order` bgr blue
+    is the first channel, of `mean` and `std` too. `layout` is [n, channels, height, width] or [n, height, width,
+    channels]; with `batch` false the file takes one image without n; unset, as the file declares. A file whose `dtype`
+    is uint8 takes pixels from 0 to 255 and normalises them itself. `code` is the length of a generator's codes."""
 
     size: tuple[Side, Side] = (224, 224)
     resize: Side | None = None
@@ -71,18 +72,17 @@ class InputCard(_Part):
 
     @property
     def tensor(self) -> bool:
-        """Whether the channels are no colours."""
+        """Whether the channels are not colours."""
         return self.channels not in (1, 3) or bool(self.bands)
 
     @property
     def drawn(self) -> tuple[int, ...]:
-        """The channels, counted from 1, that a tensor is drawn by; of a picture none."""
+        """The channels, counted from 1, by which a tensor is drawn; empty for a picture."""
         return (self.bands or ((1, 2, 3) if self.channels > 2 else (1,))) if self.tensor else ()
 
     def normalisation(self, plain: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation in the order of the file's channels, with pixels in [0, 1]. If none are given,
-        those of ImageNet; with `plain`, and of what is no colour picture or is taken in 8 bits, pixels are taken as
-        they are."""
+        """Mean and standard deviation in the order of the file's channels, for pixels in [0, 1]. The defaults are
+        ImageNet's. With `plain`, one channel, a tensor or uint8 they are 0 and 1."""
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if plain or self.tensor or self.channels == 1 or self.dtype == "uint8":
             mean, std = (0.0,) * self.channels, (1.0,) * self.channels
@@ -90,11 +90,11 @@ class InputCard(_Part):
 
 
 class OutputCard(_Part):
-    """`labels`: the classes' names in index order, or a file with one a line. `path`: which output, by the names, keys
-    and numbers that lead to it, joined by dots. `scores`: read before a final softmax or sigmoid, or as the file
-    returns them. `activation`: what makes probabilities of scores; unset, the file's own, else softmax; with none, the
-    output may have any shape. `range`: an
-    image's darkest and brightest value, of stylizers and generators."""
+    """`labels`: the class names in index order, or a file with one a line. `path`: the output that is explained, by the
+    names, keys and indices that lead to it, joined by dots. `scores`: read before a final softmax or sigmoid, or as the
+    file returns them. `activation`: what turns scores into probabilities; unset, the file's own, else softmax; with
+    none, the output may have any shape. `range`: the darkest and the brightest value of an image, for stylizers and
+    generators."""
 
     labels: str | tuple[str, ...] = ()
     path: str = ""
@@ -117,8 +117,8 @@ class TensorCard(_Part):
 
 
 class TokensCard(_Part):
-    """The places of a transformer's tokens where the graph does not tell them: rows and columns, and how many tokens
-    stand in front of them."""
+    """The grid of a transformer's tokens where the graph does not show it: rows, columns, and the number of tokens in
+    front of them."""
 
     rows: Positive
     columns: Positive
@@ -126,13 +126,13 @@ class TokensCard(_Part):
 
     @property
     def grid(self) -> Grid:
-        """As layers have it."""
+        """The same as a `Grid`."""
         return Grid(self.rows, self.columns, self.front)
 
 
 class CheckCard(_Part):
-    """A picture beside the card, and the scores that some classes have on it, verified whenever the model is loaded:
-    they may differ by `tolerance` of the largest of all, in half precision by more."""
+    """A picture in the card's directory, and the expected scores of some classes. It is verified whenever the model is
+    loaded: a score may differ by `tolerance` times the largest score, in half precision by more."""
 
     picture: str
     classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1)]
@@ -149,10 +149,10 @@ class CheckCard(_Part):
 
 
 class Card(_Part):
-    """`dtype`: the type of numbers computed with; unset, the server's. `layers`: the default layers of methods, such as
-    grad_cam, style, content. `names`: other names for layers. `arguments`: values of the model's arguments that are no
-    tensors, where its own defaults are not meant. `tokens`: the places of layers with that many tokens, if they could
-    not be found."""
+    """`dtype`: the dtype that the model computes in; unset, the server's. `layers`: the default layers of methods by
+    purpose, such as grad_cam, style, content. `names`: aliases of layers. `arguments`: values of the model's arguments
+    that are not tensors, in place of their defaults. `tokens`: the grid of layers with that many tokens, if none was
+    found."""
 
     kind: Kind = "classifier"
     dtype: Floating | None = None
@@ -173,33 +173,33 @@ class Card(_Part):
 
     @property
     def resize(self) -> int:
-        """The shorter side before the crop: as given, else as ImageNet models have it, 8/7 of the crop."""
+        """The shorter side in pixels before the crop: as given, else 8/7 of the crop's, as ImageNet models have it."""
         return self.input.resize or round(min(self.input.size) * 8 / 7)
 
     @property
     def default_layers(self) -> dict[str, tuple[str, ...]]:
-        """The layers that the card names, by what they are for."""
+        """The layers that the card names, by purpose."""
         return {name: (layers,) if isinstance(layers, str) else layers for name, layers in self.layers.items()}
 
     @property
     def fit(self) -> Fit:
-        """How images are brought to the model's size."""
+        """How images are fitted to the model's size."""
         return Fit(self.input.size, self.resize, self.input.interpolation, self.input.antialias)
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation in the order of the file's channels. Other kinds than classifiers take pixels as
-        they are unless told otherwise."""
+        """Mean and standard deviation in the order of the file's channels. The default is ImageNet's for classifiers,
+        and 0 and 1 for other kinds."""
         given = self.input.mean is not None or self.input.std is not None
         return self.input.normalisation(plain=self.kind != "classifier" and not given)
 
     def numbers(self, default: torch.dtype) -> torch.dtype:
-        """The type of numbers computed with."""
+        """The dtype that the model computes in."""
         return default if self.dtype is None else _FLOATING[self.dtype]
 
     def sample(self, labels: int = 0) -> Sample:
-        """What the model is recorded and proved on. A single score with two `labels` is that of the second; the first
-        is its no."""
+        """What the model is recorded and verified on. With two `labels` a single score is that of the second; the first
+        is its negation."""
         turned = -1 if self.input.order == "bgr" else 1
         mean, std = self.normalisation
         return Sample(
@@ -233,13 +233,13 @@ _FLOATING = {
 
 
 def validation_message(error: ValidationError) -> str:
-    """What is wrong with a card: each field with its sentence."""
+    """What is wrong with a card: one message for each field."""
     wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
     return "; ".join(wrong)
 
 
 def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
-    """The card of a version's directory and its labels; defaults if there is none. Raises `Refused` naming what is
+    """The card of a version's directory and its labels; defaults if there is no card. Raises `Refused` naming what is
     wrong."""
     path = directory / "card.toml"
     try:
@@ -259,7 +259,7 @@ def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
 
 
 def inside(name: str, field: str, directory: Path, repository: Path) -> Path:
-    """A file that a card names. Raises `Refused` if it is none, or lies outside the repository."""
+    """The path of a file that a card names. Raises `Refused` if it does not exist or lies outside the repository."""
     path = (directory / name).resolve()
     if not path.is_relative_to(repository.resolve()) or not path.is_file():
         raise Refused(f"card.toml: {field} names no file inside the repository: {name}", reason="BAD_CARD")

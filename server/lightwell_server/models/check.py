@@ -1,5 +1,4 @@
-"""Verifies a card's picture: the scores that were expected when the card was written, through the same resize and crop
-as every request's."""
+"""Verifies a card's check: the scores expected when the card was written, with the resize and crop of every request."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ from lightwell_server.models.subgraph import SubgraphKey
 
 
 def verify(graph: Graph, card: Card, directory: Path, repository: Path) -> None:
-    """Raises `Refused` if the picture's scores are not those of the card, as near as the type of numbers computed with
-    allows, or if there is no such picture."""
+    """Raises `Refused` if the picture does not exist, or its scores differ from the card's by more than its tolerance
+    or that of the graph's dtype."""
     check = card.check
     if check is None:
         return

@@ -1,4 +1,4 @@
-"""What the operations of a graph cost: multiplications and additions of one row."""
+"""The cost of a graph's operations: multiplications and additions for one row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 Shape = tuple[int, ...]
 
 _PRODUCTS: dict[Any, Callable[[Shape, list[Shape]], int]] = {
-    # Each value of a convolution's output is a sum over one filter's weights; of a transposed one, each of the input.
+    # Each value of a convolution's output is a sum over one filter's weights; in a transposed one, each of the input's.
     aten.conv1d.default: lambda out, given: math.prod(out) * math.prod(given[1][1:]),
     aten.conv2d.default: lambda out, given: math.prod(out) * math.prod(given[1][1:]),
     aten.conv2d.padding: lambda out, given: math.prod(out) * math.prod(given[1][1:]),
@@ -31,8 +31,8 @@ _PRODUCTS: dict[Any, Callable[[Shape, list[Shape]], int]] = {
 
 
 def costs(graph: fx.Graph, root: torch.nn.Module, count: int) -> dict[fx.Node, float]:
-    """Of each operation that gives a tensor: its multiply-adds for one of the `count` rows recorded; of all but
-    products one for each value that it gives."""
+    """The multiply-adds of each operation that gives a tensor, for one of the `count` rows recorded. What is not a
+    product counts one for each value of its output."""
     found = {}
     for node in graph.nodes:
         if node.op == "call_function" and "shape" in node.meta:
@@ -44,7 +44,7 @@ def costs(graph: fx.Graph, root: torch.nn.Module, count: int) -> dict[fx.Node, f
 
 
 def shares(parts: dict[str, Iterable[fx.Node]], spent: dict[fx.Node, float]) -> dict[str, float]:
-    """The share of the whole cost that falls to each part."""
+    """The share of the whole cost of each part, 0 to 1."""
     whole = sum(spent.values()) or 1.0
     return {name: sum(spent.get(node, 0.0) for node in nodes) / whole for name, nodes in parts.items()}
 

@@ -1,4 +1,4 @@
-"""What may lie in a repository, looked at before it is opened: names, and what they name."""
+"""Checks the names in a repository, and the files that they name, before these are opened."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 from lightwell_server.errors import Refused
 
 WANT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""What is wrong with this machine now, and says nothing of a file."""
+"""Errors of this machine at the moment, which say nothing about a file."""
 
 
 def shown(name: str) -> str:
-    """A name on disk in characters that can be printed and sent: bytes that are no UTF-8 as `\\xff`, other characters
-    that a name may not have as `\\u0007`. No two names are shown alike."""
+    """A name on disk in characters that can be printed and sent: bytes that are not UTF-8 as `\\xff`, other characters
+    that a name may not have as `\\u0007`. Different names are shown differently."""
     return "".join(_shown(character) for character in name)
 
 
 def plain(name: str) -> bool:
-    """Whether a model or a version may have that name: UTF-8 that can be printed, without the @ that stands between
-    both, and without the backslash of what is `shown` in its place."""
+    """Whether a model or a version may have this name: printable UTF-8, without the @ that separates the two, and
+    without the backslash of an escape."""
     return shown(name) == name
 
 
 def there(path: Path) -> bool:
-    """Whether there is something of that name, also if nobody can tell what."""
+    """Whether something of this name exists, also if its kind cannot be found out."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # whoever opens it is told why that cannot be done
+        return True  # opening it reports the reason
     return True
 
 
 def regular(path: Path) -> Path:
-    """The path itself. Raises `Refused` if it is no file that can be read to its end without waiting for somebody to
-    write it, such as a directory, a pipe, a socket or a device; OSError if nobody can tell."""
+    """The path itself. Raises `Refused` if it is not a file that can be read to its end without waiting for a writer,
+    such as a directory, a pipe, a socket or a device; OSError if this cannot be found out."""
     path.stat()
     if not path.is_file():
         kind = "a directory" if path.is_dir() else "a pipe, a socket or a device"
@@ -46,7 +46,7 @@ def regular(path: Path) -> Path:
 
 def _shown(character: str) -> str:
     number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # how Python reads a byte that is no UTF-8
+    if 0xDC80 <= number <= 0xDCFF:  # how Python decodes a byte that is not UTF-8
         return f"\\x{number - 0xDC00:02x}"
     if character == "\\":
         return "\\\\"

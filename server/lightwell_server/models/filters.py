@@ -14,8 +14,8 @@ aten = torch.ops.aten
 
 
 def weights(graph: Graph, name: str) -> Tensor | None:
-    """The weights of a layer without its bias: [filters, channels, height, width] of a convolution, [filters, channels]
-    of a linear layer; None if it is neither, or its weights depend on the image."""
+    """A layer's weights without its bias: [filters, channels, height, width] for a convolution, [filters, channels] for
+    a linear layer, in the graph's dtype. None if it is neither, or if its weights depend on the image."""
     node = graph.node(name)
     if node.target in CONVOLUTIONS:
         return _constant(graph, node.args[1])
@@ -32,7 +32,7 @@ def convolutions(graph: Graph) -> list[str]:
 
 
 def _constant(graph: Graph, node: Any) -> Tensor | None:  # noqa: ANN401 - an argument of a node
-    """What a node gives, if that is the same for every image."""
+    """A node's value, if it is the same for every image."""
     if not isinstance(node, fx.Node) or node.op == "placeholder":
         return None
     values = {source: _constant(graph, source) for source in node.all_input_nodes}

@@ -1,5 +1,5 @@
-"""Batch norms in eval mode: one convolution of a convolution and its batch norm, or a scale and a shift where they
-cannot be one."""
+"""Batch norms in eval mode: folded into the convolution before them, or a scale and a shift where this is not
+possible."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ aten = torch.ops.aten
 
 
 def scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> Tensor:
-    """What a batch norm in eval mode does. Its own operation has a wrong gradient on the CPU for one row whose gradient
-    comes in another memory layout (seen in torch 2.15)."""
+    """A batch norm of `x` [n, channels, ...], floating, in eval mode, with the other tensors [channels]. It replaces
+    aten's: on the CPU that has a wrong gradient for one row if the incoming gradient has another memory layout (seen in
+    torch 2.15)."""
     scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
     shift = -mean * scale if bias is None else bias - mean * scale
     sides = (1, -1, *[1] * (x.dim() - 2))
@@ -27,7 +28,7 @@ def in_eval(node: fx.Node) -> bool:
 
 
 FOLDED = "folded_"
-"""How the names of weights begin that were made by folding."""
+"""The prefix of the names of folded weights."""
 
 
 def convolution(norm: fx.Node) -> fx.Node | None:
@@ -48,8 +49,8 @@ def fold(
     copies: dict[fx.Node, fx.Node],
     constants: dict[str, Tensor],
 ) -> fx.Node:
-    """Writes both as one convolution into `graph`. Its weights are kept on `root`, so that they are made once for all
-    cuts."""
+    """Writes both as one convolution into `graph`. Its weights are kept on `root`, so that they are computed once for
+    all subgraphs."""
     names = [f"{FOLDED}{norm.name}_{part}" for part in ("weight", "bias")]
     if not hasattr(root, names[0]):
         for name, value in zip(names, _weights(root, norm.args, conv.args), strict=True):
@@ -67,7 +68,7 @@ def _weights(root: torch.nn.Module, norm: Any, conv: Any) -> tuple[Tensor, Tenso
         return None if node is None else getattr(root, str(node.target))
 
     def wide(node: fx.Node | None) -> Any:  # noqa: ANN401
-        """In single precision at least: what is folded is rounded once."""
+        """In float32 or wider, so that folding rounds once."""
         constant = value(node)
         return None if constant is None else constant.to(torch.promote_types(constant.dtype, torch.float32))
 

@@ -1,4 +1,4 @@
-"""What a row costs in memory, told from the shapes that a graph was recorded with."""
+"""The memory that a row needs, computed from the shapes that a graph was recorded with."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from lightwell_server.models.nodes import BATCH
 from lightwell_server.models.subgraph import Subgraph, SubgraphKey
 
 Sizes = tuple[float, float, float]
-"""Elements of a row: all that a backward pass keeps, the largest value on its way, the largest value before."""
+"""Elements of a row: all that a backward pass keeps, the largest value that it passes, the largest value before
+`wrt`."""
 
 # fmt: off
-# Operations whose gradient needs neither what they take nor what they give.
+# Operations whose gradient needs neither their inputs nor their outputs.
 _LINEAR = frozenset((
     "add", "alias", "cat", "chunk", "clone", "contiguous", "dropout", "expand", "flatten", "mean", "neg", "pad",
     "permute", "reshape", "rsub", "scaled", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "sub",
     "sum", "t", "to_copy", "transpose", "unbind", "unflatten", "unsqueeze", "view",
 ))
-# Operations whose gradient needs what they give, and not what they take.
+# Operations whose gradient needs their outputs, but not their inputs.
 _BY_OUTPUT = frozenset(("exp", "log_softmax", "relu", "rsqrt", "sigmoid", "softmax", "sqrt", "tanh"))
 # fmt: on
 _SIZES: WeakKeyDictionary[Subgraph, Sizes] = WeakKeyDictionary()
 
 
 def row_bytes(graph: Graph, ask: Ask) -> int:
-    """Bytes that one row of an Ask needs at its size, weights left out: an estimate. A backward pass keeps every
-    value since `wrt` and holds a few gradients; without one a few values live at a time."""
+    """An estimate of the bytes that one row of an Ask needs at its size, without weights. A backward pass keeps every
+    value since `wrt` and holds a few gradients; without one a few values exist at a time."""
     subgraph = graph.subgraph(SubgraphKey.of(ask))
     if subgraph not in _SIZES:
         _SIZES[subgraph] = _sizes(graph, subgraph)
@@ -43,7 +44,7 @@ def row_bytes(graph: Graph, ask: Ask) -> int:
 
 
 def sides(graph: Graph, ask: Ask) -> tuple[int, int]:
-    """Height and width of an Ask's rows; of codes, the size that the graph was recorded at."""
+    """Height and width of an Ask's rows; for codes, the size that the graph was recorded at."""
     shape = ask.row
     height, width = shape[1:] if len(shape) == 3 else graph.size
     return height, width
@@ -71,17 +72,17 @@ def _sizes(graph: Graph, subgraph: Subgraph) -> Sizes:
 
 
 def _kept(node: fx.Node) -> bool:
-    """Whether a backward pass looks at a value again."""
+    """Whether a backward pass needs a value again."""
     return _name(node) in _BY_OUTPUT or any(_name(user) not in _LINEAR | _BY_OUTPUT for user in node.users)
 
 
 def _name(node: fx.Node) -> str:
-    """The operation's, without the underscores of its private and in-place forms."""
+    """The operation's name, without the underscores of its private and in-place forms."""
     if isinstance(node.target, OpOverload):
         return node.target._schema.name.partition("::")[2].strip("_")
     return getattr(node.target, "__name__", "")
 
 
 def _elements(node: fx.Node) -> float:
-    """How many values a node gives; constants and what is no tensor give none."""
+    """The number of values in a node's output; 0 for constants and what is not a tensor."""
     return math.prod(node.meta["shape"]) if node.op == "call_function" and "shape" in node.meta else 0.0

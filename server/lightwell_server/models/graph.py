@@ -25,7 +25,7 @@ from lightwell_server.models.subgraph import Subgraph, SubgraphKey
 aten = torch.ops.aten
 
 _ATTENTIONS = (aten.scaled_dot_product_attention.default, aten.softmax.int, aten._softmax.default)
-# Operations that only move values, or leave them as they are; nobody asks for what comes out of them.
+# Operations that only move values, or leave them unchanged: their outputs are no layers.
 # fmt: off
 _MOVES = frozenset((
     "_to_copy", "alias", "arange", "chunk", "clone", "contiguous", "detach", "diagonal", "dropout", "expand",
@@ -37,21 +37,26 @@ _MOVES = frozenset((
 # fmt: on
 _RESHAPING = (aten.reshape.default, aten.unflatten.int, aten.flatten.using_ints, aten.repeat.default)
 SUBGRAPHS = 128
-"""Subgraphs that are kept; callers choose their layers."""
+"""The number of subgraphs that are cached; callers choose their layers."""
 SIZES = 64
-"""Sizes of images whose shapes are kept; callers choose their sizes."""
+"""The number of image sizes whose shapes are cached; callers choose their sizes."""
 
 
 @dataclass(eq=False)
 class Graph:
-    """A model as a graph. Rows are RGB in [0, 1]; normalisation is part of it. `output` is what is explained if nothing
-    else is named, `single` the one score that it makes a yes and a no of, if it does, `path` its path, and `others` are
-    the other outputs by theirs; `inputs` are the names of its other
-    inputs, and of their nodes; `weights` is the type of the file's numbers and `dtype` of those computed with; `fixed`
-    is the number of rows that the file takes if it takes no other, each row then being run by itself, together with
-    others if `vectorised`; `activation` is the one that the file ends in; `notes` tell what was found while it was
-    read; `tokens` is the card's grid of tokens; `on_lookup` is told of each `subgraph` whether it
-    was cached."""
+    """A model as a graph. Rows are RGB in [0, 1]; normalisation is part of the graph.
+
+    - `output`: the main output; `path` is its path.
+    - `single`: the one score from which `output` makes two classes, if it does.
+    - `others`: the other outputs, by path.
+    - `inputs`: the names of the other inputs, to those of their nodes.
+    - `weights`, `dtype`: the dtype of the file's weights, and the one that the graph computes in.
+    - `fixed`: the number of rows that the file takes if it takes no other. Each row then runs by itself, in one step
+      with others if `vectorised`.
+    - `activation`: the file's final activation.
+    - `notes`: what was found while the file was read.
+    - `tokens`: the grid of tokens on the card.
+    - `on_lookup`: called for each `subgraph` with whether it was cached."""
 
     graph: fx.Graph
     root: torch.nn.Module
@@ -78,12 +83,12 @@ class Graph:
 
     @property
     def row_by_row(self) -> bool:
-        """Whether rows must not share a step: they would see each other, or the file takes one alone."""
+        """Whether rows must not share a step: they influence each other, or the file takes one at a time."""
         return self.mixes_rows or not self.vectorised
 
     @cached_property
     def calls(self) -> dict[str, CallSite]:
-        """Every call of a module that gives a tensor, and every operation outside of modules of its own, by its name:
+        """Every call of a module that gives a tensor, and every operation outside of modules of its own, by name:
         `path`, `path@0`, `path@1` ... for a module called several times, `path.operation_0` ... for operations."""
         counts, seen = Counter(site.path for site in self.sites), Counter[str]()
         named: dict[str, CallSite] = {}
@@ -98,7 +103,7 @@ class Graph:
         return named
 
     def _functional(self) -> Iterator[tuple[str, CallSite]]:
-        """Operations that are no module's own output, numbered among their like within the module."""
+        """Operations that are not the output of a module, numbered within their module by kind."""
         outputs, seen = {site.node for site in self.sites}, Counter[str]()
         for node in self.needed:
             if not isinstance(node.target, OpOverload) or not node.meta.get("floating") or node.meta["scalar"]:
@@ -127,7 +132,7 @@ class Graph:
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """All layers in the order of computation, inner before outer."""
+        """All layers in the order of computation, inner ones before outer ones."""
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         needed = set(self.needed)
         spent = {n: work for n, work in cost.costs(self.graph, self.root, self.fixed or BATCH).items() if n in needed}
@@ -149,7 +154,8 @@ class Graph:
         )
 
     def layers_at(self, size: tuple[int, ...]) -> tuple[Layer, ...]:
-        """All layers as they are for images of another size. Raises InvalidArgument if the model does not take it."""
+        """All layers, with their shapes and grids for images of another size. Raises InvalidArgument if the model does
+        not take it."""
         nodes = {layer.name: self.calls[layer.name].node for layer in self.layers}
         return tuple(
             replace(layer, shape=self.shape(nodes[layer.name], size), grid=self._grid(nodes[layer.name], size))
@@ -157,8 +163,8 @@ class Graph:
         )
 
     def lay(self, tokens: Grid) -> None:
-        """Gives the layers with as many tokens, whose places were not found, the card's. Raises `Refused` if there are
-        none."""
+        """Gives the card's grid to the layers with that many tokens and no grid of their own. Raises `Refused` if there
+        are none."""
         self.tokens = tokens
         self.__dict__.pop("layers", None)
         if not any(layer.grid is tokens for layer in self.layers):
@@ -168,7 +174,7 @@ class Graph:
             raise Refused(f"the card says {message}, and no layer has {tokens.tokens}; {others}", reason="BAD_CARD")
 
     def name(self, aliases: Mapping[str, str]) -> None:
-        """Gives layers further names. Raises `Refused` for one that is a layer's own, or means none."""
+        """Gives layers aliases. Raises `Refused` for an alias that is taken, or that means no layer."""
         for alias, name in aliases.items():
             if not alias or alias in self.nodes:
                 raise Refused(f"the card calls a layer {alias!r}, which is a name already", reason="BAD_CARD")
@@ -180,11 +186,11 @@ class Graph:
             self.__dict__.pop(cached, None)
 
     def drop(self, path: str) -> None:
-        """From now on nothing can be read at one of the other outputs."""
+        """Removes one of the other outputs."""
         del self.others[path], self.nodes[OUTPUT + path]
 
     def count_rows(self) -> None:
-        """From now on rows are counted wherever a value of rows is made in another shape."""
+        """Adds a check of the number of rows wherever a batch is reshaped."""
         rows = next(iter(self.graph.nodes))
         for node in list(self.graph.nodes):
             if node.target in _RESHAPING and by_rows(node, self.fixed):
@@ -194,7 +200,7 @@ class Graph:
         self._subgraphs.clear()
 
     def pin(self) -> None:
-        """From now on images of another size than the recorded are refused, with INVALID_ARGUMENT."""
+        """Makes the graph refuse images of another size than the recorded one, with INVALID_ARGUMENT."""
         rows, behind = next(iter(self.graph.nodes)), next(n for n in self.graph.nodes if n.op != "placeholder")
         with self.graph.inserting_before(behind):
             sides = [self.graph.call_function(size_of, (rows, dim)) for dim in (2, 3)]
@@ -208,12 +214,13 @@ class Graph:
         self._subgraphs.clear()
 
     def _last(self, name: str) -> str | None:
-        """The call that a name means: of a module called several times the last."""
+        """The call that a name means; the last one of a module called several times."""
         return next((call for call in reversed(self.calls) if name in (call, call.partition("@")[0])), None)
 
     def shape(self, node: fx.Node, size: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """A value's shape without the batch, its channels first; where the batch is not the first dimension, all of one
-        row's. For images of the recorded size, or of another. Raises InvalidArgument if the model does not take it."""
+        """A value's shape without the batch, channels first, for images of the recorded size or of another. Where the
+        batch is not the first dimension it is the whole shape for one row. Raises InvalidArgument if the model does not
+        take the size."""
         shape = tuple(node.meta["shape"])
         if size not in (None, self.size):
             shape = self.node_shapes(size)[node].shape
@@ -224,18 +231,18 @@ class Graph:
         return (shape[3], *shape[1:3]) if self.turned(node) else shape[1:]
 
     def _grid(self, node: fx.Node, size: tuple[int, ...] | None = None) -> Grid | None:
-        """The places of a value, as they were found or as the card says."""
+        """The grid of a value, as found or as on the card."""
         known, single = self.node_shapes(size).get(node), self._single(node)
         if known is None or not (single or by_rows(node, self.fixed)):
             return None
         if known.grid is not None:
-            # What keeps its channels last does so at all sizes.
+            # A value that is channels last is so at all sizes.
             return known.grid if len(known.shape) + single == 3 or known.last == self.turned(node) else None
         tokens = len(known.shape) == 3 and self.tokens is not None and known.shape[1] == self.tokens.tokens
         return self.tokens if tokens and size in (None, self.size) else None
 
     def node_shapes(self, size: tuple[int, ...] | None = None) -> Mapping[fx.Node, NodeShape]:
-        """The shapes and grids of all values that have names, for images of the recorded size or of another. Raises
+        """The shapes and grids of all named values, for images of the recorded size or of another. Raises
         InvalidArgument if the model does not take it."""
         if size in (None, self.size):
             return self._recorded
@@ -253,7 +260,7 @@ class Graph:
         return found
 
     def unfit(self, size: tuple[int, ...]) -> InvalidArgument:
-        """The error that tells of a size that the model does not take."""
+        """The error for a size that the model does not take."""
         sides, own = (" x ".join(map(str, one)) for one in (size, self.size))
         message = f"the model does not take images of {sides}; it was made for {own}"
         return InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
@@ -262,7 +269,7 @@ class Graph:
     def _recorded(self) -> dict[fx.Node, NodeShape]:
         try:
             return self._seen(None)
-        except RuntimeError as error:  # an operation that cannot be run on places; the model answers all the same
+        except RuntimeError as error:  # an operation that cannot run on positions; the model can be used all the same
             self.notes.append(f"no layer has places, for they cannot be followed: {last_line(error)}")
             return {}
 
@@ -272,16 +279,16 @@ class Graph:
         return node_shapes(self.graph, self.root, wanted, single, self.fixed or 1, self.dtype, size)
 
     def _single(self, node: fx.Node) -> bool:
-        """Whether a value is of one image, without a row, in a file that takes one."""
+        """Whether a value belongs to one image and has no batch dimension, in a file that takes one row."""
         return self.fixed == 1 and not by_rows(node, self.fixed)
 
     def turned(self, node: fx.Node) -> bool:
-        """Whether a value keeps its channels last."""
+        """Whether a value is channels last."""
         return len(node.meta["shape"]) == 4 and node.op != "placeholder" and node in self._turned
 
     @cached_property
     def _turned(self) -> set[fx.Node]:
-        """The values that keep their channels last, by their places where these are known."""
+        """The values that are channels last, according to their positions where these are known."""
         found = channels_last(self.graph)
         for node, known in self._recorded.items():
             if known.grid is not None and len(known.shape) == 4:
@@ -295,7 +302,7 @@ class Graph:
         return [node for node in self.graph.nodes if node in found]
 
     def evaluate(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:  # noqa: ANN401
-        """One node's value from those of its sources."""
+        """A node's value, computed from those of its sources."""
         if node.op == "get_attr":
             return getattr(self.root, str(node.target))
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
@@ -304,17 +311,17 @@ class Graph:
 
     @property
     def outputs(self) -> dict[str, fx.Node]:
-        """All that can be explained of what the model gives, by path."""
+        """All outputs that can be explained, by path."""
         return {self.path: self.output, **self.others}
 
     @property
     def has_relu(self) -> bool:
-        """Whether there is a ReLU whose backward a rule could exchange."""
+        """Whether there is a ReLU whose backward rule can be replaced."""
         return any(rules.is_relu(node) for node in ancestors(self.outputs.values()))
 
     @property
     def pooled(self) -> str | None:
-        """The layer whose mean over all positions is the scores, or what one linear layer makes them of."""
+        """The layer whose mean over all positions is the scores, or the input of the linear layer that gives them."""
         node = head.pooled(self.single or self.output)
         return next((layer.name for layer in reversed(self.layers) if self.nodes[layer.name] is node), None)
 
@@ -329,7 +336,7 @@ class Graph:
         return names[-1] if names else None
 
     def node(self, name: str) -> fx.Node:
-        """The node of a layer; INVALID_ARGUMENT with the nearest names if there is none."""
+        """The node of a layer. Raises InvalidArgument with the nearest names if there is none."""
         if name not in self.nodes:
             raise InvalidArgument(
                 f"the model has no layer {name!r}; {nearest(name, list(self.nodes))}", reason="UNKNOWN_LAYER"
@@ -337,10 +344,11 @@ class Graph:
         return self.nodes[name]
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Graph:
-        """Moves the constants; floating ones take the type. Devices and types that the model names itself follow."""
+        """Moves the constants to a device, and floating ones to a dtype. Devices and dtypes in the graph's calls
+        follow."""
         old, place = self.dtype, torch.device(device)
         for name in [name for name, _ in self.root.named_buffers() if name.startswith(FOLDED)]:
-            delattr(self.root, name)  # made anew, in the new type's precision
+            delattr(self.root, name)  # made again, in the new dtype's precision
         self.root.to(device=place, dtype=dtype)
         for name, constant in self.root.named_buffers():
             if constant.dim() == 4:
@@ -351,7 +359,7 @@ class Graph:
                 return place
             if not isinstance(value, torch.dtype) or not value.is_floating_point:
                 return value
-            # What the model widens on its way stays wider, unless everything is.
+            # What the model computes in a wider dtype stays wider, unless `dtype` is as wide.
             return dtype if value is old or torch.promote_types(value, dtype) is dtype else value
 
         for node in self.graph.nodes:
@@ -365,16 +373,16 @@ class Graph:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Height and width that it was recorded at."""
+        """Height and width in pixels that it was recorded at."""
         return tuple(next(iter(self.graph.nodes)).meta["shape"][2:])
 
     @property
     def device(self) -> torch.device:
-        """Where the constants are."""
+        """The device of the constants."""
         return next((b.device for b in self.root.buffers()), torch.device("cpu"))
 
     def subgraph(self, key: SubgraphKey) -> Subgraph:
-        """The part of the graph that answers a kind of Ask; made once; safe from any thread."""
+        """The part of the graph that answers a kind of Ask. It is made once and cached. Safe from any thread."""
         with self._lock:
             self.on_lookup(key in self._subgraphs)
             if key not in self._subgraphs:

@@ -1,8 +1,8 @@
-"""Which of a graph's values are a grid of places, and their shapes at any size of the image.
+"""Which of a graph's values are a grid of positions, and their shapes at any size of the image.
 
-The graph is run on places instead of numbers: operations that move values move their boxes, those that work place by
-place keep them, sums over places take the box around all. What an unknown operation gives comes from the whole image,
-so that it is no grid. Sizes and constants are computed as they are.
+The graph runs on positions instead of numbers. Operations that move values move their boxes, those that work position
+by position keep them, and sums over positions take the box around all. The output of an unknown operation comes from
+the whole image, so that it has no grid. Sizes and constants are computed as usual.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ _MOVING = frozenset((
     "transpose", "unbind", "unflatten", "unfold", "unsafe_chunk", "unsafe_split", "unsqueeze", "view", "view_as",
     "_reshape_alias", "_unsafe_view",
 ))
-"""They leave every value as it is, at another place of the tensor."""
+"""Operations that leave every value unchanged, but move it within the tensor."""
 _KEEPING = frozenset((
     "_log_softmax", "_softmax", "_to_copy", "alias", "clone", "contiguous", "detach", "dropout",
     "feature_dropout", "hardswish", "lift_fresh", "log_softmax", "pin_memory", "softmax", "to", "type_as",
 ))
-"""What they give descends, value by value, from their first argument."""
+"""Operations whose output comes, value by value, from their first argument."""
 _NORMS = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm")
 _POINTWISE = frozenset((
     "__and__", "__or__", "_prelu_kernel", "absolute", "divide", "floor_divide", "log_sigmoid", "masked_fill",
     "multiply", "negative", "prelu", "subtract", "where",
 ))
-"""Those that torch does not call so."""
+"""Pointwise operations that torch does not tag as such."""
 _REDUCING = frozenset((
     "all", "amax", "amin", "any", "argmax", "argmin", "linalg_vector_norm", "logsumexp", "max", "mean", "median", "min",
     "norm", "prod", "std", "std_mean", "sum", "var", "var_mean",
 ))
 _SPATIAL = ("conv", "pool", "upsample")
 _INDEXING = frozenset(("gather", "index", "index_put", "index_select", "repeat_interleave", "take_along_dim"))
-"""Their second argument says which values; it must be known."""
+"""Operations whose second argument says which values are taken; it must be known."""
 _PRODUCTS = frozenset(("addbmm", "addmm", "baddbmm", "bmm", "linear", "matmul", "mm", "mv"))
 _FRESH = frozenset((
     "empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like",
@@ -58,7 +58,7 @@ _FRESH = frozenset((
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A value that depends on the image: one like it without numbers, and the boxes of its places."""
+    """A value that depends on the image: a meta tensor like it, and the boxes of its positions."""
 
     like: Tensor
     boxes: Tensor
@@ -66,7 +66,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class NodeShape:
-    """What is known of a node's value: its shape, its grid if it is one, and whether its channels come last."""
+    """A node's shape, its grid or None, and whether its channels come last."""
 
     shape: tuple[int, ...]
     grid: Grid | None = None
@@ -83,9 +83,9 @@ def node_shapes(
     dtype: torch.dtype,
     size: Sequence[int] | None = None,
 ) -> dict[fx.Node, NodeShape]:
-    """The shapes of the wanted values, for `rows` images of a size in a type of numbers, and their grids; without a
-    size, of that which was recorded. Those of a `single` image have no rows in front. Raises InvalidArgument where the
-    graph says that it does not take this size, RuntimeError where it fails at it."""
+    """The shapes and grids of the wanted values, for `rows` images of a size and dtype; without a size, the recorded
+    one. The values in `single` have no batch dimension. Raises InvalidArgument if a guard of the graph refuses the
+    size, RuntimeError if an operation fails at it."""
     run = _Run(root, rows, dtype, size)
     last_use = {source: node for node in graph.nodes for source in node.all_input_nodes}
     found = {}
@@ -104,7 +104,7 @@ def node_shapes(
 
 @dataclass
 class _Run:
-    """A graph on its way: the values of nodes that others still need."""
+    """A graph while it runs: the values of nodes that others still need."""
 
     root: torch.nn.Module
     rows: int
@@ -114,15 +114,15 @@ class _Run:
     _grids: dict[Any, tuple[Any, ...]] = field(default_factory=dict)
 
     def grid(self, boxes: Tensor) -> tuple[Any, ...]:
-        """The grid of a value, and whether its channels come last; nothing if it has none. Most values of a model have
-        the places of others."""
+        """The grid of a value and whether its channels come last, or () if it has none. Cached, because most values of
+        a model have the same positions as others."""
         key = tuple(boxes.shape), places.content(boxes)
         if key not in self._grids:
             self._grids[key] = places.grid(boxes) or ()
         return self._grids[key]
 
     def value(self, node: fx.Node) -> Any:  # noqa: ANN401 - whatever a node gives
-        """Sizes and constants as they are, others as `Placed`, or a list of such."""
+        """Sizes and constants unchanged, other values as `Placed` or lists of `Placed`."""
         if node.op == "placeholder":
             return self._input(node)
         if node.op == "get_attr":
@@ -142,7 +142,7 @@ class _Run:
         return _computed(target, args, kwargs, self._like(node)) if moved is None else moved
 
     def _input(self, node: fx.Node) -> Placed:
-        """The image, whose pixels have their places, or another input, which has none."""
+        """The image, whose pixels have positions, or another input, which has none."""
         rest, dtype = node.meta["shape"][1:], node.meta["dtype"]
         image = len(rest) == 3 and node is next(iter(node.graph.nodes))
         shape = (self.rows, rest[0], *(self.size or rest[1:])) if image else (self.rows, *rest)
@@ -150,7 +150,8 @@ class _Run:
         return Placed(like, places.pixels(shape) if image else places.nowhere(shape))
 
     def _like(self, node: fx.Node) -> Any:  # noqa: ANN401
-        """A tensor of the shape that was recorded, or of several those that are used; None if it is not known."""
+        """A meta tensor of the recorded shape, or a list of those of several outputs that are used; None if it is not
+        known."""
         if self.size is not None:
             return None
         shape = node.meta.get("shape" if self.rows > 1 else "single")
@@ -162,8 +163,8 @@ class _Run:
 
 
 def _moved(target: OpOverload, args: Any, kwargs: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 - an operation's
-    """What an operation gives that only moves values; None if it does more, or moves them by what depends on the
-    image."""
+    """The output of an operation that only moves values; None if it does more, or if the image decides where they
+    move."""
     name = _name(target)
     if name not in _MOVING or any(isinstance(leaf, torch.dtype) for leaf in args):
         return None
@@ -171,29 +172,29 @@ def _moved(target: OpOverload, args: Any, kwargs: Any, dtype: torch.dtype) -> An
     added = name == "index_put" and (kwargs.get("accumulate") or any(args[3:]))
     if added or any(isinstance(leaf, Placed) for leaf in _leaves(chosen)):
         return None
-    if "pad" in name:  # whatever the padding's value is, it comes from no place
+    if "pad" in name:  # padding comes from nowhere, whatever its value
         args, kwargs = args[: 3 if name == "pad" else 2], {key: kwargs[key] for key in kwargs if key != "value"}
     boxes = [_mapped(part, _here if i == 1 and chosen else _boxed) for i, part in enumerate(args)]
     try:
         moved = target(*boxes, **_mapped(kwargs, _boxed))
-    except RuntimeError:  # not in the memory layout of boxes
+    except RuntimeError:  # boxes have another memory layout
         return None
     return _each(moved, lambda one: Placed(torch.empty(one.shape, dtype=dtype, device="meta"), places.lean(one)))
 
 
 def _computed(target: OpOverload, args: Any, kwargs: Any, like: Any) -> Any:  # noqa: ANN401
-    """What any other operation gives: `like` tensors, if these are known."""
+    """The output of any other operation, with the shapes of `like` if these are known."""
     given = {**dict(zip((part.name for part in target._schema.arguments), args, strict=False)), **kwargs}
     likes = _likes(target, args, kwargs) if like is None else like
     return _each(likes, lambda one: Placed(one, _boxes(target, given, one)))
 
 
 def _boxes(target: OpOverload, given: Mapping[str, Any], like: Tensor) -> Tensor:
-    """The boxes of what an operation gives, which is like a tensor, of its arguments by their names; of the whole image
-    if they are not known."""
+    """The boxes of an output shaped as `like`, from the operation's arguments by name; the whole image if they are not
+    known."""
     try:
         boxes = _known(target, _name(target), given, like)
-    except (RuntimeError, IndexError):  # shapes that it does not have: of another one of several results
+    except (RuntimeError, IndexError):  # the operation has several outputs, and this one has another shape
         boxes = None
     return places.everywhere(like.shape) if boxes is None or boxes.shape != like.shape else boxes
 
@@ -222,7 +223,7 @@ def _known(target: OpOverload, name: str, given: Mapping[str, Any], like: Tensor
 
 
 def _product(name: str, tensors: Sequence[Tensor], like: Tensor) -> Tensor:
-    """A matrix product: each row of the first summed over what it has, weighed by the columns of the second."""
+    """A matrix product: sums over each row of the first factor, weighted by the columns of the second."""
     bias, factors = (tensors[:1], tensors[1:]) if name.startswith(("add", "badd")) else (tensors[2:], tensors[:2])
     first, second = factors
     if name == "linear":
@@ -233,7 +234,8 @@ def _product(name: str, tensors: Sequence[Tensor], like: Tensor) -> Tensor:
 
 
 def _convolved(tensors: Sequence[Tensor], like: Tensor) -> Tensor | None:
-    """Convolutions, poolings and interpolations over height and width; along a line only those of each place alone."""
+    """Convolutions, poolings and interpolations over height and width; in one dimension only those with a kernel of
+    one."""
     boxes = places.merged(tensors[0], (1,))
     if like.dim() == 4:
         boxes = places.resampled(places.resampled(boxes, 2, like.shape[2]), 3, like.shape[3])
@@ -247,10 +249,10 @@ def _name(target: OpOverload) -> str:
 
 
 def _likes(target: OpOverload, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - an operation's arguments
-    """Tensors without numbers like those that an operation gives."""
+    """Meta tensors like an operation's outputs."""
     try:
         return target(*_mapped(args, _like), **_mapped(kwargs, _like))
-    except (RuntimeError, NotImplementedError):  # it cannot do without numbers
+    except (RuntimeError, NotImplementedError):  # it has no meta implementation
         real = target(*_mapped(args, _here), **_mapped(kwargs, _here))
         return _each(real, lambda tensor: tensor.to("meta"))
 
@@ -262,7 +264,7 @@ def _like(leaf: Any) -> Any:  # noqa: ANN401 - whatever an operation takes
 
 
 def _here(leaf: Any) -> Any:  # noqa: ANN401
-    """On the CPU, where boxes are; zeros for what depends on the image."""
+    """The value on the CPU, where boxes are; zeros if it depends on the image."""
     if isinstance(leaf, torch.device):
         return torch.device("cpu")
     if isinstance(leaf, Placed):
@@ -281,7 +283,7 @@ def _mapped(arguments: Any, function: Any) -> Any:  # noqa: ANN401
 
 
 def _each(given: Any, function: Any) -> Any:  # noqa: ANN401
-    """Of a tensor, or of each of several, and None of what is none."""
+    """Applies a function to a tensor or to each of several; returns anything else unchanged."""
     if isinstance(given, tuple | list):
         return [_each(one, function) for one in given]
     return function(given) if isinstance(given, Tensor) else given

@@ -1,4 +1,4 @@
-"""How a model ends: its last linear layer, and the layer that is pooled in front of its scores."""
+"""How a model ends: its last linear layer, and the layer that is pooled before the scores."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ WEIGHTS: dict[Any, int] = {
     aten.mm.default: 1,
     aten.matmul.default: 1,
 }
-"""Where the weights of a linear layer stand among an operation's arguments; what they are applied to stands before."""
+"""The index of a linear layer's weights among an operation's arguments; its input is the argument before them."""
 CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
-# Operations that change nothing but the shape, or nothing at all.
+# Operations that change only the shape, or nothing.
 _SHAPING = frozenset(
     ("_to_copy", "alias", "clone", "contiguous", "detach", "dropout", "flatten", "reshape", "squeeze", "to", "view")
 )
 
 
 def embedding(nodes: Iterable[fx.Node]) -> fx.Node | None:
-    """What the last linear layer of a model gets; None if there is none, or a convolution behind it, as behind those
-    that weigh channels."""
+    """The input of a model's last linear layer; None if there is none, or if a convolution follows it, as with channel
+    attention."""
     last = [node for node in nodes if _linear(node) or node.target in CONVOLUTIONS][-1:]
     return _applied_to(last[0]) if last and _linear(last[0]) else None
 
 
 def pooled(output: fx.Node) -> fx.Node | None:
-    """The value [n, channels, height, width] whose mean over all positions is the scores, or what one linear layer
-    makes them of; None if the model ends otherwise."""
+    """The value [n, channels, height, width] whose mean over all positions is the scores, or the input of the linear
+    layer that gives them; None if the model ends otherwise."""
     node = _behind(output)
     if _linear(node):
         node = _behind(_applied_to(node))
@@ -46,7 +46,7 @@ def pooled(output: fx.Node) -> fx.Node | None:
 
 
 def heads(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """The values behind which no weights come."""
+    """The values after which no weights follow."""
     nodes = list(nodes)
     before = ancestors(source for node in nodes if _weighs(node) for source in node.all_input_nodes)
     return set(nodes) - before
@@ -70,7 +70,7 @@ def _applied_to(linear: fx.Node) -> fx.Node:
 
 
 def _behind(node: fx.Node) -> fx.Node:
-    """The node whose values these are, in whatever shape."""
+    """The node whose values these are, whatever their shape."""
     while isinstance(node.target, torch._ops.OpOverload) and _name(node) in _SHAPING:
         node = node.all_input_nodes[0]
     return node

@@ -1,5 +1,5 @@
-"""Which values have their channels last, [n, height, width, channels], as transformers with windows keep them. Methods
-and callers see all layers with their channels first."""
+"""Which values have their channels last, [n, height, width, channels], as in transformers with windows. Methods and
+callers see all layers with their channels first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 
 aten = torch.ops.aten
 
-# Operations that leave every value at its place, or move all along height and width alone.
+# Operations that leave every value in place, or move values along height and width alone.
 # fmt: off
 _KEEPING = frozenset((
     "_to_copy", "add", "clone", "contiguous", "div", "dropout", "gelu", "hardswish", "mul", "relu", "roll", "silu",
@@ -21,8 +21,8 @@ _KEEPING = frozenset((
 
 
 def channels_last(graph: fx.Graph) -> set[fx.Node]:
-    """The values of four dimensions whose last one is the channels: a linear layer or a normalisation of each place
-    gives them or takes them, or they are made of such ones place by place."""
+    """The values of four dimensions whose last one is the channels: inputs and outputs of a linear layer or layer norm
+    over the last dimension, and what is computed from these position by position."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         if len(node.meta.get("shape", ())) != 4:
@@ -35,7 +35,7 @@ def channels_last(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _by_place(node: fx.Node) -> bool:
-    """Whether an operation sums over the last dimension of each place alone."""
+    """Whether an operation sums over the last dimension alone."""
     if node.target is aten.layer_norm.default:
         return len(cast(list[int], node.args[1])) == 1
     return node.target is aten.linear.default

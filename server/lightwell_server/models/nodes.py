@@ -1,5 +1,5 @@
-"""The words that those who write a graph and those who read it share: the nodes that stand for sizes and branches, the
-calls of modules, and which values have the rows in front."""
+"""The terms that recording and reading a graph have in common: the nodes of sizes and guards, the calls of modules, and
+which values have the batch as their first dimension."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from torch import Tensor, fx
 from lightwell_server.errors import InvalidArgument
 
 PIXELS = "<pixels>"
-"""The path of what is recorded before and behind the model: luminance, normalisation, an image's range."""
+"""The path of what is recorded before and after the model: luminance, normalisation, an image's range."""
 BATCH = 5
-"""The rows of the sample that a model is recorded on: a number that few layers have as a size of their own, so that a
-first dimension of this size is the batch."""
+"""The number of rows that a model is recorded on. Few layers have a dimension of this size, so that a first dimension
+of this size is the batch."""
 
 
 def guard(holds: bool, expected: bool, message: str) -> None:
-    """A node of the graph: the branch taken while recording must be the branch that these rows take."""
+    """A node of the graph: the branch taken while recording must be the one that these rows take. Raises
+    InvalidArgument."""
     if bool(holds) != expected:
         raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
 
 
 def of_size(height: int, width: int, own_height: int, own_width: int) -> None:
-    """A node of the graph: images of its own size alone are taken."""
+    """A node of the graph: only images of its own size are taken. Raises InvalidArgument."""
     if (height, width) != (own_height, own_width):
         message = f"the model takes images of {own_height} x {own_width} alone, and this one has {height} x {width}"
         raise InvalidArgument(message, reason="SIZE_NOT_SUPPORTED")
 
 
 def kept_rows(value: Tensor, rows: Tensor, own_height: int, own_width: int) -> None:
-    """A node of the graph: a value has as many rows as the images. At another size a reshape may make several rows of
-    one, and row i would then be another caller's."""
+    """A node of the graph: a value must have as many rows as there are images. At another size a reshape may make
+    several rows of one, and row i would then belong to another caller. Raises InvalidArgument."""
     if len(value) != len(rows):
         message = (
             f"the model, made for {own_height} x {own_width}, makes {len(value)} rows of {len(rows)} at "
@@ -50,15 +51,15 @@ def size_of(value: Tensor, dim: int) -> int:
 
 
 def item_of(value: Tensor) -> int | float | bool:
-    """A node of the graph: a tensor of one element as a number. It depends on sizes alone."""
+    """A node of the graph: a tensor of one element as a number. It depends only on sizes."""
     number: int | float | bool = value.item()
     return number
 
 
 @dataclass(frozen=True)
 class CallSite:
-    """A call of a module: its path, its class, the node of its output, and the nodes that it computed; or of an
-    operation (`functional`) in the module of that path."""
+    """A call of a module: its path, its class, the node of its output, and the nodes computed inside; or, if
+    `functional`, an operation in the module of that path."""
 
     path: str
     type: str
@@ -68,7 +69,7 @@ class CallSite:
 
 
 def by_rows(node: fx.Node, fixed: int | None) -> bool:
-    """Whether the first dimension of a value is the batch: it is that of the sample, and one for one row."""
+    """Whether the first dimension of a value is the batch: it has the sample's size, and size one for one row."""
     shape = tuple(node.meta.get("shape", ()))
     if fixed is not None:
         return shape[:1] == (fixed,)
@@ -76,7 +77,7 @@ def by_rows(node: fx.Node, fixed: int | None) -> bool:
 
 
 def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes and all that they are computed from."""
+    """The nodes, and all nodes that they are computed from."""
     found: set[fx.Node] = set()
     waiting = list(nodes)
     while waiting:

@@ -1,8 +1,8 @@
-"""Where in the image values lie: each has the box that it comes from, place by place.
+"""Where in the image values come from: each value has a box of the image.
 
-The boxes of a tensor's values are kept in a tensor of the same shape, so that whatever moves values moves their boxes.
-A box is top, left, bottom, right in steps of 1 / `SIDE` of the image, packed into one number that is exact in double
-precision; `NOWHERE` is that of values that come from no place, as weights and padding.
+The boxes of a tensor's values are kept in a tensor of the same shape, so that an operation that moves values moves
+their boxes too. A box is top, left, bottom, right in steps of 1 / `SIDE` of the image, packed into one number that is
+exact in float64. `NOWHERE` is the box of values that do not come from the image, such as weights and padding.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _LAST = (1 << _BITS) - 1
 _SLACK = 2
 """Steps by which rounding may move a side."""
 _OFF, _LEAST = 0.45, 0.4
-"""Of a cell: how far a place may lie off its middle, and how much of its sides it must fill at least."""
+"""As shares of a cell's side: how far a box may lie off the cell's centre, and how long its sides must be at least."""
 _NEAR = SIDE // 16
-"""Steps that a place may lie off the middle of its cell where cells are smaller: maps are stretched over the whole
-image, also those of values that were cropped a little."""
+"""Steps that a box may lie off its cell's centre where cells are smaller: maps are stretched over the whole image, also
+those of values that were cropped a little."""
 
 
 def everywhere(shape: Sequence[int]) -> Tensor:
@@ -34,19 +34,19 @@ def everywhere(shape: Sequence[int]) -> Tensor:
 
 
 def nowhere(shape: Sequence[int]) -> Tensor:
-    """The boxes of values that come from no place."""
+    """The boxes of values that do not come from the image."""
     return torch.tensor(NOWHERE, dtype=torch.double).expand(tuple(shape))
 
 
 def pixels(shape: Sequence[int]) -> Tensor:
-    """The boxes of images [n, channels, height, width]: each pixel's own."""
+    """The boxes of images [n, channels, height, width]: one for each pixel."""
     down, across = (-(torch.arange(side + 1) * -SIDE // side) for side in shape[-2:])
     sides = (down[:-1, None], across[:-1], down[1:, None], across[1:])
     return _packed(*(side.expand(*shape[-2:]) for side in sides)).expand(tuple(shape))
 
 
 def lean(boxes: Tensor) -> Tensor:
-    """The same boxes, kept once along dimensions where they are all the same."""
+    """The same boxes, expanded along dimensions where they are all the same."""
     few = _once(boxes)
     for dim, size in enumerate(few.shape):
         first = few.narrow(dim, 0, 1) if size > 1 else few
@@ -55,13 +55,13 @@ def lean(boxes: Tensor) -> Tensor:
 
 
 def content(boxes: Tensor) -> bytes:
-    """What tells boxes of one shape from others."""
+    """A key by which boxes of equal shape are compared."""
     few = _once(boxes)
     return repr(tuple(few.shape)).encode() + few.numpy().tobytes()
 
 
 def merged(boxes: Tensor, dims: Sequence[int]) -> Tensor:
-    """The box around all values along some dimensions, which keep one value."""
+    """The boxes around all values along some dimensions, which become of size one."""
     few, dims = _once(boxes), [dim % boxes.dim() for dim in dims]
     if any(few.shape[dim] > 1 for dim in dims):
         top, left, bottom, right = _sides(few)
@@ -70,9 +70,9 @@ def merged(boxes: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def met(first: Tensor, second: Tensor, weighed: bool = False) -> Tensor:
-    """The boxes of what is computed value by value: the smaller one where it lies within the other, as that of a place
-    that is multiplied by the mean of all; else those of a grid that something from elsewhere is added to; else the one
-    around both, or the first where it is `weighed` by the second, as a query by all keys."""
+    """The boxes of a pointwise operation. If one box lies within the other, the smaller one, as for a position
+    multiplied by the mean of all. Else, if one argument is a grid and the result is not, the grid's. Else the box
+    around both, or the first one if it is `weighed` by the second, as a query by all keys."""
     shape = torch.broadcast_shapes(first.shape, second.shape)
     one, other = _once(first), _once(second)
     if _nowhere(other) or (one.shape == other.shape and torch.equal(one, other)):
@@ -90,7 +90,7 @@ def met(first: Tensor, second: Tensor, weighed: bool = False) -> Tensor:
 
 
 def resampled(boxes: Tensor, dim: int, size: int) -> Tensor:
-    """The boxes behind a convolution, a pooling or an interpolation along a dimension: its places are spread evenly
+    """The boxes after a convolution, a pooling or an interpolation along a dimension: its positions are spread evenly
     over those that it reads, without the padding."""
     shape = [size if i == dim % boxes.dim() else side for i, side in enumerate(boxes.shape)]
     few = _once(boxes)
@@ -99,7 +99,7 @@ def resampled(boxes: Tensor, dim: int, size: int) -> Tensor:
     there = (few != NOWHERE).movedim(dim, 0).flatten(1).any(1).nonzero().flatten().tolist() or [0]
     few = few.narrow(dim, there[0], there[-1] - there[0] + 1)
     count, place = few.shape[dim], torch.arange(size)
-    # A place begins within the old one `low` and ends within `high`.
+    # A position begins within the old position `low` and ends within `high`.
     low, high = place * count // size, ((place + 1) * count - 1) // size
     begins, ends = few.index_select(dim, low), few.index_select(dim, high)
     across = [size if i == dim % few.dim() else 1 for i in range(few.dim())]
@@ -113,7 +113,7 @@ def resampled(boxes: Tensor, dim: int, size: int) -> Tensor:
 def _spread(
     old: Tensor, ends: tuple[Tensor, Tensor], shares: tuple[Tensor, Tensor], dim: int, side: int
 ) -> tuple[Tensor, Tensor]:
-    """Where new places begin and end in height (`side` 0) or width (1), if that runs along the dimension."""
+    """Where new positions begin and end in height (`side` 0) or width (1), if that runs along the dimension."""
     (low, up), (lower, upper) = ((_sides(one)[side], _sides(one)[side + 2]) for one in ends)
     start = _sides(old)[side]
     if bool((start == start.narrow(dim, 0, 1)).all()):
@@ -125,7 +125,7 @@ def _spread(
 
 def grid(boxes: Tensor) -> tuple[Grid, bool] | None:
     """The grid of values [n, channels, height, width] or [n, height, width, channels], or of tokens [n, tokens,
-    channels] in the order of rows; and whether the channels come last. None if their places are no such grid."""
+    channels] in row-major order; and whether the channels come last. None if their boxes are not a grid."""
     if 0 in boxes.shape:
         return None
     if boxes.dim() == 3:
@@ -141,7 +141,8 @@ def grid(boxes: Tensor) -> tuple[Grid, bool] | None:
 
 
 def _tokens(boxes: Tensor) -> Grid | None:
-    """The grid of a row of tokens, between others that come from no place, or from the whole image."""
+    """The grid of a sequence of tokens, with others before or after it that come from nowhere or from the whole
+    image."""
     top, left, bottom, right = _sides(boxes)
     whole = (top <= _SLACK) & (left <= _SLACK) & (bottom >= SIDE - _SLACK) & (right >= SIDE - _SLACK)
     placed = ((boxes != NOWHERE) & ~whole).nonzero().flatten().tolist()
@@ -156,7 +157,7 @@ def _tokens(boxes: Tensor) -> Grid | None:
 
 
 def _in_place(boxes: Tensor) -> bool:
-    """Whether boxes [rows, columns] lie where a map of that size shows them, enlarged to the whole image."""
+    """Whether boxes [rows, columns] lie where a map of that size shows them when it is enlarged to the whole image."""
     if bool((boxes == NOWHERE).any()):
         return False
     top, left, bottom, right = _sides(boxes)
@@ -165,14 +166,14 @@ def _in_place(boxes: Tensor) -> bool:
         middles = ((torch.arange(count) + 0.5) * SIDE / count).view(across)
         near = max(_OFF * SIDE / count, _NEAR) + _SLACK
         astray = ((begin + end) / 2 - middles).abs() > near
-        small = end - begin < _LEAST * SIDE / count - _SLACK  # of several values at one place each shows a part of it
+        small = end - begin < _LEAST * SIDE / count - _SLACK  # several values of one position each show a part of it
         if bool((astray | small).any()):
             return False
     return True
 
 
 def _once(boxes: Tensor) -> Tensor:
-    """Without the copies along expanded dimensions."""
+    """The boxes without the copies along expanded dimensions."""
     for dim, (size, stride) in enumerate(zip(boxes.shape, boxes.stride(), strict=True)):
         boxes = boxes.narrow(dim, 0, 1) if size > 1 and stride == 0 else boxes
     return boxes
@@ -188,7 +189,7 @@ def _packed(top: Tensor, left: Tensor, bottom: Tensor, right: Tensor) -> Tensor:
 
 
 def _sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, bottom, right; those of `NOWHERE` lie around nothing: they change no box around them and others."""
+    """Top, left, bottom, right. `NOWHERE` becomes an empty box that changes no box around it and others."""
     packed = boxes.long()
     top, left, bottom, right = (packed >> shift & _LAST for shift in (3 * _BITS, 2 * _BITS, _BITS, 0))
     nothing = packed == 0

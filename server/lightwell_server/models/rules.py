@@ -1,5 +1,5 @@
-"""How a gradient passes a ReLU backwards: plain, guided (Springenberg et al. 2014, arXiv:1412.6806) or as in a
-deconvnet (Zeiler and Fergus 2013, arXiv:1311.2901)."""
+"""The backward rules of ReLU: plain, guided (Springenberg et al. 2014, arXiv:1412.6806) and deconvnet (Zeiler and
+Fergus 2013, arXiv:1311.2901)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def is_relu(node: fx.Node) -> bool:
-    """Whether a node cuts off what is negative: relu, relu6, hardtanh and clamp from zero."""
+    """Whether a node clips negative values: relu, relu6, hardtanh and clamp from zero."""
     if node.target in (aten.relu.default, aten.relu6.default):
         return True
     if node.target in (aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default):
@@ -25,9 +25,9 @@ def is_relu(node: fx.Node) -> bool:
 
 
 class _Exchanged(torch.autograd.Function):
-    """A ReLU whose backward drops what is negative in the gradient and, when guided, what its own forward cut off. An
-    upper bound (ReLU6) holds its gradient back under every rule. It keeps what it gave, which the next layer keeps
-    anyway, and what it took only where there may be a bound."""
+    """A ReLU whose backward clips negative gradients and, when guided, also applies the mask of its own forward. An
+    upper bound (ReLU6) stops the gradient under every rule. It saves its output, which the next layer saves anyway, and
+    its input only where there may be a bound."""
 
     generate_vmap_rule = True  # files with a fixed batch are run under vmap
 
@@ -44,7 +44,7 @@ class _Exchanged(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         given, taken = context.saved_tensors
-        # What a ReLU's own backward lets pass is a fresh tensor, which may be changed.
+        # The gradient that ReLU's own backward returns is a new tensor, which may be changed in place.
         passed = aten.threshold_backward(grads[0], given, 0).relu_() if context.guided else grads[0].relu()
         if taken is not None:
             passed.masked_fill_(taken > given, 0)

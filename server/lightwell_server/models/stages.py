@@ -1,7 +1,7 @@
 """The parts of a subgraph, each a graph module: one up to each boundary, and one to the end.
 
-Sizes and constants are computed anew in every part that uses them; a convolution is folded with its batch norm wherever
-nothing else reads what flows between them; ReLU's rule is exchanged.
+Sizes and constants are computed again in every part that uses them. A convolution is folded with its batch norm where
+nothing else reads the value between them. ReLU's backward rule is replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from lightwell_server.models.nodes import GUARDS, ancestors
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a subgraph. `takes` and `gives` are the names of values; `bound` is the boundary that it ends at."""
+    """A part of a subgraph. `takes` and `gives` are the names of its input and output values; `bound` is its
+    boundary."""
 
     module: fx.GraphModule
     takes: tuple[str, ...]
@@ -27,7 +28,7 @@ class Stage:
 
 
 class Writer:
-    """Writes the stages of a subgraph as graph modules. `live` are the values that are used behind each boundary."""
+    """Writes the stages of a subgraph as graph modules. `live` are the values that are used after each boundary."""
 
     def __init__(
         self, graph: fx.Graph, root: torch.nn.Module, rule: Rule, needed: set[fx.Node], keep: set[fx.Node]
@@ -45,7 +46,7 @@ class Writer:
         for wanted in (*([bound] for bound in bounds), self.needed):
             part = {node for node in ancestors(wanted) - computed if not _light(node)}
             computed |= part
-            # A guard stands as soon as what it looks at is there.
+            # A guard belongs to the first stage where its inputs are computed.
             checked = {node for node in guards if _sources(node) <= computed}
             guards -= checked
             parts.append(part | checked)
@@ -60,7 +61,7 @@ class Writer:
         return stages[::-1]
 
     def _body(self, part: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
-        """A part with the constants and sizes that it uses, and the values that it takes from before."""
+        """A part with the constants and sizes that it uses, and the values that it takes from earlier parts."""
         body, takes = set(part), set()
         waiting = [source for node in body for source in node.all_input_nodes]
         while waiting:
@@ -97,7 +98,7 @@ class Writer:
         return Stage(fx.GraphModule(constants, graph), taken, given, bound.name if bound is not None else None)
 
     def _before(self, norm: fx.Node, body: set[fx.Node]) -> fx.Node | None:
-        """The convolution that may be folded with a batch norm: of this stage, and read by nothing else."""
+        """The convolution to fold with a batch norm: it is in this stage, and nothing else reads it."""
         conv = folding.convolution(norm)
         if conv is None or conv not in body or conv in self.keep or self.needed.intersection(conv.users) != {norm}:
             return None
@@ -105,7 +106,7 @@ class Writer:
 
 
 def _passed(graph: fx.Graph, needed: set[fx.Node]) -> set[fx.Node]:
-    """The branches that were taken before the last of these nodes was computed."""
+    """The guards before the last of these nodes."""
     guards: set[fx.Node] = set()
     since: set[fx.Node] = set()
     for node in graph.nodes:
@@ -118,12 +119,12 @@ def _passed(graph: fx.Graph, needed: set[fx.Node]) -> set[fx.Node]:
 
 
 def _light(node: fx.Node) -> bool:
-    """Constants and sizes: they belong to every stage that uses them."""
+    """Whether a node is a constant or a size: these belong to every stage that uses them."""
     return node.op == "get_attr" or bool(node.meta.get("scalar"))
 
 
 def _sources(node: fx.Node) -> set[fx.Node]:
-    """The tensors whose sizes a size is computed from."""
+    """The tensors from whose sizes a size is computed."""
     found: set[fx.Node] = set()
     waiting = [node]
     while waiting:

@@ -1,4 +1,5 @@
-"""The models on disk: `repository/<name>/<version>/model.pt` or another of `FILES`, beside it `card.toml`."""
+"""The models on disk: `repository/<name>/<version>/model.pt` or another of `FILES`, with `card.toml` in the same
+folder."""
 
 from __future__ import annotations
 
@@ -21,17 +22,17 @@ from lightwell_server.models.lifting.lift import lift
 log = logging.getLogger(__name__)
 
 FILES = tuple(f"model.{suffix}" for suffix in ("pt", "pt2", "torchscript", "ts", "jit", "ptl"))
-"""What a version's file may be called. Its content says what it is."""
+"""The names that a version's file may have. Its content decides on its format."""
 RENAME = (
     "a directory's name is no UTF-8, or has characters that cannot be printed, an @ or a backslash (shown here as"
     " \\x.., \\u...., \\\\); rename the directory"
 )
-"""Why a version is refused whose name cannot be sent or asked for."""
+"""Why a version is refused whose name cannot be sent."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A version that answers."""
+    """A version that is ready."""
 
     name: str
     version: str
@@ -47,8 +48,8 @@ class Model:
         return f"{self.name}@{self.version}"
 
     def at(self, size: tuple[int, int]) -> Model:
-        """The same with its layers as they are for images of another size. Raises InvalidArgument if it does not take
-        it."""
+        """The same model, with its layers' shapes for images of another size. Raises InvalidArgument if it does not
+        take it."""
         if size == self.graph.size:
             return self
         outputs = {path: self.graph.shape(node, size) for path, node in self.graph.outputs.items()}
@@ -56,8 +57,8 @@ class Model:
 
 
 def files(repository: Path) -> dict[tuple[str, str], Path]:
-    """The model file of every version in a repository, by model and version as they are `shown`. Directories may come
-    and go meanwhile; one that may not be read hides no other. Raises OSError if nothing can be read now."""
+    """The model file of every version in a repository, by the `shown` names of model and version. Directories may come
+    and go meanwhile; one that cannot be read is left out. Raises OSError if this machine can read nothing now."""
     found: dict[tuple[str, str], Path] = {}
     for model in repository.glob("*"):
         try:
@@ -65,7 +66,7 @@ def files(repository: Path) -> dict[tuple[str, str], Path]:
         except OSError as error:
             if error.errno in WANT:
                 raise
-            continue  # it is no directory, or none any more
+            continue  # it is not a directory, or no longer exists
         for directory in directories:
             path = _file(directory)
             if there(path):
@@ -74,8 +75,7 @@ def files(repository: Path) -> dict[tuple[str, str], Path]:
 
 
 def load(repository: Path, name: str, version: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
-    """Loads a version of a repository. Raises `Refused` with the reason, whatever it is: one bad directory must take
-    nothing else down."""
+    """Loads a version of a repository. Raises `Refused` for every error: one bad directory must not affect others."""
     try:
         if not (plain(name) and plain(version)):
             raise Refused(RENAME)
@@ -91,7 +91,7 @@ def load(repository: Path, name: str, version: str, device: str = "cpu", dtype: 
 
 
 def load_version(directory: Path, repository: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
-    """Reads card and file of one version, lifts it and verifies the card's picture. Raises `Refused`."""
+    """Reads card and file of one version, lifts it and verifies the card's check. Raises `Refused`."""
     card, labels = cards.read(directory, repository)
     model = load_file(_file(directory), card, labels, directory.parent.name, directory.name, device, dtype)
     check.verify(model.graph, card, directory, repository)
@@ -154,8 +154,9 @@ def facts_of(graph: Graph, card: Card) -> Facts:
 
 
 def activation_of(graph: Graph, card: Card, classes: int) -> tuple[Activation, str]:
-    """What makes probabilities of scores, and why it is that: the card's, else the file's own, else softmax; a single
-    value, and what has been through an activation, is no score of a class."""
+    """What turns scores into probabilities, and the reason: the card's activation, else the file's own, else softmax. A
+    single value, or the output of an activation, is not a score of a class. Raises `Refused` if the card applies an
+    activation to the file's own."""
     if card.output.activation is not None:
         own = graph.activation if card.output.scores == "as_returned" else None
         if card.output.activation != "none" and own not in (None, "none"):
@@ -177,6 +178,6 @@ def activation_of(graph: Graph, card: Card, classes: int) -> tuple[Activation, s
 
 
 def _file(directory: Path) -> Path:
-    """The file of a version, or where it should be."""
+    """The file of a version, or the path where it should be."""
     paths = [directory / file for file in FILES]
     return next(filter(there, paths), paths[0])

@@ -1,7 +1,7 @@
 """Cuts a graph to what one kind of Ask needs, and runs it.
 
-Nothing behind the layers read is computed; what lies before `wrt` runs without autograd; sizes are computed anew
-behind an expansion.
+What follows the layers read is not computed. What precedes `wrt` runs without autograd. Sizes are computed again after
+an expansion.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from lightwell_server.models.stages import Stage, Writer
 
 @dataclass(frozen=True)
 class SubgraphKey:
-    """What tells cuts apart: the layers read, the layer differentiated for, ReLU's rule, and the layer edited."""
+    """The key of a subgraph: the layers read, the layer of the gradient, the backward rule of ReLU, and the layer
+    edited."""
 
     at: tuple[str, ...]
     wrt: str = INPUT
@@ -29,7 +30,7 @@ class SubgraphKey:
 
     @classmethod
     def of(cls, ask: Ask) -> SubgraphKey:
-        """Of an Ask."""
+        """The key of an Ask."""
         at = (ask.at,) if isinstance(ask.at, str) else ask.at
         return cls(at, ask.wrt, ask.rule, ask.edit.layer if ask.edit else None)
 
@@ -62,7 +63,7 @@ class Subgraph:
         self.stages = writer.stages(bounds, self.reads)
         crossing = writer.live.get(self.edited, set()) if self.edited is not None else set()
         self.crossing = {node.name for node in crossing}
-        # Windows, or tokens in front of the rows: one row's part of them cannot be told from another's.
+        # Windows, or tokens before the batch dimension: one row's part cannot be separated from another's.
         looked_at = {*self.reads, self.wrt, self.edited or self.wrt}
         self.last = {node.name for node in looked_at if self.by_rows[node.name] and turned(node)}
         self.alone = fixed is None and not all(self.by_rows[node.name] for node in looked_at)
@@ -77,8 +78,9 @@ class Subgraph:
         grad: bool = False,
         act: bool = False,
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Returns the values read and the activation at `wrt` (None if nothing read depends on it), which requires
-        gradients if `grad` is set. `index` numbers the rows within their Ask."""
+        """Returns the values read and the activation at `wrt` (None if no value read depends on it), which requires
+        gradients if `grad` is set. `index` numbers the rows within their Ask. Raises `InvalidArgument` for a size that
+        the model does not take."""
         values = {self.rows.name: rows, **inputs}
         expanding = edit is not None and edit.count is not None
         late = self.expands and not (self.wrt_before_edit and (grad or act))
@@ -105,8 +107,8 @@ class Subgraph:
             return [self._rows(values[node.name], node) for node in self.reads], leaf
 
     def _counted(self, value: Tensor, node: fx.Node, count: int, rows: Tensor) -> None:
-        """At another size a reshape may make several rows of one: row i would then be another caller's. Raises
-        `InvalidArgument`."""
+        """Checks the number of rows. At another size a reshape may make several rows of one, and row i would then
+        belong to another caller. Raises `InvalidArgument`."""
         if not self.by_rows[node.name] or len(value) == count:
             return
         made, given = (" x ".join(map(str, sides[2:])) for sides in (self.rows.meta["shape"], rows.shape))
@@ -116,7 +118,8 @@ class Subgraph:
         )
 
     def _rows(self, value: Tensor, node: fx.Node) -> Tensor:
-        """A value with the rows in front and the channels behind them; what has rows nowhere is all of one row."""
+        """A value with the batch first and the channels second. A value without a batch dimension belongs to one
+        row."""
         if self.fixed is None and not self.by_rows[node.name]:
             return value[None]
         return value.permute(0, 3, 1, 2) if node.name in self.last else value
@@ -128,12 +131,12 @@ class Subgraph:
         return rows.permute(0, 2, 3, 1) if node.name in self.last else rows
 
     def apart(self, value: Tensor) -> Tensor:
-        """An activation or gradient at `wrt` with the rows in front."""
+        """An activation or gradient at `wrt` with the batch first."""
         return self._rows(value, self.wrt)
 
     def _given(self, stage: Stage, taken: list[Tensor]) -> Sequence[Tensor]:
-        """What a stage makes of values. A file with a fixed batch sees each row by itself, in as many copies as it
-        takes; its values have the rows in front of whatever they are for one."""
+        """A stage's outputs. With a fixed batch each row runs by itself, repeated as often as the file needs; values
+        get a batch dimension in front of their shape for one row."""
         if self.fixed is None or not taken:
             given: tuple[Tensor, ...] = stage.module(*taken)
             return given

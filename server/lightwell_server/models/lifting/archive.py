@@ -1,4 +1,5 @@
-"""Looks into a model's archive before torch does: whether it is whole, what it holds, and whether it fits."""
+"""Checks a model's archive before torch reads it: whether it is intact, what it holds, and whether it fits into
+memory."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from lightwell_server.models.lifting.foreign import EXPORT
 from lightwell_server.resources import free_memory
 
 COPIES = 3
-"""How many times its weights a model needs while it is lifted: the archive's pages, the module, the folded graph."""
+"""The memory needed while a model is lifted, in multiples of its weights: the archive's pages, the module, the
+graph."""
 _PROGRAM = re.compile(r"models/[^/]*\.json$|serialized_exported_program\.json$")
 
 
@@ -28,7 +30,8 @@ Form = Literal["script", "program"]
 
 
 def form(path: Path) -> Form:
-    """Whether a file holds TorchScript or a program, by what is in it. Raises `Refused` with what else it is."""
+    """Whether a file holds TorchScript or a program, by its content. Raises `Refused` that says what it holds
+    otherwise."""
     if path.is_dir():
         raise Refused(f"{path.name} is a directory; bring the model file in it")
     if not regular(path).stat().st_size:
@@ -41,7 +44,7 @@ def form(path: Path) -> Form:
         raise Refused(f"{path.name} {foreign.beginning(begins)}")
     with zipfile.ZipFile(path) as archive:
         listed = archive.namelist()
-    names = {name.partition("/")[2] for name in listed} | set(listed)  # with and without the archive's own folder
+    names = {name.partition("/")[2] for name in listed} | set(listed)  # with and without the archive's top folder
     if any(name.startswith("code/") for name in names):
         return "script"
     if any(_PROGRAM.search(name) for name in listed):
@@ -52,7 +55,7 @@ def form(path: Path) -> Form:
 
 
 def whole(path: Path) -> None:
-    """Raises `Refused` if a part of it is not as it was written."""
+    """Raises `Refused` if a member of the archive is damaged."""
     with zipfile.ZipFile(path) as archive:
         damaged = _damaged(archive)
     if damaged:
@@ -60,7 +63,7 @@ def whole(path: Path) -> None:
 
 
 def _damaged(archive: zipfile.ZipFile) -> str | None:
-    """The first member that cannot be read as it was written."""
+    """The first member that cannot be read or does not match its checksum."""
     for member in archive.infolist():
         try:
             with archive.open(member) as file:
@@ -72,13 +75,13 @@ def _damaged(archive: zipfile.ZipFile) -> str | None:
 
 
 def dated(path: Path) -> bool:
-    """Whether it was written before torch 2.1, since when archives tell the order of their bytes."""
+    """Whether it was written before torch 2.1, the first version whose archives state their byte order."""
     with zipfile.ZipFile(path) as archive:
         return not any(name.endswith("/byteorder") for name in archive.namelist())
 
 
 def fits(path: Path) -> None:
-    """Raises `Refused` if there is not the memory to lift it."""
+    """Raises `Refused` if there is not enough memory to lift it."""
     with zipfile.ZipFile(path) as archive:
         needed = COPIES * sum(member.file_size for member in archive.infolist())
     free = free_memory()
@@ -90,8 +93,8 @@ def fits(path: Path) -> None:
 
 
 def known(path: Path) -> None:
-    """Raises `Refused` if its code is compiled for other purposes, or its program, which says in which version of the
-    exporter's format it is written, in one that this torch does not know."""
+    """Raises `Refused` if its code is compiled for another runtime, or its program is in a version of the export format
+    that this torch does not know."""
     if compiled := foreign.compiled(path):
         raise Refused(f"{path.name} {compiled}")
     with zipfile.ZipFile(path) as archive:
@@ -101,7 +104,7 @@ def known(path: Path) -> None:
         except (ValueError, AttributeError) as error:
             raise Refused(f"{path.name} holds a program that is no JSON ({error}); {EXPORT}") from error
     for version in versions:
-        major = version.get("major") if isinstance(version, dict) else version  # a number until torch 2.2
+        major = version.get("major") if isinstance(version, dict) else version  # an integer until torch 2.2
         if isinstance(major, int) and major != SCHEMA_VERSION[0]:
             raise Refused(_newer(path) if major > SCHEMA_VERSION[0] else _older(path))
 
@@ -121,7 +124,7 @@ def _older(path: Path) -> str:
 
 
 def unreadable(path: Path, reason: str) -> str:
-    """The sentence for a file that torch cannot read."""
+    """The error message for a file that torch cannot read."""
     if unknown := re.search(r"Unknown type name '__torch__\.torch\.classes\.([\w.]+)'", reason):
         return (
             f"{path.name} holds an object of a class {unknown[1]} that this torch does not know, as a compiler's or a "
@@ -136,7 +139,8 @@ def unreadable(path: Path, reason: str) -> str:
 
 
 def _pickled(path: Path) -> str:
-    """What a pickle holds, read without running it: the classes it names tell a network from weights."""
+    """The error message for a pickle, read without running it: the classes that it names distinguish a network from
+    weights."""
     with zipfile.ZipFile(path) as archive:
         member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
         named = _classes(archive.read(member))

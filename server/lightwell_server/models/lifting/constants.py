@@ -1,4 +1,4 @@
-"""Constants in the code of a TorchScript file, changed in the file's own graph: devices, and the type of numbers."""
+"""Replaces constants in the graph of a TorchScript file: devices, and tensors of a dtype."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightwell_server.models.lifting import eval_mode
 
 
 def on_cpu(graph: Any) -> None:  # noqa: ANN401
-    """A file that was exported on an accelerator names it in its code; here it computes on the CPU."""
+    """Replaces the devices in a file's code, such as that of an accelerator it was exported on, by the CPU."""
 
     def placed(value: Any) -> Any:  # noqa: ANN401
         return torch.device("cpu") if isinstance(value, torch.device) else value
@@ -21,7 +21,7 @@ def on_cpu(graph: Any) -> None:  # noqa: ANN401
 
 
 def typed(graph: Any, old: torch.dtype, new: torch.dtype) -> None:  # noqa: ANN401
-    """Tensors of the type `old`, such as the weights of a frozen file, take the type `new`."""
+    """Converts constant tensors of dtype `old`, such as the weights of a frozen file, to `new`."""
 
     def follow(value: Any) -> Any:  # noqa: ANN401
         return value.to(new) if isinstance(value, Tensor) and value.dtype is old else value
@@ -43,7 +43,7 @@ def _change(graph: Any, change: Callable[[Any], Any]) -> None:  # noqa: ANN401
 
 
 def _graphs(graph: Any) -> Iterator[Any]:  # noqa: ANN401
-    """A graph, and those of what it forks."""
+    """A graph, and the graphs that it forks."""
     yield graph
     for node in eval_mode.nodes(graph):
         if node.hasAttribute("Subgraph"):

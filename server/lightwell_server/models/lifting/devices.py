@@ -1,5 +1,5 @@
-"""Programs that were exported on an accelerator, as they would have been written on the CPU: torch reads a program
-where its text says that the weights are, and fails where there is no such device."""
+"""Programs that were exported on an accelerator, moved to the CPU. torch loads a program's weights to the device that
+its text names, and fails where that does not exist."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _NAMES = rb"cuda|xpu|mps|hpu|npu|xla|privateuseone"
 _IN_TEXT = re.compile(rb'"type":\s*"(?:' + _NAMES + rb')",\s*"index":\s*(?:\d+|null)')
 """A device in the JSON of a program."""
 _IN_PICKLE = re.compile(rb"X.\0\0\0(?:" + _NAMES + rb")(?::\d+)?(?=[^:\d])", re.DOTALL)
-"""The place of a tensor in a pickle: the opcode for a string, its length in four bytes, and the string."""
+"""The device of a tensor in a pickle: the opcode for a string, its length in four bytes, and the string."""
 
 
 def on_cpu(path: Path) -> Path | io.BytesIO:
-    """The file itself if it names no accelerator, else a copy in memory in which everything is on the CPU."""
+    """The file itself if it names no accelerator, else a copy in memory with everything on the CPU."""
     with zipfile.ZipFile(path) as archive:
         texts = (archive.read(name) for name in archive.namelist() if name.endswith(".json"))
         if not any(_IN_TEXT.search(text) for text in texts):

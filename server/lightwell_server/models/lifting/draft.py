@@ -1,5 +1,5 @@
-"""Records a file as a graph: what stands around its own operations, which of its outputs is the graph's, and what was
-found on the way. Nothing is proved yet."""
+"""Records a file as a graph: its operations, those before and after them, the choice of the output, and notes on what
+was found. Nothing is verified yet."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from lightwell_server.models.nodes import BATCH
 
 @dataclass(frozen=True)
 class Draft:
-    """A graph that is not proved: the numbers of the file's outputs that it gives, by their paths, and what makes of
-    its main output what the file gives."""
+    """A graph that is not verified. `places` are the indices of its outputs among the file's, by path. `restored`
+    computes the file's main output from the graph's."""
 
     graph: Graph
     places: dict[str, int]
@@ -32,7 +32,7 @@ class Draft:
 
 
 def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
-    """Records a file on a sample."""
+    """Records a file on a sample. Raises `Misfit` if no output has a row for each image."""
     recorder = Recorder(types={} if file.stored is file.dtype else {file.stored: file.dtype})
     first, *others = sample.rows(fixed or BATCH, dtype=file.dtype)
     rows = recorder.input("rows", first)
@@ -41,7 +41,7 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
     _limited(file, rows, recorder)
     output = file.record([pixels.normalised(rows, sample, recorder), *boxes], recorder)
     given, paths = list(tree_leaves(output)), [""]
-    if not isinstance(output, Box):  # names that recording does not keep
+    if not isinstance(output, Box):  # recording does not keep the names
         paths = [path for path, _ in outputs.leaves(file.run(sample.example(fixed or 2, file.dtype)))]
     named = list(zip(paths if len(paths) == len(given) else map(str, range(len(given))), given, strict=True))
     index = outputs.chosen(named, sample.output, sample.kind, sample.scored)
@@ -73,13 +73,13 @@ def drafted(file: ModelFile, sample: Sample, fixed: int | None) -> Draft:
 
 
 def _main(output: Box, sample: Sample, recorder: Recorder) -> Scores:
-    """What is explained of the main output."""
+    """What the graph gives for the main output."""
     scored = sample.kind == "classifier" and output.value.dim() <= 2
     return scores(output, sample, recorder) if scored else Scores(pixels.pictured(output, sample, recorder))
 
 
 def _beside(named: list[tuple[str, Any]], main: int, rows: int, recorder: Recorder) -> dict[str, fx.Node]:
-    """The outputs that can be explained beside the main one: floating, a row for each image."""
+    """The other outputs that can be explained: floating, with a row for each image."""
     return {
         path: recorder.node(box)
         for i, (path, box) in enumerate(named)
@@ -88,7 +88,7 @@ def _beside(named: list[tuple[str, Any]], main: int, rows: int, recorder: Record
 
 
 def _limited(file: ModelFile, rows: Box, recorder: Recorder) -> None:
-    """Sizes that the file declares are checked for every image."""
+    """Adds guards for the sizes that the file declares."""
     for dim, limit in file.limits.items():
         if dim < 2:
             continue

@@ -1,5 +1,5 @@
-"""The activation that a model ends in, however it is written: softmax and sigmoid, their logarithms, by hand, clamped,
-scaled, of several heads side by side."""
+"""Detects a model's final activation: softmax, sigmoid and their logarithms, also if computed by hand, clamped, scaled,
+or concatenated from several heads."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ aten = torch.ops.aten
 # fmt: off
 _SAME = frozenset(("to", "_to_copy", "clone", "alias", "detach", "contiguous", "dropout"))
 _SHAPING = frozenset(("flatten", "reshape", "select", "slice", "squeeze", "unsqueeze", "view"))
-# Operations whose values are bounded, or shares of a sum.
+# Operations whose outputs are bounded, or shares of a sum.
 _SQUASHING = frozenset((
     "clamp", "clip", "erf", "exp", "hardsigmoid", "hardtanh", "log_softmax", "sigmoid", "softmax", "tanh",
 ))
-# Operations that weigh what they are given: what lies before them is no activation of scores.
+# Operations with weights: what precedes them is not an activation of scores.
 _WEIGHING = frozenset((
     "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "convolution", "einsum", "embedding",
     "linear", "matmul", "mm",
@@ -36,15 +36,15 @@ _LOGARITHMS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "log10": (torch.log10, 10),
     "exp": (torch.exp, math.e),
 }
-"""Logarithms and their bases, and what undoes the natural one."""
+"""Logarithms and `exp` with their bases."""
 _LOW, _HIGH = 0.01, 0.99
-"""Bounds that a clamp of probabilities may have: it keeps logarithms finite, and changes no answer."""
+"""The tightest bounds of a clamp of probabilities that is accepted. Such a clamp keeps logarithms finite."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """A final activation: its name, the values that it is applied to (side by side those of several heads), and what
-    the file makes of them: probabilities times a `factor`, or their `logarithm`."""
+    """A final activation: its name, its inputs (concatenated if there are several heads), and the function that
+    computes the file's output from them: probabilities times a `factor`, or their `logarithm`."""
 
     name: Activation
     taken: tuple[fx.Node, ...]
@@ -54,11 +54,11 @@ class Ending:
 
     @property
     def exact(self) -> bool:
-        """Whether the file gives probabilities, per cent or logarithms; anything else is a value of its own."""
+        """Whether the file returns probabilities, percentages or logarithms."""
         return self.logarithm or self.factor in (1.0, 100.0)
 
     def then(self, function: Callable[[Tensor], Tensor], factor: float = 1.0, logarithm: bool | None = None) -> Ending:
-        """With something applied behind it."""
+        """The same, followed by a function."""
         return replace(
             self,
             apply=lambda scores: function(self.apply(scores)),
@@ -68,8 +68,8 @@ class Ending:
 
 
 def ending(node: fx.Node, root: torch.nn.Module, classes: int) -> Ending | None:
-    """The activation that a value of n rows and `classes` columns, in whatever shape, comes from; None if there is
-    none that can be undone exactly."""
+    """The final activation of a value with n rows and `classes` columns, in any shape; None if none is found that can
+    be undone exactly."""
     return _Reader(root, classes).read(node)
 
 
@@ -78,7 +78,7 @@ class _Reader:
         self.root, self.classes = root, classes
 
     def read(self, node: fx.Node) -> Ending | None:
-        """Walks back from a value over what is undone easily."""
+        """Walks back from a value over operations that can be undone."""
         name = _name(node)
         if name in _SAME or (name in _SHAPING and _elements(node) == _elements(node.all_input_nodes[0])):
             return self.read(node.all_input_nodes[0])
@@ -113,13 +113,13 @@ class _Reader:
         return None
 
     def _of_classes(self, value: fx.Node, dim: Any) -> bool:  # noqa: ANN401
-        """Whether a dimension holds the classes, the first being that of the rows and all others one."""
+        """Whether a dimension holds the classes, where the first one is the batch and all others are of size one."""
         shape = value.meta["shape"]
         place: int = dim % len(shape)
         return bool(place > 0 and shape[place] == self.classes and math.prod(shape[1:]) == self.classes)
 
     def _heads(self, node: fx.Node) -> Ending | None:
-        """Sigmoids of several heads, side by side; several softmaxes are none of all classes."""
+        """Sigmoids of several heads, concatenated. Several softmaxes do not make one over all classes."""
         parts, dim = list(node.all_input_nodes), _args(node)[1] if len(_args(node)) > 1 else 0
         shape = node.meta["shape"]
         if dim % len(shape) != 1 or any(len(part.meta["shape"]) != 2 for part in parts):
@@ -150,7 +150,7 @@ class _Reader:
         return inner.then(lambda values: values.clamp(low, high))
 
     def _scaled(self, node: fx.Node) -> Ending | None:
-        """Times a positive number, such as per cent."""
+        """A product with a positive constant, such as 100 for percentages."""
         if len(_args(node)) < 2:
             return None
         numbers = [self._number(arg) for arg in _args(node)[:2]]
@@ -185,11 +185,11 @@ class _Reader:
         return Ending("softmax", (self._unshifted(exponent),), _softmax)
 
     def _quotient(self, node: fx.Node) -> tuple[Any, fx.Node | None]:
-        """What is divided, a number or a value, and by what."""
+        """Numerator, a number or a node, and denominator of a quotient."""
         name, args = _name(node), _args(node)
         if name == "reciprocal":
             return 1.0, node.all_input_nodes[0]
-        if name == "mul" and len(args) > 1:  # how a trace writes a number over a value
+        if name == "mul" and len(args) > 1:  # how a trace divides a number by a tensor
             factor = self._number(args[1])
             inner = args[0]
             if isinstance(inner, fx.Node) and _name(inner) == "reciprocal" and factor is not None:
@@ -200,7 +200,7 @@ class _Reader:
         return None, None
 
     def _more_than_one(self, node: fx.Node) -> fx.Node | None:
-        """The exponential that a value is one more than."""
+        """The node exp(x) if a value is 1 + exp(x)."""
         if _name(node) != "add" or node.kwargs.get("alpha", 1) != 1:
             return None
         for value, one in (_args(node)[:2], _args(node)[1::-1]):
@@ -209,7 +209,7 @@ class _Reader:
         return None
 
     def _negative(self, node: Any) -> fx.Node | None:  # noqa: ANN401
-        """What a value is the negative of."""
+        """The node x if a value is -x."""
         if _name(node) == "neg":
             taken: fx.Node = node.all_input_nodes[0]
             return taken
@@ -220,7 +220,7 @@ class _Reader:
         return None
 
     def _unshifted(self, node: fx.Node) -> fx.Node:
-        """The scores that their own largest was taken from, which makes no difference to a softmax."""
+        """The scores before their maximum was subtracted, which does not change a softmax."""
         if _name(node) != "sub" or node.kwargs.get("alpha", 1) != 1:
             return node
         value, shift = _args(node)[:2]
@@ -230,7 +230,7 @@ class _Reader:
         return node
 
     def _number(self, arg: Any) -> float | None:  # noqa: ANN401
-        """A constant number, be it a tensor of one element."""
+        """The value of a constant: a number, or a tensor of one element."""
         if isinstance(arg, int | float):
             return float(arg)
         value = getattr(self.root, str(arg.target)) if isinstance(arg, fx.Node) and arg.op == "get_attr" else None
@@ -246,12 +246,12 @@ def _log_softmax(scores: Tensor) -> Tensor:
 
 
 def squashed(node: fx.Node) -> bool:
-    """Whether something bounds a value behind the last layer with weights."""
+    """Whether an operation after the last layer with weights bounds a value."""
     return any(_name(passed).strip("_") in _SQUASHING for passed in _unweighed(node))
 
 
 def _unweighed(node: fx.Node) -> Iterator[fx.Node]:
-    """The operations that a value comes through, back to the last ones with weights."""
+    """The operations that lead to a value, back to the last ones with weights."""
     seen: set[fx.Node] = set()
     waiting = [node]
     while waiting:
@@ -264,8 +264,8 @@ def _unweighed(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def are_shares(rows: Tensor, bounded: bool) -> bool:
-    """Whether rows [n, classes] of contrasting images are probabilities: none negative, and each with a sum of one; or,
-    where something has `bounded` them, with equal sums, or none above one."""
+    """Whether rows [n, classes], floating, of contrasting images are probabilities: none negative, and each with a sum
+    of one; or, if they are `bounded`, with equal sums, or none above one."""
     values = rows.double()
     if values.dim() != 2 or values.shape[1] < 2 or not bool((values >= -1e-6).all()):
         return False

@@ -1,4 +1,4 @@
-"""Sets dropouts and batch norms that an exporter left in training mode to eval, in the file's own graph."""
+"""Sets dropouts and batch norms that were exported in training mode to eval mode, in the file's own graph."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lightwell_server.models.lifting.operations import positional
 aten = ops.aten
 
 DEPTH = 50
-"""How deep calls within calls are followed."""
+"""How many levels of nested calls are inlined."""
 
 _DROPOUTS = ("dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_")
 _TRAIN = {**{f"aten::{name}": 2 for name in _DROPOUTS}, "aten::batch_norm": 5, "aten::instance_norm": 5}
-"""TorchScript's operations, and which of their inputs says that they are being trained."""
+"""TorchScript's operations, with the index of their flag for training mode."""
 
 
 def nodes(block: Any) -> Iterator[Any]:  # noqa: ANN401 - a graph or a block
-    """All nodes of a TorchScript graph, those within branches and loops too."""
+    """All nodes of a TorchScript graph, including those in branches and loops."""
     for node in block.nodes():
         yield node
         for inner in node.blocks():
@@ -30,8 +30,8 @@ def nodes(block: Any) -> Iterator[Any]:  # noqa: ANN401 - a graph or a block
 
 
 def script(module: Any) -> Any:  # noqa: ANN401
-    """A freshly loaded TorchScript module with every dropout, and every batch norm that has statistics, in eval mode.
-    All calls are inlined, for the flag may be an argument of a function."""
+    """Sets a newly loaded TorchScript module to eval mode: every dropout, and every batch norm that has statistics. All
+    calls are inlined, because the flag may be an argument of a function."""
     graph = module.graph
     for _ in range(DEPTH):  # one pass may inline one level
         if not any(node.kind() in ("prim::CallMethod", "prim::CallFunction") for node in nodes(graph)):
@@ -49,7 +49,7 @@ def script(module: Any) -> Any:  # noqa: ANN401
 
 
 def _optional(value: Any) -> bool:  # noqa: ANN401
-    """Whether there may be no tensor: a batch norm without statistics takes those of the batch, in eval mode too."""
+    """Whether a tensor may be None: a batch norm without running statistics uses the batch's, in eval mode too."""
     return bool(value.type().kind() != "TensorType")
 
 
@@ -63,7 +63,7 @@ def program(exported: torch.export.ExportedProgram) -> torch.export.ExportedProg
 
 
 def evaluated(target: Any, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:  # noqa: ANN401
-    """The arguments of an operation with training switched off where it can be, and whether it was on."""
+    """The arguments of an operation, with training mode off where that is possible, and whether it was on."""
     if target in (aten.batch_norm.default, aten.instance_norm.default) and args[5] and args[3] is not None:
         return (*args[:5], False, *args[6:]), True
     if target in _FX_DROPOUTS and args[2]:

@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_map
 from lightwell_server.models.lifting.recorder import Recorder
 from lightwell_server.models.lifting.views import Box
 
-# What the exporter notes of its inputs; the limits of their sizes are read from the program (files.Limit).
+# Checks of inputs by the exporter. The limits of their sizes are read from the program instead (files.Limit).
 _CHECKS = ("_assert_tensor_metadata", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size")
 _GUARDS = "_guards_fn"
-"""The module that torch puts into a program for what its exporter assumed of the sizes of the inputs."""
+"""The module in a program that checks what its exporter assumed about the sizes of the inputs."""
 
 
 def record(module: fx.GraphModule, inputs: list[Any], recorder: Recorder) -> Any:  # noqa: ANN401
-    """Runs a program's module on inputs in their flat order, constants among them; returns its flat outputs."""
+    """Runs a program's module on its flat inputs, constants included; returns its flat outputs."""
     environment: dict[fx.Node, Any] = {}
     layers = _Layers(recorder)
     waiting = list(inputs)
@@ -52,8 +52,8 @@ def record(module: fx.GraphModule, inputs: list[Any], recorder: Recorder) -> Any
 
 
 def _guard(recorder: Recorder, guards: Callable[..., None], inputs: tuple[Any, ...]) -> None:
-    """Guards the sizes for which the program's own guards pass. They are Python code, long for some networks: it is
-    run once for each size, and kept whole. How many rows share a step is not theirs to say."""
+    """Adds a guard that the program's own guards pass for these sizes. They are Python code, long for some networks, so
+    they run once for each size. Any number of rows up to the sample's may satisfy them."""
     tensors = [value for value in inputs if isinstance(value, Box)]
     most = len(tensors[0].value)
 
@@ -70,17 +70,17 @@ def _guard(recorder: Recorder, guards: Callable[..., None], inputs: tuple[Any, .
 
 
 def _pass(guards: Callable[..., None], inputs: tuple[Any, ...], rows: int, shapes: tuple[tuple[int, ...], ...]) -> bool:
-    """Whether guards take inputs of these shapes behind the batch."""
+    """Whether guards accept inputs of these shapes, given without the batch."""
     tensors = iter([torch.empty((rows, *shape), device="meta") for shape in shapes])
     try:
         guards(*(next(tensors) if isinstance(value, Box) else value for value in inputs))
-    except (AssertionError, ArithmeticError):  # sizes may be divided by
+    except (AssertionError, ArithmeticError):  # sizes may be divided
         return False
     return True
 
 
 class _Layers:
-    """Tells the recorder what each module gave: the last of its values that is used outside, else the last. An
+    """Reports the output of each module to the recorder: the last of its values that is used outside, else the last. An
     exporter numbers the calls of a module that is called again, so that each is a module of its own here."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -88,7 +88,7 @@ class _Layers:
         self.active: dict[str, _Call] = {}
 
     def enter(self, node: fx.Node) -> None:
-        """Leaves the modules that the node is not in and enters the others."""
+        """Leaves the modules that do not contain the node, and enters those that do."""
         stack = node.meta.get("nn_module_stack", {})
         self.leave(set(stack))
         for key, (path, kind) in stack.items():
@@ -99,7 +99,7 @@ class _Layers:
         self.recorder.source = _source(node)
 
     def computed(self, node: fx.Node, value: Any) -> None:  # noqa: ANN401
-        """Another value of all active modules; copied, for an operation in place may change the box later."""
+        """Notes a value in all active modules. It is copied, because an in-place operation may change the box later."""
         if not isinstance(value, Box):
             return
         value = replace(value)
@@ -108,7 +108,7 @@ class _Layers:
             call.last, call.given = value, value if leaves else call.given
 
     def leave(self, remaining: set[str]) -> None:
-        """Ends the calls of all modules but the remaining."""
+        """Ends the calls of all modules except the remaining ones."""
         for key in [key for key in reversed(self.active) if key not in remaining]:
             call = self.active.pop(key)
             self.recorder.called(call.path, call.type, call.given or call.last, call.begun)
@@ -116,7 +116,8 @@ class _Layers:
 
 @dataclass
 class _Call:
-    """A call of a module under way: the nodes before it, its last value, and its last that others use."""
+    """A module's call in progress: the number of nodes before it, its last value, and its last one that is used
+    outside."""
 
     path: str
     type: str
@@ -162,7 +163,7 @@ def _call(recorder: Recorder, node: fx.Node, args: tuple[Any, ...], kwargs: dict
 
 
 def _asserted(recorder: Recorder, condition: Any, told: str) -> None:  # noqa: ANN401
-    """What a program says of its sizes must hold."""
+    """Guards an assertion of the program about its sizes."""
     if not recorder.decide(condition):
         raise recorder.misfit(f"it does not hold ({told})")
 

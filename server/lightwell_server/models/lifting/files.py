@@ -1,5 +1,5 @@
-"""Opens model files: TorchScript archives (traced, scripted, frozen) and `torch.export` programs. What is no model is
-refused with a sentence that says what it is."""
+"""Opens model files: TorchScript archives (traced, scripted, frozen) and `torch.export` programs. Other files are
+refused with a message that says what they are."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _LOGS = [
     for name in ("torch.export", "torch.export.pt2_archive._package", "torch._export.serde.serialize")
 ]
 _READING = threading.Lock()
-"""Torch reads one program at a time: it has a variable of the whole process for the one that it is at."""
+"""torch reads programs with a global variable for the current one, so one is read at a time."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a program declares of one size of its image: the least, the most (None: any), and what it is a multiple
-    of."""
+    """The limits that a program declares for a size of its image: minimum, maximum (None: any), and what it is a
+    multiple of."""
 
     least: int
     most: int | None
@@ -52,15 +52,18 @@ class Limit:
 
 
 FIXED = (1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 32, 64)
-"""Numbers of rows that a script may be written for."""
+"""Numbers of rows that may be hard-coded in a script."""
 
 
 class ModelFile(Protocol):
-    """An opened file: its own function, and how that is recorded. `dtype` is the type of numbers that it is recorded
-    in, `stored` that of its weights. `shape` is what its first input is declared as, the batch first, None where it is
-    free; None if nothing is declared. `limits` are those of its free dimensions. `given` are values of arguments that
-    are no tensors, by name; those left out have the file's own defaults. `listed` tells whether it takes its image in a
-    list; `sampled` is the shape of the first input that it was traced with, empty if that is not known."""
+    """An opened file: its function, and how to record it.
+
+    - `dtype`, `stored`: the dtype that it is recorded in, and that of its weights.
+    - `shape`: the declared shape of its first input, batch first, with None for free dimensions; None if not declared.
+    - `limits`: those of its free dimensions.
+    - `given`: values of arguments that are not tensors, by name; the others have the file's defaults.
+    - `listed`: whether it takes its image in a list.
+    - `sampled`: the shape of the first input that it was traced with; empty if not known."""
 
     dtype: torch.dtype
     stored: torch.dtype
@@ -73,11 +76,11 @@ class ModelFile(Protocol):
 
     @property
     def unbounded(self) -> bool:
-        """Whether it has loops that may have no end."""
+        """Whether it has loops that may not end."""
 
     @property
     def counts(self) -> list[int]:
-        """Numbers of rows that may be written into it for good."""
+        """Numbers of rows that may be hard-coded in it."""
 
     @property
     def arguments(self) -> list[str]:
@@ -94,10 +97,10 @@ class ModelFile(Protocol):
         """Records the function; returns its outputs as boxes."""
 
     def run(self, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
-        """Runs the file's own function, dropouts and batch norms in eval mode."""
+        """Runs the file's own function in eval mode."""
 
     def to(self, dtype: torch.dtype) -> None:
-        """From now on `run` computes in another type of numbers."""
+        """Sets the dtype in which `run` computes."""
 
 
 def opened(path: Path) -> ModelFile:
@@ -112,14 +115,14 @@ def opened(path: Path) -> ModelFile:
             return Script(path) if form == "script" else Program(path)
     except Refused:
         raise
-    except Exception as error:  # whatever a reader raises, it is the file that cannot be read
+    except Exception as error:  # any error of the reader means that the file cannot be read
         reason = hushed.reason if "the warnings above" in str(error) else str(error)
         raise Refused(archive.unreadable(path, reason)) from error
 
 
 class _Hushed(logging.Filter):
-    """Torch tries one format of programs after another, and logs a traceback for each that does not fit. Here they are
-    kept from the log; `reason` is the first. What another thread logs is another file's."""
+    """Hides the tracebacks that torch logs for each format of programs that a file is not in. `reason` is the first
+    error. Other threads, which read other files, are not affected."""
 
     reason = ""
 
@@ -133,7 +136,7 @@ class _Hushed(logging.Filter):
             log.removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Lets nothing of its own thread pass."""
+        """Drops the records of its own thread."""
         if record.thread != self._thread:
             return True
         if record.exc_info and not self.reason:
@@ -165,13 +168,13 @@ class Script:
 
     @property
     def unbounded(self) -> bool:
-        """Whether its code has a `while`, or another loop of many rounds."""
+        """Whether its code has a `while` loop, or another one of many rounds."""
         loops = [node for node in eval_mode.nodes(self._original.graph) if node.kind() == "prim::Loop"]
         return any((loop.inputsAt(0).toIValue() or 0) > ROUNDS for loop in loops)
 
     @property
     def counts(self) -> list[int]:
-        """One, and that of its sample or those that its code names."""
+        """One, and the number of rows of its sample, or those that occur as constants in its code."""
         if len(self.sampled) == 4:
             return sorted({1, self.sampled[0]})
         constants = [node for node in eval_mode.nodes(self._original.graph) if node.kind() == "prim::Constant"]
@@ -180,12 +183,12 @@ class Script:
 
     @property
     def arguments(self) -> list[str]:
-        """The names of what forward takes."""
+        """The names of the arguments of `forward`."""
         return [argument.name for argument in self._arguments]
 
     @property
     def optional(self) -> list[str]:
-        """Those of them that have defaults."""
+        """The names of those that have defaults."""
         return [argument.name for argument in self._arguments if argument.has_default_value()]
 
     @property
@@ -204,7 +207,7 @@ class Script:
         return self._original(*inputs, **self.given)
 
     def to(self, dtype: torch.dtype) -> None:
-        """Parameters, buffers and constants in the code take the type."""
+        """Converts parameters, buffers and constants in the code."""
         self._original.to(dtype)
         if dtype is not self._computed:
             constants.typed(self._original.graph, self._computed, dtype)
@@ -218,7 +221,7 @@ class Script:
         return module
 
     def weights(self) -> Iterator[Tensor]:
-        """Those of its state, then those that stand in its code."""
+        """The tensors of its state, then the constants in its code."""
         yield from (tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor))
         for node in eval_mode.nodes(self.module.graph):
             if node.kind() == "prim::Constant" and node.hasAttributes():
@@ -236,12 +239,12 @@ class Program:
 
     @property
     def unbounded(self) -> bool:
-        """Its loops are unrolled."""
+        """False: a program's loops are unrolled."""
         return False
 
     @property
     def counts(self) -> list[int]:
-        """Two: it declares its numbers of rows, and one is taken for a number of its own by many exporters."""
+        """Two: a program declares its number of rows, and many exporters treat one as a constant."""
         return [2]
 
     def __post_init__(self) -> None:
@@ -263,39 +266,39 @@ class Program:
 
     @property
     def arguments(self) -> list[str]:
-        """The names of the program's inputs that are tensors; all else it was exported with is part of it."""
+        """The names of the inputs that are tensors. The values of all others are part of the program."""
         return [argument.name for argument in self._inputs if not isinstance(argument, ConstantArgument)]
 
     @property
     def optional(self) -> list[str]:
-        """None of them: an exported program has no defaults."""
+        """Empty: an exported program has no defaults."""
         return []
 
     def weights(self) -> Iterator[Tensor]:
-        """Those of its state."""
+        """The tensors of its state."""
         yield from (tensor for tensor in self.module.state_dict().values() if isinstance(tensor, Tensor))
 
     def record(self, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
-        """Walks the program's graph."""
+        """Runs the program's graph."""
         return exported.record(self.module, self._flat(inputs), recorder)
 
     def run(self, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
-        """Calls the program, by position and by name as it was exported."""
+        """Calls the program, with the positional and keyword arguments of its export."""
         args, kwargs = tree_unflatten(self._flat(inputs), self.program.call_spec.in_spec)
         return self._original(*args, **kwargs)
 
     def _flat(self, inputs: Iterable[Any]) -> list[Any]:
-        """All that the program takes, its constants among the tensors."""
+        """All inputs of the program: the tensors, with its constants between them."""
         tensors = iter(inputs)
         return [arg.value if isinstance(arg, ConstantArgument) else next(tensors) for arg in self._inputs]
 
     def to(self, dtype: torch.dtype) -> None:
-        """Parameters and buffers take the type; what the program names itself stays."""
+        """Converts parameters and buffers, but not dtypes that the program names itself."""
         self._original.to(dtype)
 
 
 def _limit(size: torch.SymInt) -> Limit:
-    """What the exporter found out, or was told, of a size that it left free."""
+    """The limits of a free size that the exporter derived, or that were given to it."""
     expression: Any = size.node.expr
     environment: Any = size.node.shape_env
     bounds = environment.bound_sympy(expression)
@@ -305,7 +308,7 @@ def _limit(size: torch.SymInt) -> Limit:
 
 
 def _commonest(weights: Iterable[Tensor]) -> torch.dtype:
-    """The floating type that most weights have; single numbers in the code do not count."""
+    """The floating dtype of most weights, without scalars."""
     counts = Counter[torch.dtype]()
     for tensor in weights:
         if tensor.is_floating_point() and tensor.dim():

@@ -1,5 +1,5 @@
-"""Tells by its content what a file is that cannot be lifted: another program's, or a form of torch's own that holds no
-network to differentiate. Each answer is the end of a sentence that begins with the file's name."""
+"""Identifies files that cannot be lifted by their content: those of other programs, or of torch without a network that
+can be differentiated. Each answer completes a sentence that begins with the file's name."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _BEGINNINGS = (
     (0, b"<", "is a page of HTML or XML, as a site may send one for a download; fetch the file itself"),
 )
 _ONNX = re.compile(rb"\x08[\x02-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
-"""The version of its format, and the tag of a field behind it."""
+"""The version of its format, and the tag of the field after it."""
 _SAFETENSORS = re.compile(rb".{8}\{\s*\"", re.DOTALL)
 READ = 512
-"""Bytes from which a file that is no zip archive is told."""
+"""The number of bytes by which a file that is not a zip archive is identified."""
 
 
 def beginning(begins: bytes) -> str:
-    """What a file is that is no zip archive, by its first bytes."""
+    """What a file is that is not a zip archive, by its first bytes."""
     for place, magic, description in _BEGINNINGS:
         if begins[place:].startswith(magic):
             return description
@@ -69,7 +69,7 @@ _MEMBERS = (
 
 
 def members(names: Set[str]) -> str:
-    """What a zip archive is that holds neither TorchScript's code nor a program, by the names in it."""
+    """What a zip archive is that holds neither TorchScript nor a program, by the names of its members."""
     for pattern, description in _MEMBERS:
         if any(re.search(pattern, name) for name in names):
             return description
@@ -91,7 +91,7 @@ _CODE = (
 
 
 def compiled(path: Path) -> str | None:
-    """What a TorchScript archive was compiled for, by its code; None if there are torch's own operations in it."""
+    """What a TorchScript archive was compiled for, by its code; None if it calls torch's own operations."""
     with zipfile.ZipFile(path) as archive:
         sources = [archive.read(name) for name in archive.namelist() if "code/" in name and name.endswith(".py")]
     for pattern, description in _CODE:

@@ -1,5 +1,4 @@
-"""What is recorded instead of operations that a graph must not hold: those that change a tensor in place, and fused
-ones that have no gradient."""
+"""Replacements of operations that a graph must not contain: in-place operations, and fused ones without a gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ Functional = Callable[..., Any]
 
 
 def of(target: OpOverload) -> Functional | None:
-    """What gives the new value of the tensor that an operation changes, or None."""
+    """The functional form of an in-place operation, or None."""
     if target in _WRITERS:
         return _WRITERS[target]
     written = [
@@ -59,7 +58,7 @@ _WRITERS: dict[OpOverload, Functional] = {
     aten.fill_.Scalar: _filled,
     aten.fill_.Tensor: _copied,
     aten.zero_.default: _zeroed,
-    # Overloads that their functional forms call by another name.
+    # Overloads whose functional forms have another name.
     aten.pow_.Scalar: lambda recorder, box, exponent: recorder.op(aten.pow.Tensor_Scalar, (box, exponent), {}),
     aten.pow_.Tensor: lambda recorder, box, exponent: recorder.op(aten.pow.Tensor_Tensor, (box, exponent), {}),
     aten.transpose_.default: lambda recorder, box, *dims: recorder.op(aten.transpose.int, (box, *dims), {}),
@@ -67,7 +66,7 @@ _WRITERS: dict[OpOverload, Functional] = {
 
 
 def _contiguous(recorder: Recording, box: Box, **_: Any) -> Box:  # noqa: ANN401
-    """The same values; a layout of its own would only cost time. What was a copy keeps a memory of its own."""
+    """The same values. The layout in the graph does not matter, but what was a copy gets its own memory."""
     if box.stale:
         refresh(recorder, box)
     if box.value.is_contiguous():
@@ -96,7 +95,7 @@ def _attention(
     average_attn_weights: bool = True,
     mask_type: int | None = None,
 ) -> tuple[Box, Box | None]:
-    """Multi-head attention by operations that have gradients."""
+    """Multi-head attention, by operations that have gradients. Raises `Refused` if there is a mask."""
     if mask is not None:
         raise recorder.refuse("a fused attention with a mask has no gradient; export the model with gradients enabled")
     weights, biases = (recorder.op(aten.chunk.default, (whole, 3), {}) for whole in (qkv_weight, qkv_bias))
@@ -133,7 +132,7 @@ def _encoder_layer(
     eps: float,
     *parameters: Any,  # noqa: ANN401
 ) -> Box:
-    """A transformer's encoder layer by operations that have gradients."""
+    """A transformer's encoder layer, by operations that have gradients."""
     scale_1, shift_1, scale_2, shift_2, ffn_1, ffn_bias_1, ffn_2, ffn_bias_2, *mask = parameters
     norms = ((scale_1, shift_1), (scale_2, shift_2))
 
@@ -162,7 +161,7 @@ def _encoder_layer(
 
 DECOMPOSED: dict[OpOverload, Functional] = {
     aten.contiguous.default: _contiguous,
-    aten.copy.default: _copied,  # what a decomposed program has of a write
+    aten.copy.default: _copied,  # the functional form of a write in a decomposed program
     aten.requires_grad_.default: _unchanged,
     aten._native_multi_head_attention.default: _attention,
     aten._transformer_encoder_layer_fwd.default: _encoder_layer,

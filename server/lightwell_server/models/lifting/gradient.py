@@ -1,4 +1,4 @@
-"""Proves that a gradient of a graph's output reaches the image, or names the operation that lets none through."""
+"""Verifies that a gradient of a graph's output reaches the image, or names the operation that stops it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lightwell_server.models.subgraph import SubgraphKey
 
 
 def differentiate(graph: Graph, sample: Sample) -> None:
-    """A gradient must reach the image: nothing can be explained through an operation that has none. Raises `Refused`
-    with a sentence that names it."""
+    """Raises `Refused` with the operation that stops it if no gradient of the output reaches the image. Nothing could
+    be explained then."""
     rows, *others = sample.rows(1, seed=5, dtype=graph.dtype)
     inputs = dict(zip(graph.inputs.values(), others, strict=True))
     try:
@@ -33,7 +33,7 @@ def differentiate(graph: Graph, sample: Sample) -> None:
 
 
 def _without_gradient(graph: Graph, rows: Tensor, inputs: dict[str, Tensor], reason: str) -> str:
-    """The sentence that names the first operation behind which no gradient comes back."""
+    """The error message, which names the operation that stops the gradient."""
     node = _blocking(graph, rows, inputs)
     reason = f" ({reason})" if reason else ""
     if node is None:
@@ -47,8 +47,8 @@ def _without_gradient(graph: Graph, rows: Tensor, inputs: dict[str, Tensor], rea
 
 
 def _blocking(graph: Graph, rows: Tensor, inputs: dict[str, Tensor]) -> fx.Node | None:
-    """The last operation that takes a value with a gradient and gives one without; before all others one whose gradient
-    is not implemented."""
+    """The last operation without an implemented gradient, else the last one whose input requires a gradient and whose
+    output does not."""
     copies = graph.fixed or 1
     first = graph.nodes[INPUT]
     values: dict[fx.Node, Any] = {
@@ -75,7 +75,7 @@ def _blocking(graph: Graph, rows: Tensor, inputs: dict[str, Tensor]) -> fx.Node 
 
 
 def _comes_back(value: Tensor) -> bool:
-    """Whether the operation that made a value can be differentiated."""
+    """Whether the backward of the operation that made a value runs."""
     backward: Any = value.grad_fn
     try:
         if backward is not None:

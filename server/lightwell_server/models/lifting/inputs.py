@@ -1,4 +1,4 @@
-"""What a TorchScript file takes that takes no image: it does not say so, but it runs on that."""
+"""Finds out what a TorchScript file takes if it does not take an image, by running it on other inputs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lightwell_server.models.lifting.files import ModelFile
 
 
 def instead(file: ModelFile) -> str | None:
-    """A sentence that tells what the file takes in place of an image, if it runs on that; of one input alone."""
+    """A message that says what a file with one input takes in place of an image, if that is found."""
     if len([name for name in file.arguments if name not in file.optional]) > 1:
         return None
     for kind, example in _others(file):
         try:
             given = [leaf for _, leaf in outputs.leaves(file.run([example]))]
-        except Exception:  # noqa: S112 - a file refuses in its own words what it does not take
+        except Exception:  # noqa: S112 - an unknown file may raise anything
             continue
         width = example.shape[1]
         if any(isinstance(leaf, Tensor) and leaf.dim() == 4 for leaf in given) and example.is_floating_point():
@@ -30,7 +30,8 @@ def instead(file: ModelFile) -> str | None:
 
 
 def _others(file: ModelFile) -> Iterator[tuple[str, Tensor]]:
-    """Kinds of inputs and one of each, their widths taken from the weights, which come in the order of use."""
+    """Kinds of inputs with an example of each. The widths are taken from the weights, which come in the order of
+    use."""
     yield "numbers of words or other tokens [n, length] of int64", torch.zeros((2, 16), dtype=torch.int64)
     widths: dict[int, int] = {}
     for weight in file.weights():
@@ -46,5 +47,5 @@ def _others(file: ModelFile) -> Iterator[tuple[str, Tensor]]:
 
 
 def _square(width: int) -> bool:
-    """Whether that many numbers may be a square image of one channel or three that is flattened."""
+    """Whether a flat input of that width may be a square image of one or three channels."""
     return any(width % channels == 0 and math.isqrt(width // channels) ** 2 == width // channels for channels in (1, 3))

@@ -1,5 +1,5 @@
-"""`aten::__interpolate`, the one operation that scripts of old versions of torch have for every kind of resizing. It
-warns at each call that its meaning has changed since; operations of today do the same and do not."""
+"""`aten::__interpolate`, the operation for every kind of resizing in scripts of old versions of torch. It warns at each
+call that its meaning has changed. Today's operations do the same without a warning."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from lightwell_server.models.lifting.views import Box
 
 NAME = "__interpolate"
 _RECOMPUTED = 5
-"""Which of its inputs says whether scales are computed anew from the sizes; not given, it warns, and they are."""
+"""The index of the input that says whether scales are computed again from the sizes. If it is None, they are, with a
+warning."""
 
 
 def settled(graph: Any) -> None:  # noqa: ANN401 - a TorchScript graph
-    """Says in a file's own graph what holds anyway."""
+    """Sets that input to its default in a file's own graph."""
     for node in list(eval_mode.nodes(graph)):
         if node.kind() == f"aten::{NAME}" and node.inputsAt(_RECOMPUTED).type().kind() == "NoneType":
             yes = graph.insertConstant(True)
@@ -28,13 +29,14 @@ def interpolated(
     recorder: Recorder,
     image: Box,
     size: Any,  # noqa: ANN401 - a number, a list of them or None
-    scale: Any,  # noqa: ANN401 - likewise
+    scale: Any,  # noqa: ANN401 - the same
     mode: str,
     aligned: bool | None,
     recomputed: bool | None = None,
-    *_: Any,  # noqa: ANN401 - antialiasing, which it had last
+    *_: Any,  # noqa: ANN401 - antialiasing, in the last versions
 ) -> Any:  # noqa: ANN401
-    """Records the resizing of [n, channels, height, width]."""
+    """Records the resizing of `image` [n, channels, height, width], floating. Raises `Refused` for other shapes and
+    modes."""
     if image.value.dim() != 4 or mode not in ("nearest", "bilinear", "bicubic"):
         raise recorder.refuse(
             f"it is {mode} and of {image.value.dim()} dimensions; export the model with a newer torch"

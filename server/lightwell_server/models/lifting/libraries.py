@@ -1,4 +1,4 @@
-"""Libraries whose operations a file names: torch knows them once they are imported."""
+"""Libraries with operations of their own: torch knows these once the library is imported."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PACKAGES = {
     "torch_cluster": "torch-cluster",
     "torch_spline_conv": "torch-spline-conv",
 }
-"""What is imported, and what is installed for it, by the first part of the operations' names."""
+"""Module and package, by the namespace of the operations."""
 _NAMED = re.compile(rb"\bops\.(" + "|".join(PACKAGES).encode() + rb")\.")
 
 
 def imported(path: Path) -> None:
-    """Imports the libraries that the code of a file names. Raises `Refused` if one is not there."""
+    """Imports the libraries whose operations a file uses. Raises `Refused` if one cannot be imported."""
     with zipfile.ZipFile(path) as archive:
         texts = (archive.read(name) for name in archive.namelist() if name.endswith((".py", ".json")))
         named = {found.decode() for text in texts for found in _NAMED.findall(text)}
     for name in sorted(named):
         try:
             importlib.import_module(name)
-        except (ImportError, RuntimeError) as error:  # beside another torch than its own it finds no operations
+        except (ImportError, RuntimeError) as error:  # a library made for another version of torch
             raise Refused(
                 f"{path.name} uses operations of {name}, which cannot be imported ({last_line(error)}); install "
                 f"{PACKAGES[name]}, of the version that belongs to this torch, beside the server"

@@ -1,7 +1,8 @@
-"""Lifts a model file into a `Graph`: opens it, records it on a sample, proves that the graph is the model.
+"""Lifts a model file into a `Graph`: opens it, records it on a sample, and verifies that the graph is equal to the
+model.
 
 A file that takes any number of rows is recorded with several. One that takes a fixed number is recorded with that, and
-each row is then run by itself, in one vectorised step where that can be proved, else row by row.
+each row then runs by itself: in one vectorised step where this is verified, else row by row.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ PROBABILITIES = "the model returns probabilities, and what it makes them of cann
 
 
 def lift(path: Path, sample: Sample, dtype: torch.dtype = torch.float32) -> Graph:
-    """Reads a `.pt` or `.pt2` file as a graph, on the CPU, in the file's own type of numbers; in double precision, if
-    that is the `dtype` it will be computed in and the file runs in it: what is computed once, while the file is read,
-    is then as precise as the rest. Raises `Refused` with one
-    sentence that names the node and its source line if the file cannot be read, recorded or proved."""
+    """Reads a `.pt` or `.pt2` file as a graph on the CPU, in the file's own dtype. If `dtype` is float64 and the file
+    runs in it, the graph is in float64, so that what is computed while the file is read is as precise as the rest.
+    Raises `Refused` with one sentence that names the node and its source line if the file cannot be read, recorded or
+    verified."""
     try:
         with quiet(), torch.no_grad(), torch.jit._fuser.optimized_execution(False):
             graph = _widened(path, sample) if dtype is torch.float64 else None
             return graph or _read(path, sample, None)
-    except InvalidArgument as error:  # a guard of the graph, which speaks to callers
+    except InvalidArgument as error:  # from a guard of the graph, whose message is for callers
         raise Refused(error.message) from error
     except LightwellError:
         raise
     except MemoryError as error:
         raise Refused(f"{path.name} needs more memory than there is to be lifted") from error
-    except Exception as error:  # whatever an unknown file's own code raises is the file's refusal
+    except Exception as error:  # an unknown file may raise anything
         raise Refused(f"{path.name} failed while it was lifted: {last_line(error)}") from error
 
 
 def _widened(path: Path, sample: Sample) -> Graph | None:
-    """The graph in double precision; None if the file does not run in it, or is refused in any."""
+    """The graph in float64; None if the file does not run in it, or is refused."""
     try:
         return _read(path, sample, torch.float64)
     except (Refused, RuntimeError) as error:
@@ -69,7 +70,7 @@ def _read(path: Path, sample: Sample, dtype: torch.dtype | None) -> Graph:
 
 
 def _lifted(file: ModelFile, sample: Sample) -> Graph:
-    """The graph; if the card's size or channels are not the file's, the refusal says which are."""
+    """The graph. If the card's size or channels are not the file's, the error says which are."""
     try:
         _tried(file, sample)
         return _any_batch(file, sample) or _fixed_batch(file, sample)
@@ -78,8 +79,8 @@ def _lifted(file: ModelFile, sample: Sample) -> Graph:
 
 
 def _tried(file: ModelFile, sample: Sample) -> None:
-    """Runs the file as the card says, with few rows, so that one which does not fit is refused before it costs what
-    lifting does. Raises `Refused`."""
+    """Runs the file as the card says on few rows, so that a file that does not fit is refused before the more expensive
+    recording. Raises `Refused`."""
     if file.unbounded or (file.shape is not None and file.shape[0] is not None):  # it declares its rows and size
         return
     reason = fitting.failure(file, sample, file.counts[0])
@@ -89,12 +90,12 @@ def _tried(file: ModelFile, sample: Sample) -> None:
         raise Refused(f"the file fails as the card has it ({reason}); {setting}")
     try:
         drafted(file, sample, file.counts[0])
-    except Misfit as error:  # its sentence names the operation
+    except Misfit as error:  # its message names the operation
         raise Refused(fitting.instead(file, sample, error.message)) from error
 
 
 def _expects(file: ModelFile, sample: Sample) -> None:
-    """The file must take what the card says."""
+    """Raises `Refused` unless the file takes the inputs that the card describes."""
     needed = 1 + len(sample.inputs)
     if not file.arguments:
         raise Refused("the model takes no input, so there is no image to explain; export its forward with the image")
@@ -132,14 +133,15 @@ def _shown(shape: tuple[int | None, ...]) -> str:
 
 
 def _any_batch(file: ModelFile, sample: Sample) -> Graph | None:
-    """The graph for any number of rows; None if the file takes a fixed one, or is another model for one."""
+    """The graph for any number of rows; None if the file takes a fixed number, or computes something else for a single
+    row."""
     if file.shape is not None and file.shape[0] is not None:
         return None
     try:
         return _proven(file, sample, None)
     except Endless:
         raise
-    except (InvalidArgument, Alone):  # the number of rows makes a difference, and callers mean one
+    except (InvalidArgument, Alone):  # the result depends on the number of rows, and a request means one
         return None
     except Refused:
         if fitting.fixed_rows(file, sample) is None:
@@ -162,8 +164,8 @@ def _fixed_batch(file: ModelFile, sample: Sample) -> Graph:
 
 
 def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool = True) -> Graph:
-    """Records and proves, half precision in single, where the file can be run in that. Where single precision is too
-    coarse to tell (random weights can be chaotic), the proof is made in double precision."""
+    """Records and verifies. Half precision is verified in float32 if the file runs in it. If float32 is too coarse
+    (random weights can be chaotic), the graph is verified in float64."""
     draft = drafted(file, sample, fixed)
     graph = draft.graph
     graph.vectorised = vectorised
@@ -190,7 +192,7 @@ def _proven(file: ModelFile, sample: Sample, fixed: int | None, vectorised: bool
 
 
 def _prove_closer(proof: Proof, coarse: Differs) -> None:
-    """Proves in double precision what is off in single. Raises what was found first if the file does not run in it."""
+    """Verifies in float64 what differs in float32. Raises `coarse` if the file does not run in float64."""
     try:
         _prove_in(torch.float64, proof)
     except Fails:
@@ -198,7 +200,7 @@ def _prove_closer(proof: Proof, coarse: Differs) -> None:
 
 
 def _prove_in(dtype: torch.dtype, proof: Proof) -> None:
-    """Proves in a type of numbers; file and graph have their own again afterwards."""
+    """Verifies in a dtype, then restores the dtype of file and graph."""
     proof.file.to(dtype)
     proof.graph.to("cpu", dtype)
     try:

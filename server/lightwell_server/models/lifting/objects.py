@@ -1,5 +1,5 @@
-"""What a TorchScript file has beside tensors, numbers and containers: modules, objects of its own classes, members of
-enumerations."""
+"""Values of a TorchScript file other than tensors, numbers and containers: modules, objects of its own classes, members
+of enumerations."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Module:
         return str(self.script._type().name())
 
     def child(self, name: str) -> str:
-        """The path of something within."""
+        """The path of an attribute."""
         return f"{self.path}.{name}" if self.path else name
 
 
 @dataclass(frozen=True)
 class Member:
-    """One of an enumeration. Reading a file makes a class of its own of the enumeration each time."""
+    """A member of an enumeration. Each time that a file is read, torch makes a new class for its enumeration."""
 
     kind: str
     name: str
@@ -39,21 +39,21 @@ class Member:
 
 @dataclass
 class Object:
-    """What a script made of one of its classes: the class's full name and its attributes."""
+    """An instance of a script's class: the full name of the class, and the attributes."""
 
     kind: str
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
 class Uninitialised:
-    """The value that a branch not taken would have given."""
+    """The value of a branch that was not taken."""
 
 
 _PLAIN = {"BoolType": bool, "IntType": int, "FloatType": float, "StringType": str, "NoneType": type(None)}
 
 
 def is_instance(value: Any, kind: Any) -> bool:  # noqa: ANN401 - a type of TorchScript's
-    """Whether a value is of a TorchScript type; containers are looked into."""
+    """Whether a value is of a TorchScript type. Elements of containers are checked too."""
     name = kind.kind()
     if name == "OptionalType":
         return value is None or is_instance(value, kind.getElementType())

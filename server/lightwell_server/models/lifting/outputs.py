@@ -1,4 +1,4 @@
-"""Which of the tensors that a model returns is explained."""
+"""Selects the output of a model that is explained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = Literal["classifier", "stylizer", "generator"]
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a model returns
     """Each tensor, number and None within tuples, named tuples, lists and dicts, with its path: the names, keys and
-    numbers that lead to it, joined by dots."""
+    indices that lead to it, joined by dots."""
     if isinstance(value, dict):
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, tuple | list):
@@ -35,8 +35,8 @@ def depends(output: Any) -> bool:  # noqa: ANN401 - whatever a model returns
 
 
 def chosen(outputs: list[tuple[str, Any]], wanted: str, kind: Kind, scored: bool) -> int:
-    """The number of the output to explain: the one that the card names, else the only one that fits the kind, or the
-    only one if it is no scores of classes. Raises `Refused` with the candidates."""
+    """The index of the output to explain: the one that the card names, else the only one that fits the kind, or the
+    only one of any shape if it is not `scored`. Raises `Refused` with the candidates."""
     floating = [(i, path, tuple(box.value.shape)) for i, (path, box) in enumerate(outputs) if depends(box)]
     if wanted:
         found = [i for i, path, _ in floating if path == wanted]

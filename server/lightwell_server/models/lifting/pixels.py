@@ -1,6 +1,5 @@
-"""Between rows and what a file takes of them. Rows are images [n, channels, height, width] with values in [0, 1]; a
-file may want them normalised, as luminance, with blue in front, with the channels last, as integers of 8 bits, or one
-image by itself."""
+"""Converts between rows and a file's inputs. Rows are images [n, channels, height, width] with values in [0, 1]. A file
+may take them normalised, as luminance, in BGR order, channels last, as uint8, or as one image without a batch."""
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ def normalised(rows: Box, sample: Sample, recorder: Recorder) -> Box:
 
 
 def pictured(output: Box, sample: Sample, recorder: Recorder) -> fx.Node:
-    """An image's values in [0, 1]; anything else as it is."""
+    """An image's values in [0, 1]; any other output unchanged."""
     low, high = sample.range
     if sample.kind != "classifier" and sample.range != (0.0, 1.0):
         recorder.path = PIXELS
@@ -53,20 +52,20 @@ def pictured(output: Box, sample: Sample, recorder: Recorder) -> fx.Node:
 
 
 def formed(rows: Tensor, sample: Sample) -> Tensor:
-    """Normalised rows in the form that the file takes them in: one image of them, if it takes one."""
+    """Normalised rows in the form that the file takes; one image if it takes no batch."""
     image: Tensor = _formed(rows, sample, sample.batch is False, _run)
     return image
 
 
 def example(sample: Sample, count: int) -> list[Tensor]:
-    """Random inputs as the file takes them."""
+    """Random inputs in the form that the file takes."""
     rows, *others = sample.example(count)
     return [formed(rows, sample), *others]
 
 
 def shaped(file: ModelFile, sample: Sample) -> ModelFile:
-    """The file with the card's arguments, as one that takes normalised rows, whatever form it wants them in. Raises
-    `Refused` where the card says another form than the file declares."""
+    """The file with the card's arguments, as one that takes normalised rows. Raises `Refused` if the card's form is not
+    the one that the file declares."""
     file.given = sample.arguments
     if sample.kind == "generator":
         return file
@@ -79,8 +78,8 @@ def shaped(file: ModelFile, sample: Sample) -> ModelFile:
 
 
 class Shaped:
-    """A file and the form in which it takes images, seen as one that takes normalised rows: with `single` one image
-    without a batch, or a list of one."""
+    """A file that takes images in another form, as one that takes normalised rows. With `single` the file takes one
+    image without a batch, or a list of one."""
 
     def __init__(self, file: ModelFile, sample: Sample, single: bool) -> None:
         self.file, self.sample, self.single = file, sample, single
@@ -98,12 +97,12 @@ class Shaped:
 
     @property
     def unbounded(self) -> bool:
-        """Whether the file has loops that may have no end."""
+        """Whether the file has loops that may not end."""
         return self.file.unbounded
 
     @property
     def counts(self) -> list[int]:
-        """Numbers of rows that may be written into it for good."""
+        """Numbers of rows that may be hard-coded in the file."""
         return [1] if self.single else self.file.counts
 
     @property
@@ -113,7 +112,7 @@ class Shaped:
 
     @property
     def optional(self) -> list[str]:
-        """Those of them that have defaults."""
+        """The names of those that have defaults."""
         return self.file.optional
 
     def weights(self) -> Iterable[Tensor]:
@@ -121,7 +120,7 @@ class Shaped:
         return self.file.weights()
 
     def record(self, inputs: list[Box], recorder: Recorder) -> Any:  # noqa: ANN401
-        """Records the file with what stands in front of it and behind it."""
+        """Records the file with the conversions before and after it."""
         rows, *others = inputs
         recorder.path = PIXELS
         image = self._taken(_formed(rows, self.sample, self.single, recorder.op))
@@ -133,21 +132,21 @@ class Shaped:
         return restored
 
     def run(self, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
-        """Runs the file on normalised rows, of which there is one if it takes one."""
+        """Runs the file on normalised rows; a single one if it takes one image."""
         rows, *others = inputs
         image = self._taken(_formed(rows, self.sample, self.single, _run))
         given = self.file.run([image, *others])
         return tree_map(lambda leaf: self._restored(leaf, _run), given)
 
     def to(self, dtype: torch.dtype) -> None:
-        """From now on `run` computes in another type of numbers."""
+        """Sets the dtype in which `run` computes."""
         self.file.to(dtype)
 
     def _taken(self, image: Any) -> Any:  # noqa: ANN401 - a tensor or a box
         return [image] if self.listed else image
 
     def _restored(self, value: Any, op: _Operation) -> Any:  # noqa: ANN401 - whatever a model returns
-        """An output with its row in front; an image with its channels in front, red the first."""
+        """An output with a batch dimension; an image with its channels first, in RGB order."""
         held = value.value if isinstance(value, Box) else value
         if not isinstance(held, Tensor):
             return value
@@ -163,7 +162,7 @@ class Shaped:
 
 
 def _formed(rows: Any, sample: Sample, single: bool, op: _Operation) -> Any:  # noqa: ANN401 - tensors or boxes
-    """What the file takes of normalised rows."""
+    """Normalised rows in the form that the file takes."""
     image = rows
     if sample.order == "bgr":
         image = op(aten.flip.default, (image, [1]), {})
@@ -176,8 +175,9 @@ def _formed(rows: Any, sample: Sample, single: bool, op: _Operation) -> Any:  # 
 
 
 def _integers(image: Any) -> Any:  # noqa: ANN401 - a tensor or a box
-    """Values of 0 to 255, which shares of them times 255 are exactly in every type, as integers of 8 bits. A graph has
-    floating ones instead, which a gradient passes: for the file's code they have the type that it is written for."""
+    """Values from 0 to 255 as uint8; multiples of 1/255 times 255 round to them exactly in every dtype. While
+    recording, only the sample is uint8, as the file's code expects. The graph keeps floating values, so that gradients
+    pass."""
     if isinstance(image, Tensor):
         return image.round().to(torch.uint8)
     value = image.value.round().to(torch.uint8)
@@ -189,7 +189,7 @@ def _run(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # 
 
 
 def _agrees(shape: tuple[int | None, ...] | None, sample: Sample) -> None:
-    """What a program declares must be of the card's form."""
+    """Raises `Refused` if the shape that a program declares is not of the card's form."""
     if shape is None or len(shape) not in (3, 4):
         return
     reason = f"the model's first input has shape [{', '.join('any' if side is None else str(side) for side in shape)}]"

@@ -1,5 +1,5 @@
-"""Proves that a graph is the model of a file: the same outputs at two batch sizes and, where the file takes one,
-another image size; a gradient that reaches the image; rows that do not see each other."""
+"""Verifies that a graph is equal to its file: equal outputs at two batch sizes and, where the file takes it, another
+image size; a gradient that reaches the image; rows that do not influence each other."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from lightwell_server.models.lifting.sample import Sample
 from lightwell_server.models.subgraph import SubgraphKey
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""How far graph and file may differ in each type of numbers, as a share of the output's largest magnitude."""
+"""How far graph and file may differ for each dtype, as a share of the output's largest magnitude."""
 
 
 @dataclass
 class Proof:
-    """A graph and what it is compared with: outputs of the file, by their paths and numbers; `restored` makes of the
-    graph's what the file gives. `fewest` is the smallest number of rows that the file takes, `path` the output that is
-    being compared, and `seen` are the graph's rows, each by itself where they see each other."""
+    """A graph and the file that it is compared with. `places` are the indices of the file's outputs by path. `restored`
+    computes the file's main output from the graph's. `fewest` is the smallest number of rows that the file takes.
+    `path` is the output that is compared. `seen` are the graph's outputs for some rows, computed one by one if rows
+    influence each other."""
 
     graph: Graph
     file: ModelFile
@@ -57,7 +58,7 @@ class Proof:
         return self.graph
 
     def _prove_other(self, path: str) -> None:
-        """Leaves an output out that cannot be proved: it may still be the least of a model's."""
+        """Verifies another output; removes it if that fails, because the main one may be all that is needed."""
         proof = Proof(self.graph, self.file, self.sample, self.places, _as_given, self.fewest)
         proof.path = path
         try:
@@ -72,7 +73,7 @@ class Proof:
             self.graph.notes.append(f"the output {path!r} cannot be explained: {error.message}")
 
     def _compare(self, count: int, seed: int, size: tuple[int, int] | None = None) -> Tensor:
-        """What the graph gives for random rows, which is what the file gives. Raises `Differs`."""
+        """The graph's output for random rows. Raises `Differs` if it is not the file's, `Fails` if the file fails."""
         rows = self.sample.rows(count, size, seed, self.graph.dtype)
         where = f"at batch size {count}" if size is None else "at another size"
         try:
@@ -86,14 +87,14 @@ class Proof:
         return ours
 
     def _mixes(self, crowd: Tensor) -> bool:
-        """Whether a row alone gives something else than among others. Alone it must be what the file gives, if that
-        takes one row."""
+        """Whether a row alone has another output than among others. Raises `Alone` if the file differs for one row,
+        provided that it takes one."""
         rows = self.sample.rows(3, seed=2, dtype=self.graph.dtype)
         single = [[values[i : i + 1] for values in rows] for i in range(3)]
         alone = [self._ours(row) for row in single]
         try:
             theirs = self._theirs(single[0])
-        except Exception:  # many exported files take two rows or more
+        except Exception:  # many exported files take at least two rows
             theirs, self.fewest = self.restored(alone[0]), 2
         if not _distance(self.restored(alone[0]), theirs) <= self._tolerance or alone[0].shape[0] != 1:
             raise Alone("the lifted graph differs from the file for one row alone")
@@ -106,7 +107,7 @@ class Proof:
         return TOLERANCES[self.graph.dtype]
 
     def _theirs(self, rows: list[Tensor]) -> Tensor:
-        """What the file gives; a file with a fixed batch gets every row in copies of its own."""
+        """The file's output; a file with a fixed batch gets each row by itself, repeated."""
         if self.graph.fixed is None:
             return self._given(rows)
         copies = self.graph.fixed
@@ -117,10 +118,10 @@ class Proof:
         return torch.cat([values[:1] for values in given])
 
     def _given(self, rows: list[Tensor]) -> Tensor:
-        """The file's output for rows in its own type; copies, for it may change its inputs in place."""
+        """The file's output for rows in its own dtype. Inputs are copied, because the file may change them in place."""
         outputs: Any = self.file.run([self._normalised(rows[0]), *(values.clone() for values in rows[1:])])
         given: Tensor = [leaf for _, leaf in leaves(outputs)][self.places[self.path]]
-        given = given[None] if given.dim() == 0 else given  # of one row, squeezed
+        given = given[None] if given.dim() == 0 else given  # one row, squeezed
         low, high = self.sample.range
         return given if self.sample.kind == "classifier" else (given - low) / (high - low)
 
@@ -136,7 +137,7 @@ class Proof:
             own = {name: values[start : start + step] for name, values in inputs.items()}
             given.extend(subgraph.run(rows[0][start : start + step], own, torch.arange(step))[0])
         output = torch.cat(given)
-        return output.permute(0, 2, 3, 1) if subgraph.reads[0].name in subgraph.last else output  # as the file has it
+        return output.permute(0, 2, 3, 1) if subgraph.reads[0].name in subgraph.last else output  # in the file's layout
 
     @property
     def _another_size(self) -> tuple[int, int]:
@@ -144,8 +145,8 @@ class Proof:
         return height + 32, width - 64 if width > 128 else width + 64
 
     def _takes_any_size(self) -> bool:
-        """Whether other sizes than the card's are taken; pins a graph that gives something else for them, or whose rows
-        see each other there."""
+        """Whether other sizes than the card's are taken. Pins the graph if its output differs there, or rows influence
+        each other."""
         size = self._another_size
         try:
             crowd = self._compare(2, seed=4, size=size)
@@ -156,7 +157,7 @@ class Proof:
         except Differs:
             self.graph.pin()
             return False
-        except Exception:  # a guard, or the file itself, refuses other sizes, each in its own words
+        except Exception:  # a guard or the file refuses other sizes, with any error
             return False
         return True
 
@@ -170,7 +171,7 @@ class Fails(Refused):
 
 
 class Alone(Refused):
-    """They agree for several rows, and not for one."""
+    """Graph and file agree for several rows, but not for one."""
 
 
 def _as_given(values: Tensor) -> Tensor:
@@ -178,8 +179,8 @@ def _as_given(values: Tensor) -> Tensor:
 
 
 def _measure(graph: Graph, sample: Sample) -> None:
-    """Notes the shape that each value has for one row: it tells which values have the batch as their first dimension,
-    whatever sizes a layer has of its own."""
+    """Notes each value's shape for one row. It shows which values have the batch as their first dimension, also if a
+    layer has a dimension of the same size."""
     if graph.fixed is not None:
         return
     rows, *others = sample.rows(1, seed=5, dtype=graph.dtype)

@@ -1,4 +1,4 @@
-"""Keeps torch's warnings about the formats of files from the user while a file is lifted."""
+"""Hides torch's warnings about file formats while a file is lifted."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _blocks = 0
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppresses, within the block, the deprecation of TorchScript (it is what files are made of, whatever its future)
-    and what the code inside a file warns of. Outside of such blocks the process has the filters that it had before.
-    Python's filters belong to the process, so the first of several threads sets them and the last one removes them."""
+    """Suppresses within the block the deprecation of TorchScript, which does not concern the user of a file, and the
+    warnings of the code inside a file. Python's warning filters belong to the process, so the first of several threads
+    sets them, and the last one restores the previous ones."""
     global _blocks
     with _LOCK:
         if not _blocks:
             _filters.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
             warnings.filterwarnings("ignore", module=r"code/__torch__")
-            # torch 2.6 says so of each constant of a program.
+            # torch 2.6 warns of each constant in a program.
             warnings.filterwarnings(
                 "ignore", r"Attempted to insert a get_attr Node|Node \S+ target \S+ .* does not ref"
             )

@@ -1,7 +1,7 @@
 """Records a model as a graph of functional ATen calls while it runs once on a sample.
 
-Tensor operations run and are recorded; sizes stay symbolic; constants fold; operations in place become their functional
-forms, and a write through a view is seen by all that share its memory.
+Tensor operations run and are recorded. Sizes stay symbolic. Constants are folded. In-place operations become
+functional, and a write through a view changes all tensors that share its memory.
 """
 
 from __future__ import annotations
@@ -33,27 +33,32 @@ from lightwell_server.models.nodes import CallSite, guard, item_of, size_of
 aten = torch.ops.aten
 
 OPERATIONS = 200_000
-"""A model that takes more to compute one answer is refused: it would be a loop without an end."""
+"""The most operations of a model. One with more is refused, because it probably has an endless loop."""
 
 
 ROUNDS = 1_000
-"""The most rounds of a loop whose number of rounds is not known when it begins."""
+"""The most rounds of a loop without a known limit."""
 
 
 class Misfit(Refused):
-    """A model that fails on images such as the card says."""
+    """A model that fails on images as the card describes them."""
 
 
 class Endless(Refused):
-    """A model that seems to compute for ever; it must not be run."""
+    """A model that probably has an endless loop; it must not be run."""
 
 
 @dataclass
 class Recorder:
-    """The graph so far. `operation`, `path` and `source` say where the model's own code is just now, and `graded`
-    whether it computes with gradients there; `woken`, where training was switched off; `blocked`, where gradients are
-    cut. `types` are those of the file's numbers that others take the place of. Of a `dated` file, `rounded` tells where
-    the torch that wrote it may have rounded otherwise."""
+    """The graph so far.
+
+    - `operation`, `path`, `source`: the current operation of the model, its module and its source line.
+    - `graded`: whether gradients are enabled there.
+    - `woken`: where training mode was switched off.
+    - `blocked`: where gradients are cut.
+    - `types`: dtypes of the file to those that replace them.
+    - `dated`, `rounded`: whether the file was written before torch 2.1, and where that torch may have rounded
+      differently."""
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
@@ -79,7 +84,7 @@ class Recorder:
         return Refused(f"{self.place}: {what}")
 
     def misfit(self, what: str) -> Misfit:
-        """The same where the card may say another size or other channels than the file takes."""
+        """As `refuse`, for errors that another size or other channels on the card may fix."""
         return Misfit(f"{self.place}: {what}")
 
     @property
@@ -100,7 +105,7 @@ class Recorder:
             raise self.refuse(QUANTISED)
         identity = _identity(value)
         if identity not in self._kept:
-            self._alive.append(value)  # as long as it is, no other has its identity
+            self._alive.append(value)  # its identity is unique only while it exists
             value = value.detach().to(self._typed(value.dtype))
             kept = Memory(value, None, kept=name or "constants")
             self._kept[identity] = Box(value, None, kept)
@@ -131,24 +136,25 @@ class Recorder:
         return result if self.graded else tree_map(self._without_gradient, result)
 
     def _made(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype:
-        """The type that an operation makes a tensor in if it is not told one. Written down, it follows the graph's."""
+        """The dtype of a tensor that an operation makes without a given dtype. Once recorded, it follows the
+        graph's."""
         numbers, named = tree_map(self._concrete, (args, kwargs))
         kind: torch.dtype = target(*numbers, **{**named, "device": "meta"}).dtype
         return self.types.get(kind, kind)
 
     def _without_gradient(self, result: Any) -> Any:  # noqa: ANN401
-        """What a block without gradients gives to the rest of the model."""
+        """Detaches the result of a block without gradients."""
         if not of_image(result) or not result.value.is_floating_point():
             return result
         self.blocked.append(self.source or self.path or "the model")
         return self._record(aten.detach.default, (result,), {})
 
     def _typed(self, value: Any) -> Any:  # noqa: ANN401
-        """A type of numbers as it is here; all else as it is."""
+        """The dtype that replaces a dtype; any other value unchanged."""
         return self.types.get(value, value) if isinstance(value, torch.dtype) else value
 
     def tick(self) -> None:
-        """Counts what the model does, so that a loop without an end is refused."""
+        """Counts an operation. Raises `Endless` if there are too many."""
         self._operations += 1
         if self._operations > OPERATIONS:
             raise Endless(
@@ -156,7 +162,7 @@ class Recorder:
             )
 
     def turned(self, rounds: int, most: Any) -> None:  # noqa: ANN401 - a number or a Box
-        """Refuses a loop that only its condition ends, and has not for so many rounds."""
+        """Raises `Endless` if a loop without a known limit has made too many rounds."""
         if rounds > ROUNDS and self._concrete(most) > OPERATIONS:
             raise Endless(self.refuse(f"a loop has made more than {ROUNDS:,} rounds; shorten it").message)
 
@@ -185,7 +191,8 @@ class Recorder:
         return size if box.node is None else Box(size, self._call(size_of, (box, dim), {}, scalar=True))
 
     def decide(self, condition: Any) -> bool:  # noqa: ANN401 - a bool or a Box
-        """The way a branch takes: recorded as a guard if it depends on sizes, refused if on data."""
+        """The branch that a condition takes. It is guarded if it depends on sizes, and refused if it depends on
+        data."""
         condition = self.number(condition)
         taken = bool(self._concrete(condition))
         if recorded(condition):
@@ -194,14 +201,14 @@ class Recorder:
         return taken
 
     def settled(self, value: Any) -> Any:  # noqa: ANN401
-        """A size as the number that it is on the sample, guarded: another size is told at run time."""
+        """A size as its number on the sample, guarded: at run time another size is refused."""
         if not recorded(value) or isinstance(value.value, Tensor):
             return value
         self.decide(self.scalar(operator.eq, value, value.value))
         return value.value
 
     def number(self, box: Any) -> Any:  # noqa: ANN401
-        """A tensor of one element as a number: of constants or sizes, which stay symbolic."""
+        """A tensor of one element as a number, if it depends only on constants or sizes; sizes stay symbolic."""
         if not isinstance(box, Box) or not isinstance(box.value, Tensor):
             return box
         if of_image(self._current(box)):
@@ -209,8 +216,8 @@ class Recorder:
         return self.scalar(item_of, box)
 
     def called(self, path: str, kind: str, output: Any, begun: int) -> None:  # noqa: ANN401
-        """Notes what a module's call gave, if it is a tensor that depends on the image: of several the first. `begun`
-        is how many nodes there were before it."""
+        """Notes the output of a module's call if it depends on the image: the first tensor of several. `begun` is the
+        number of nodes before the call."""
         tensors = [leaf for leaf in tree_leaves(output) if of_image(leaf) and isinstance(leaf.value, Tensor)]
         given = [leaf for leaf in tensors if leaf.value.is_floating_point()]
         if path and given:
@@ -218,7 +225,7 @@ class Recorder:
             self.sites.append(CallSite(path, kind, node, tuple(self.nodes[begun:])))
 
     def node(self, value: Any) -> Any:  # noqa: ANN401
-        """What stands in the graph for a value: a node, or the constant itself."""
+        """What represents a value in the graph: a node, or the constant itself."""
         if not isinstance(value, Box):
             return value
         value = self._current(value)
@@ -249,7 +256,7 @@ class Recorder:
         live, imaged = tree_any(recorded, (args, kwargs)), tree_any(of_image, (args, kwargs))
         if imaged and reads_data(target, args):
             raise self.refuse(DATA_DEPENDENT)
-        # What is computed from sizes and constants alone is cheap, and every stage that uses it computes it anew.
+        # What depends only on sizes and constants is cheap, so every stage that uses it computes it again.
         node = self._call(target, args, kwargs, scalar=not imaged) if live else None
         if isinstance(result, Tensor):
             if node is not None:
@@ -270,8 +277,8 @@ class Recorder:
         return Box(result, node) if live else result
 
     def _numbers(self, node: Any, values: tuple[Any, ...] | list[Any]) -> Any:  # noqa: ANN401
-        """Several numbers that an operation gives of sizes, such as a quotient and its rest; refused if it gives them
-        of what a tensor holds, or of how that lies in memory."""
+        """Several numbers that an operation computes from sizes, such as quotient and remainder. Raises `Refused` if
+        they depend on a tensor's contents or memory layout."""
         if not node.meta["scalar"]:
             raise self.refuse(DATA_DEPENDENT)
         items = (self._call(operator.getitem, (Box(values, node), i), {}, scalar=True) for i in range(len(values)))
@@ -285,7 +292,7 @@ class Recorder:
         return Box(value, item)
 
     def _shared(self, box: Box, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Box:
-        """Gives a result its memory: that of an argument it shares, or one of its own."""
+        """Assigns a result its memory: that of the argument it shares, or its own."""
         sharing = [arg for arg in tree_leaves((args, kwargs)) if _shares(arg, box.value)]
         if not sharing:
             box.memory = Memory(box.value, box.node)
@@ -303,7 +310,7 @@ class Recorder:
         if not self.graded and tree_any(of_image, (args, kwargs)):
             raise self.refuse("it changes a tensor in place in a block of torch.no_grad(); let it make a new one there")
         new = functional(self, *args, **kwargs)
-        if torch.Tag.inplace_view in target.tags:  # another view of what it was, such as by squeeze_
+        if torch.Tag.inplace_view in target.tags:  # another view of the same memory, such as by squeeze_
             box.value, box.node, box.views = new.value, new.node, new.views
             return box
         if new.value.dtype != box.value.dtype:
@@ -339,7 +346,7 @@ _Identity = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
 def _identity(value: Tensor) -> _Identity:
-    """Two tensors with the same identity are one; valid while both are alive, as a model's parameters are."""
+    """Equal for tensors in the same memory with the same layout. Valid while both exist, as a model's parameters do."""
     return value.data_ptr(), tuple(value.shape), value.stride(), value.dtype
 
 
@@ -348,7 +355,7 @@ def _fresh(value: Tensor, node: fx.Node | None) -> Box:
 
 
 def _shares(box: Any, value: Tensor) -> bool:  # noqa: ANN401
-    """Whether a box is a tensor in the memory of a value."""
+    """Whether a box shares memory with a value."""
     if not isinstance(box, Box) or box.memory is None or not value.numel():
         return False
     mine: int = box.value.untyped_storage().data_ptr()

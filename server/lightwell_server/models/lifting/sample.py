@@ -1,4 +1,4 @@
-"""What a model is recorded and proved on."""
+"""The random sample that a model is recorded and verified on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from lightwell_server.models.lifting.outputs import Kind
 
 Argument = bool | int | float | str | list[int] | list[float]
-"""The value of an argument that is no tensor."""
+"""The value of an argument that is not a tensor."""
 LUMINANCE = (0.299, 0.587, 0.114)
-"""What the colours contribute to grey. ITU-R BT.601."""
+"""The weights of red, green and blue in the luminance. ITU-R BT.601."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,19 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Sample:
-    """The rows that a model takes: images of `size` with their normalisation (`channels` is 1 for a model of
-    luminance), or codes of length `code`; its other inputs; values of `arguments` that are no tensors; and which of its
-    outputs is wanted, read before a final activation or behind it, an image's values lying in `range`. An output that
-    is not `scored` is no scores of classes and may have any shape; a single score is that of a yes if it is `binary`.
-    The file takes images with their channels in front or, by its `layout`, behind, red or, by their `order`, blue the
-    first, `integers` of 8 bits or floating numbers, in a `batch` or one by itself (None: as it declares); with `tensor`
-    its channels are no colours, and rows have them all. `mean` and `std` are in the order of the rows' channels."""
+    """The inputs that a model takes, and the output that is wanted.
+
+    - `size`, `mean`, `std`: images' size, and their normalisation in the order of the rows' channels.
+    - `channels`: 1 for a model of luminance. With `tensor` they are not colours, and rows have them all.
+    - `code`: the length of codes.
+    - `inputs`, `arguments`: the other inputs, and values of arguments that are not tensors.
+    - `output`, `before_activation`: the output's path, and whether it is read before a final activation.
+    - `range`: the range of an image's values in the output.
+    - `scored`: whether the output is scores of classes; otherwise it may have any shape.
+    - `binary`: whether a single score is that of the positive class.
+    - `layout`, `order`: the order of dimensions and of colours in the file's images.
+    - `integers`: whether they are uint8.
+    - `batch`: whether they are in a batch; None: as the file declares."""
 
     size: tuple[int, int] = (224, 224)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -56,20 +62,21 @@ class Sample:
 
     @property
     def grey(self) -> bool:
-        """Whether the file takes the luminance of colours."""
+        """Whether the file takes the luminance of a colour image."""
         return self.channels == 1 and not self.tensor
 
     @property
     def formed(self) -> bool:
-        """Whether the file takes images in another form than rows are."""
+        """Whether the file takes images in another form than that of rows."""
         return self.layout == "nhwc" or self.order == "bgr" or self.integers
 
     def rows(
         self, count: int, size: tuple[int, int] | None = None, seed: int = 0, dtype: torch.dtype = torch.float32
     ) -> list[Tensor]:
-        """Random inputs: images in [0, 1] (or normal codes), then the other inputs. Each row has a contrast and a
-        brightness of its own, so that rows which see each other's extremes are noticed. Where the file takes integers
-        of 8 bits they are such."""
+        """Random inputs: images [count, channels, height, width] in [0, 1], or normal codes [count, code], then the
+        other inputs. Floating ones have the given dtype. Each row has its own contrast and brightness, which shows
+        whether rows influence each other by their extremes. If the file takes uint8, the values are multiples of
+        1/255."""
         rng = torch.Generator().manual_seed(seed)
         if self.kind == "generator":
             rows = torch.randn((count, self.code), generator=rng) * (0.5 + torch.rand((count, 1), generator=rng))
@@ -83,13 +90,13 @@ class Sample:
         return [value.to(dtype) if value.is_floating_point() else value for value in (rows, *others)]
 
     def example(self, count: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """Random inputs, normalised."""
+        """The same, normalised."""
         rows, *others = self.rows(count, dtype=dtype)
         return [self.normalise(rows), *others]
 
     def normalise(self, rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Rows with the file's luminance, mean and standard deviation; the constants are as precise as `dtype`, that of
-        the rows if it is not given."""
+        """Rows [n, channels, height, width], floating, with the file's luminance, mean and standard deviation. The
+        constants are rounded to `dtype`; unset, the rows'."""
         if self.kind == "generator":
             return rows.clone()
         if self.grey:

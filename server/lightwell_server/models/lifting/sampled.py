@@ -1,4 +1,4 @@
-"""The sample that a trace was made on: TorchScript keeps its inputs, and their shapes are read without running
+"""The sample that a trace was made on. TorchScript stores its inputs, whose shapes are read without running
 anything."""
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sampled:
-    """An input: its sizes, None where one is free, and whether it holds integers of 8 bits."""
+    """An input: its sizes, None where one is free, and whether it is uint8."""
 
     sizes: tuple[int | None, ...]
     integers: bool
 
 
 def sampled(path: Path) -> Sampled | None:
-    """The first input of a trace's sample, if the file keeps it."""
+    """The first input of a trace's sample, if it is in the file."""
     with zipfile.ZipFile(path) as archive:
         return sampled_in(archive, {name.partition("/")[2] or name: name for name in archive.namelist()})
 
@@ -47,7 +47,7 @@ def _tensors(value: Any) -> Iterator[Sampled]:  # noqa: ANN401
 
 
 class _Shapes(pickle.Unpickler):
-    """Reads a pickle of TorchScript's with shapes in place of tensors; nothing that it names is imported."""
+    """Reads TorchScript's pickles with shapes in place of tensors. Nothing that they name is imported."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         return {
@@ -61,5 +61,5 @@ class _Shapes(pickle.Unpickler):
         }.get(name, name)
 
     def persistent_load(self, pid: Any) -> bool:  # noqa: ANN401
-        """Of a storage whether it holds integers of 8 bits."""
+        """Whether a storage is uint8."""
         return bool(pid[1] == "ByteStorage")

@@ -1,4 +1,4 @@
-"""What TorchScript's operators on sizes, numbers and containers are in Python."""
+"""Python functions for TorchScript's operators on sizes, numbers and containers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _divide(a: float, b: float, rounding_mode: str | None = None) -> float:
     return a // b if rounding_mode == "floor" else math.trunc(a / b)
 
 
-# What may be recorded has a name: a graph cannot hold a lambda.
+# Functions that may be recorded have a name: a graph cannot hold a lambda.
 def _itself(value: Any) -> Any:  # noqa: ANN401
     return value
 
@@ -53,8 +53,7 @@ def _clamped(value: float, low: float | None = None, high: float | None = None) 
 
 
 def _cast(value: float, *how: Any) -> float:  # noqa: ANN401
-    """A number in the type that is named by its number in TorchScript; among devices and flags that mean nothing
-    here."""
+    """A number converted to the dtype whose TorchScript index is in `how`; devices and flags are ignored."""
     kinds = [DTYPES[part] for part in how if type(part) is int]
     if not kinds or kinds[0].is_floating_point:
         return value
@@ -62,7 +61,7 @@ def _cast(value: float, *how: Any) -> float:  # noqa: ANN401
 
 
 def _single(value: float) -> float:
-    """A fraction as single precision has it; integers are as they are."""
+    """A floating number rounded to float32; integers unchanged."""
     return torch.tensor(value, dtype=torch.float32).item() if isinstance(value, float) else value
 
 
@@ -102,7 +101,7 @@ def _set_item(container: Any, key: Any, value: Any) -> Any:  # noqa: ANN401
 
 
 def _done(method: str) -> Callable[..., Any]:
-    """A container's own method that changes it; what TorchScript returns is the container."""
+    """A method of a container that changes it. TorchScript returns the container."""
 
     def change(container: Any, *args: Any) -> Any:  # noqa: ANN401
         getattr(container, method)(*args)
@@ -112,7 +111,7 @@ def _done(method: str) -> Callable[..., Any]:
 
 
 def _asked(method: str) -> Callable[..., Any]:
-    """A container's own method that gives a value."""
+    """A method of a container that returns a value."""
     return lambda container, *args: getattr(container, method)(*args)
 
 
@@ -144,7 +143,7 @@ def _numel(recorder: Recorder, box: Box) -> Any:  # noqa: ANN401
 
 
 def tensor(recorder: Recorder, value: Any) -> Any:  # noqa: ANN401
-    """A number as the tensor that a trace has for it, of fractions as precise as they are here; all else as it is."""
+    """The tensor that a trace has for a number, float64 if it is floating; any other value unchanged."""
     number = value.value if isinstance(value, Box) else value
     if not isinstance(number, int | float):
         return value
@@ -153,7 +152,7 @@ def tensor(recorder: Recorder, value: Any) -> Any:  # noqa: ANN401
 
 
 def literal(recorder: Recorder, data: Any, dtype: int | None) -> Any:  # noqa: ANN401
-    """The tensor that a script makes of a number, a tensor, or a list of numbers or of lists; of sizes, too."""
+    """The tensor that a script makes of a number, a tensor, or nested lists of numbers, which may be sizes."""
     kind = None if dtype is None else DTYPES[dtype]
     if isinstance(data, Box) and isinstance(data.value, Tensor):
         return data if kind is None else recorder.op(aten.to.dtype, (data, kind), {})
@@ -174,21 +173,21 @@ def _shape(data: Any) -> list[int]:  # noqa: ANN401
 
 
 def _dtype(numbers: list[Any]) -> torch.dtype:
-    """The type of a tensor of numbers, as torch infers it."""
+    """The dtype of a tensor of numbers, as torch infers it."""
     return torch.tensor(numbers).dtype
 
 
 LITERALS = ("tensor", "as_tensor")
-"""Operations that make a tensor of a number or of a list."""
+"""Operations that make a tensor from a number or a list."""
 
-# In the order of the numbers that TorchScript has for them.
+# By TorchScript's index of a dtype.
 DTYPES = (
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64),
     *(torch.complex32, torch.complex64, torch.complex128, torch.bool, torch.qint8, torch.quint8, torch.qint32),
     torch.bfloat16,
 )
 
-# What is asked of a tensor without touching its elements.
+# Properties of a tensor that do not depend on its elements.
 TENSOR_FACTS: dict[str, Callable[..., Any]] = {
     "size": _sizes,
     "len": lambda recorder, box: recorder.size(box, 0),
@@ -199,7 +198,7 @@ TENSOR_FACTS: dict[str, Callable[..., Any]] = {
     "dtype": lambda recorder, box: DTYPES.index(box.value.dtype),
     "device": lambda recorder, box: box.value.device,
     "layout": lambda recorder, box: box.value.layout,
-    # A graph is lifted to be differentiated: fast ways that have no gradient must not be taken.
+    # Graphs are differentiated, so a file's branch for inference, which may have no gradient, must not be taken.
     "requires_grad": lambda recorder, box: True,
     "is_cuda": lambda recorder, box: box.value.is_cuda,
     "is_nested": lambda recorder, box: False,
@@ -244,9 +243,9 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
 }
 
 SEARCHES = ("__contains__", "index", "count", "remove")
-"""Those that compare a list's values with one."""
+"""Operations that compare a list's elements with a value."""
 KEYED = (*SEARCHES, "mul", "__getitem__", "_set_item", "get", "setdefault", "pop", "insert", "Delete")
-"""Those whose first argument is a key, a place, a number of times or a value looked for."""
+"""Operations whose first argument is a key, an index, a count or a value to search for."""
 
 SCALARS: dict[str, Callable[..., Any]] = {
     "add": _added,
@@ -311,5 +310,5 @@ SINGLE: dict[str, Callable[..., Any]] = {
     "floor_divide": _floor_divide,
     "div": _divided,
 }
-"""What makes integers of fractions, where a trace has tensors of single precision for them: 0.7 times 10 is 7 there.
-The fractions themselves stay as precise as Python's, for a model may be run in double precision."""
+"""Conversions of floating numbers to integers where a trace computes with float32 tensors: 0.7 times 10 is 7 there. The
+floating numbers themselves keep Python's precision, because a model may run in float64."""

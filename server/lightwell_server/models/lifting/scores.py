@@ -1,4 +1,5 @@
-"""The scores of a classifier: read before its final activation, in columns, and two of them for a yes and a no."""
+"""The scores of a classifier: read before its final activation, as columns, with two columns made from a single
+score."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ YES_AND_NO = "the model gives one score: class 1 is its yes, class 0 its no"
 
 @dataclass
 class Scores:
-    """Scores [n, classes]. `single` is the one score that a yes and a no are made of; `activation` is the file's own,
-    if there is one; `restored` makes of scores what the file gives."""
+    """Scores [n, classes]. `single` is the one score from which two classes are made. `activation` is the file's final
+    activation, if any. `restored` computes the file's output from the scores."""
 
     node: fx.Node
     single: fx.Node | None = None
@@ -30,13 +31,13 @@ class Scores:
 
 
 def scores(output: Box, sample: Sample, recorder: Recorder) -> Scores:
-    """The scores of an output [n, classes], or of [n] with one score an image."""
+    """The scores of an output [n, classes], or [n] with one score for each image."""
     recorder.path = PIXELS
     vector = output.value.dim() == 1
     columns = recorder.shaped(output, [-1, 1]) if vector else output
     classes = columns.value.shape[1]
     final = ending(recorder.node(columns), recorder.root, classes) if sample.scored else None
-    bounded = final is not None and not final.exact  # a value of its own, such as five times a sigmoid
+    bounded = final is not None and not final.exact  # a bounded value of its own, such as five times a sigmoid
     taken = final if sample.before_activation and not bounded else None
     given = columns if taken is None else _before(taken, columns, recorder)
     found = Scores(recorder.node(given), activation=None if final is None else "none" if bounded else final.name)
@@ -54,7 +55,7 @@ def scores(output: Box, sample: Sample, recorder: Recorder) -> Scores:
 
 
 def _before(final: Ending, columns: Box, recorder: Recorder) -> Box:
-    """What a final activation was applied to, in columns. Values stand for their shapes: nothing here looks at them."""
+    """The input of a final activation, as columns. The boxes hold zeros, because only their shapes are used here."""
     boxes = [Box(columns.value.new_zeros(node.meta["shape"]), node) for node in final.taken]
     taken = boxes[0] if len(boxes) == 1 else recorder.op(aten.cat.default, (boxes, 1), {})
     same = taken.value.shape == columns.value.shape
@@ -62,8 +63,8 @@ def _before(final: Ending, columns: Box, recorder: Recorder) -> Box:
 
 
 def _answer(found: Scores, score: Box, bounded: bool, recorder: Recorder) -> None:
-    """Makes two classes of one score: its negative is the score of a no; where it is a probability already, the rest of
-    one. What is `bounded` otherwise stays one value."""
+    """Makes two classes from one score. The score of class 0 is its negative, or one minus it if it is a probability. A
+    value that is `bounded` otherwise stays as it is."""
     if bounded and not bool(((score.value >= 0) & (score.value <= 1)).all()):
         return
     no = recorder.op(aten.rsub.Scalar, (score, 1), {}) if bounded else recorder.op(aten.neg.default, (score,), {})

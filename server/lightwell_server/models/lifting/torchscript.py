@@ -1,8 +1,8 @@
 """Reads a TorchScript module by interpreting its graph once on a sample, and records what it does.
 
-Calls of modules are walked one by one, so that each knows its path; calls of plain functions are inlined into their
-caller. `prim::If` and `prim::Loop` take the way of the sample; the recorder refuses ways that depend on data and
-guards those that depend on sizes.
+Calls of modules are interpreted one by one, so that each has a known path. Calls of plain functions are inlined.
+`prim::If` and `prim::Loop` follow the sample; the recorder refuses branches that depend on data and guards those that
+depend on sizes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Interpreter:
         self.outer: list[bool] = []
 
     def method(self, module: Module, name: str, arguments: list[Any]) -> Any:  # noqa: ANN401
-        """Calls a method of a module; forward calls are noted as layers."""
+        """Calls a method of a module; calls of `forward` are noted as layers."""
         graph = module.script._get_method(name).graph
         caller, self.recorder.path = self.recorder.path, module.path
         begun = len(self.recorder.nodes)
@@ -68,14 +68,14 @@ class _Interpreter:
         return [environment[name] for name in _names(node.inputs())]
 
     def operation(self, node: Any, args: list[Any]) -> Any:  # noqa: ANN401
-        """An operation of a library: on sizes and containers in Python, on tensors recorded."""
+        """Runs an operation: on sizes and containers in Python, on tensors recorded."""
         namespace, name = node.kind().split("::")
         if name in scalars.TENSOR_FACTS:
             first = scalars.tensor(self.recorder, args[0]) if _takes_tensor(node) else args[0]
             if isinstance(first, Box) and isinstance(first.value, Tensor):
                 return scalars.TENSOR_FACTS[name](self.recorder, first, *args[1:])
         if name in scalars.NUMBERS:
-            # Of a size that a trace computes with tensors of single precision.
+            # A trace computes with a size as a float32 tensor.
             single = _takes_tensor(node) and not _is_tensor(args[0])
             function = scalars.SINGLE.get(name) if single else None
             return self.recorder.scalar(function or scalars.NUMBERS[name], self.recorder.number(args[0]))
@@ -85,7 +85,7 @@ class _Interpreter:
             return interpolation.interpolated(self.recorder, *args)
         if name in scalars.LITERALS:
             return scalars.literal(self.recorder, *args[:2])
-        # A trace writes arithmetic on sizes with tensors, in place as well: the new number replaces the old one there.
+        # A trace computes with sizes as tensors, in place as well; here the new number replaces the old one.
         arithmetic = name if name in scalars.SCALARS else name.removesuffix("_")
         if arithmetic in scalars.SCALARS and not tree_any(_is_tensor, args):
             function = scalars.SINGLE.get(arithmetic) if _gives_tensor(node) else None
@@ -103,8 +103,8 @@ class _Interpreter:
         )
 
     def fitting(self, argument: Any, value: Any) -> Any:  # noqa: ANN401
-        """What an operation takes as an argument: a type of numbers, not TorchScript's number for it; and a tensor
-        where a trace has one of a size."""
+        """The value as an argument of an operation: a dtype for TorchScript's index, and a tensor for a number where
+        one is needed."""
         kind = str(argument.type)
         if argument.name == "dtype" and isinstance(value, int):
             return scalars.DTYPES[value]
@@ -115,7 +115,7 @@ class _Interpreter:
         return value
 
     def contained(self, name: str, args: list[Any]) -> Any:  # noqa: ANN401
-        """An operation on a list, dict or string, in Python; what it compares are numbers."""
+        """Runs an operation on a list, dict or string in Python. Sizes that it compares are guarded."""
         if name in scalars.SEARCHES and isinstance(args[0], list):
             args[0][:] = map(self.recorder.settled, args[0])
         if name in scalars.KEYED and len(args) > 1:
@@ -132,8 +132,8 @@ class _Interpreter:
         return [self.kept(value)]
 
     def kept(self, value: Any, name: str = "") -> Any:  # noqa: ANN401
-        """A value of the file: its tensors become constants, alone or in lists and dicts; its devices become this
-        one; and the members of its enumerations can be compared."""
+        """A constant of the file. Its tensors become boxes, its devices the CPU, and members of its enumerations
+        `Member`s, which can be compared."""
 
         def keep(leaf: Any) -> Any:  # noqa: ANN401
             if isinstance(leaf, Tensor):
@@ -169,12 +169,12 @@ class _Interpreter:
         return self.inlined(_inlined(node, arguments, function), arguments, environment)
 
     def inlined(self, graph: Any, arguments: list[Any], environment: Environment) -> list[Any]:  # noqa: ANN401
-        """Runs a graph whose inputs are these values of the caller, each once."""
+        """Runs a graph whose inputs are these values of the caller, without duplicates."""
         given = {value.debugName(): environment[value.debugName()] for value in arguments}
         return self.run(graph, dict(zip(_names(graph.inputs()), given.values(), strict=True)))
 
     def forked(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
-        """What runs beside its caller is run at once."""
+        """Runs a forked graph at once."""
         graph = node.g("Subgraph")
         return self.run(graph, dict(zip(_names(graph.inputs()), self.values(node, environment), strict=True)))
 
@@ -182,7 +182,7 @@ class _Interpreter:
         return [Object(str(node.output().type().qualified_name()))]
 
     def listed(self, node: Any, environment: Environment) -> list[Any]:  # noqa: ANN401
-        """The numbers of a tensor of sizes as a list."""
+        """The numbers of a tensor [length] as a list."""
         box = self.values(node, environment)[0]
         if box.value.dim() != 1:
             raise self.recorder.refuse("a list of a tensor of several dimensions cannot be lifted; make one of one")
@@ -239,13 +239,13 @@ _GRADIENTS = {
     "__torch__.torch.autograd.grad_mode.no_grad": False,
     "__torch__.torch.autograd.grad_mode.enable_grad": True,
 }
-"""Blocks that switch gradients off or on."""
+"""Context managers that disable or enable gradients."""
 _AUTOCAST = "autocast_mode.autocast"
-"""A block that computes in half precision where it is enabled."""
+"""The context manager of automatic mixed precision."""
 
 
 def _inlined(call: Any, arguments: list[Any], function: Any = None) -> Any:  # noqa: ANN401
-    """A graph of its own for one call of a function, or of an object's method, with its body inlined."""
+    """A new graph for one call of a function, or of an object's method, with its body inlined."""
     graph: Any = torch._C.Graph()
     inner = {}
     if function is not None:
@@ -271,8 +271,8 @@ _TRACED = re.compile(r"^(\S+)\((\d+)\): ", re.MULTILINE)
 
 
 def _source(node: Any) -> str:  # noqa: ANN401
-    """The model's own source line of a node, such as `resnet.py:92`; of nested calls the innermost that is not torch's
-    own, and of a script the line that was written, not its copy in the archive."""
+    """A node's source line, such as `resnet.py:92`: for nested calls the innermost one outside torch, for a script the
+    original line and not its copy in the archive."""
     text = str(node.sourceRange())
     places = _TRACED.findall(text) or _SCRIPTED.findall(text.partition("Serialized")[0]) or _SCRIPTED.findall(text)
     own = [place for place in places if "/torch/" not in place[0]] or places
@@ -294,7 +294,7 @@ def _is_tensor(value: Any) -> bool:  # noqa: ANN401
 
 
 def _numbers(args: list[Any]) -> list[Any]:
-    """Constants of one element as numbers."""
+    """Tensors of one element as numbers."""
     return [arg.value.item() if isinstance(arg, Box) and isinstance(arg.value, Tensor) else arg for arg in args]
 
 

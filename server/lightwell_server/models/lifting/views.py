@@ -1,7 +1,8 @@
-"""What tensors share memory, so that a write through one of them is seen by all the others.
+"""Tracks which tensors share memory, so that a write through one of them changes all the others.
 
-A tensor of the recording is a `Box`: its value on the sample, its node, and the memory it lies in with the views that
-lead there. A write makes a new version of the memory; boxes of an older version are derived anew when they are read.
+A tensor of the recording is a `Box`: its value on the sample, its node, its memory, and the views that lead from the
+memory to it. A write makes a new version of the memory; boxes of an older version are computed again when they are
+read.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ _WHOLE = (
     *(aten.squeeze.default, aten.squeeze.dim, aten.detach.default, aten.to.dtype, aten.to.other, aten.transpose.int),
     *(aten.permute.default, aten.t.default, aten.view_as.default, aten.reshape_as.default),
 )
-"""Views of all elements, whatever the size."""
+"""Views of all elements at every size."""
 _SCATTERS = {aten.select.int: aten.select_scatter.default, aten.slice.Tensor: aten.slice_scatter.default}
 
 
 class Recording(Protocol):
-    """What views and functional forms need of a recorder."""
+    """The part of a recorder that views and functional forms use."""
 
     def op(self, target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Runs an operation and records it."""
@@ -45,13 +46,13 @@ class Recording(Protocol):
         """The size of a dimension."""
 
     def refuse(self, what: str) -> Refused:
-        """The error that names the place."""
+        """The error, with the current place in the model."""
 
 
 @dataclass(eq=False)
 class Memory:
-    """A stretch of memory: the whole tensor in it, and how often it was written to. `kept` names the parameter or
-    buffer of the file that lies there: what is written to it outlasts a call."""
+    """A memory block: the whole tensor in it, and the number of writes. `kept` names the parameter or buffer of the
+    file that it holds: what is written there remains after a call."""
 
     value: Tensor
     node: fx.Node | None
@@ -61,7 +62,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class View:
-    """An operation whose result shares its first argument's memory; `item` is which of several results."""
+    """An operation whose result shares its first argument's memory; `item` is the index if it has several results."""
 
     target: OpOverload
     arguments: tuple[Any, ...]
@@ -69,25 +70,25 @@ class View:
     item: int | None = None
 
     def of(self, recorder: Recording, whole: Box) -> Box:
-        """The view of another tensor of the same shape."""
+        """This view of another tensor of the same shape."""
         result: Any = recorder.op(self.target, (whole, *self.arguments), dict(self.named))
         part: Box = result if self.item is None else result[self.item]
         return part
 
     def value(self, whole: Tensor) -> Tensor:
-        """The same on the sample alone."""
+        """The same for a value on the sample."""
         args, kwargs = tree_map(lambda a: a.value if isinstance(a, Box) else a, (self.arguments, dict(self.named)))
         result: Any = self.target(whole, *args, **kwargs)
         part: Tensor = result if self.item is None else result[self.item]
         return part
 
     def put(self, recorder: Recording, whole: Box, part: Box) -> Box:
-        """The whole with `part` in the view's place."""
+        """The whole tensor with `part` in the view's positions."""
         if self.target in _SCATTERS:
             result: Box = recorder.op(_SCATTERS[self.target], (whole, part, *self.arguments), dict(self.named))
             return result
         seen = self.of(recorder, whole)
-        if self.target not in _WHOLE:  # it may see all of the sample and less of another image
+        if self.target not in _WHOLE:  # it may cover all of the sample, but less of another image
             return self._put_by_number(recorder, whole, part)
         if (seen.value.shape, seen.value.stride()) == (whole.value.shape, whole.value.stride()):
             return part
@@ -96,7 +97,7 @@ class View:
         return self._put_by_number(recorder, whole, part)
 
     def _put_by_number(self, recorder: Recording, whole: Box, part: Box) -> Box:
-        """Any view at all: seen through it, the elements' numbers tell where each element of the part belongs."""
+        """The same for any view: the view of the elements' indices gives the position of each element of the part."""
         sizes = _sizes(recorder, whole)
         count = recorder.scalar(product, *sizes)
         numbers = recorder.op(aten.arange.default, (count,), {"device": whole.value.device})
@@ -111,9 +112,9 @@ class View:
 
 @dataclass(eq=False)
 class Box:
-    """A tensor or symbolic number: its value on the sample and its node (None for constants). Tensors know their
-    memory, the `views` that lead from it to them (None if they cannot be followed), and which of its versions they
-    show."""
+    """A tensor or symbolic number: its value on the sample and its node (None for constants). A tensor also has its
+    memory, the `views` that lead from the memory to it (None if they cannot be followed), and its version of the
+    memory."""
 
     value: Any
     node: fx.Node | None = None
@@ -123,12 +124,12 @@ class Box:
 
     @property
     def stale(self) -> bool:
-        """Whether its memory has been written to since."""
+        """Whether its memory has been written to since this version."""
         return self.memory is not None and self.memory.writes != self.version
 
 
 def refresh(recorder: Recording, box: Box) -> None:
-    """Derives a box anew from its memory."""
+    """Computes a box again from its memory."""
     memory = box.memory
     assert memory is not None
     if memory.kept:
@@ -158,7 +159,7 @@ def write(recorder: Recording, box: Box, new: Box) -> None:
         changed = view.put(recorder, whole, changed)
     memory.value, memory.node = _laid_out(changed.value, memory.value), changed.node
     memory.writes += 1
-    # What is written to the file's own memory is read by nobody: a version that never is makes every reader refuse.
+    # A write to the file's own memory must not be read: a version that never exists makes every later read fail.
     box.version = -1 if memory.kept else memory.writes
     box.value, box.node = memory.value, new.node
     for view in box.views:
@@ -166,7 +167,8 @@ def write(recorder: Recording, box: Box, new: Box) -> None:
 
 
 def _laid_out(value: Tensor, like: Tensor) -> Tensor:
-    """The value in the strides of another tensor: a write moves no memory, and what is a view later depends on it."""
+    """The value in the strides of another tensor: a write does not change them, and they decide which later results are
+    views."""
     if value.stride() == like.stride():
         return value
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device).copy_(value)
@@ -181,5 +183,5 @@ def _sizes(recorder: Recording, box: Box) -> list[Any]:
 
 
 def product(*sizes: int) -> int:
-    """How many elements a tensor of these sizes has."""
+    """The number of elements of a tensor of these sizes."""
     return math.prod(sizes)
