@@ -1,6 +1,7 @@
 """The service as its callers meet it: real servers in processes of their own, real clients, real sockets."""
 
 import asyncio
+import os
 import re
 import shutil
 import signal
@@ -359,3 +360,10 @@ def test_predictions_leave_the_value_of_a_neuron_alone(client, target):
     alone = client.explain(STAR, Saliency(), target=target, model="shapes").message.target
     seen = client.explain(STAR, Saliency(), target=target, predictions=3, model="shapes")
     assert seen.message.target.score == pytest.approx(alone.score, rel=1e-4) and len(seen.predictions) == 3
+
+
+def test_a_server_that_has_ended_is_not_waited_for_by_what_outlives_it(tmp_path):
+    with served(tmp_path, module="tests.outlived") as running:
+        other = running.models
+    os.kill(other, signal.SIGKILL)  # it is there still, or this raises
+    assert running.exit_code == -signal.SIGTERM
