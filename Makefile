@@ -15,7 +15,7 @@ demo: $(VENV)/.server
 	$(VENV)/bin/lightwell demo --out gallery
 
 test: $(VENV)/.test $(SDK)/.ready
-	LIGHTWELL_SDK_PYTHON=$(CURDIR)/$(SDK)/bin/python $(VENV)/bin/python -m pytest -n 2 --dist loadgroup --durations 20
+	LIGHTWELL_SDK_PYTHON=$(CURDIR)/$(SDK)/bin/python $(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations 20
 
 check: $(VENV)/.test $(SDK)/.ready
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -16,12 +16,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 PEERS = Path(__file__).parent / "peers"
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The tests of a file stay in one process, which makes its servers once; those of all peers do, for they share
-    files that take long to make. `-m "not server"` leaves out all files that start servers."""
+    """`-m "not server and not peers"` leaves out files that start servers, and comparisons with other libraries."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("peers" if PEERS in item.path.parents else item.path.stem))
         if PEERS in item.path.parents:
             item.add_marker("peers")
         if hasattr(item.module, "served"):
