@@ -19,6 +19,7 @@ from lightwell.client import Stream
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.requests import (
+    CONCURRENCY,
     ExplainOptions,
     Options,
     SynthesizeOptions,
@@ -60,8 +61,8 @@ NOT_DETERMINISTIC = (
 
 class Local(Waiting):
     """A model in this process: a `.pt` or `.pt2` file, an `nn.Module` (it is traced), or a loaded model. `card` says
-    what the file does not; `labels` names the classes; `further` are other models, by the names that a method's
-    parameter may give for them. Errors are the SDK's. The engine's thread ends with `close()`, with the object, or with
+    what the file does not; `labels` names the classes; `further` are other models with cards of their own,
+    by the names that a method's parameter may give for them. Errors are the SDK's. The engine's thread ends with `close()`, with the object, or with
     the process."""
 
     def __init__(
@@ -71,10 +72,10 @@ class Local(Waiting):
         labels: tuple[str, ...] = (),
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        further: Mapping[str, str | Path | torch.nn.Module | Model] = MappingProxyType({}),
+        further: Mapping[str, Local] = MappingProxyType({}),
     ) -> None:
         self.model = _loaded(model, card or Card(), labels, device, dtype)
-        self._further = {name: _loaded(each, card or Card(), (), device, dtype) for name, each in further.items()}
+        self._further = {name: each.model for name, each in further.items()}
         self._described, self._limits = describe.described(self.model), Limits(device=device)
         self._engine = Engine(
             answer, name="local", fitting=self._limits.fitting, processors=torch.device(device).type == "cpu"
@@ -112,7 +113,7 @@ class Local(Waiting):
         images: Iterable[ImageLike],
         method: Message,
         *,
-        concurrency: int = 32,
+        concurrency: int = CONCURRENCY,
         progress: bool = False,
         **options: Unpack[ExplainOptions],
     ) -> Iterator[Explanation]:

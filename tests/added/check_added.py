@@ -77,9 +77,14 @@ def client(server):
 
 @pytest.fixture(scope="module")
 def local(repository):
-    further = {"other": repository / "other" / "1" / "model.pt"}
+    path = repository / "other" / "1" / "model.pt"
     card = Card.model_validate({"input": {"size": [SIDE, SIDE], "mean": [0, 0, 0], "std": [1, 1, 1]}})
-    with Local(repository / "other" / "1" / "model.pt", card, further=further) as opened:
+    grey = Card.model_validate({"input": {"size": [SIDE, SIDE], "mean": [0.5] * 3, "std": [0.5] * 3}})
+    with (
+        Local(path, card) as same,
+        Local(path, grey) as other,
+        Local(path, card, further={"other": same, "of its own card": other}) as opened,
+    ):
         yield opened
 
 
@@ -116,6 +121,7 @@ def test_a_method_with_two_models(client, local):
     assert np.allclose(again.map, found.map, atol=1e-6)
     nothing = client.explain(STAR, Contrasted(other="other@1"), model="other", target=0)
     assert not nothing.map.any() and not local.explain(STAR, Contrasted(other="other"), target=0).map.any()
+    assert local.explain(STAR, Contrasted(other="of its own card"), target=0).map.any()
     assert client.estimate(Contrasted(other="other"), STAR, model="shapes").rows == 2
     for name, wrong in (("inverted", "is a stylizer; name a classifier"), ("flat", "takes another size")):
         with pytest.raises(InvalidArgumentError, match=wrong):
