@@ -47,7 +47,7 @@ from lightwell_server.models.answer import answer
 from lightwell_server.models.card import Card
 from lightwell_server.models.lifting.pixels import example
 from lightwell_server.models.store import Model, load_file
-from lightwell_server.requests.models import check_role
+from lightwell_server.requests.models import check_role, roles
 from lightwell_server.runtime import describe, responses
 from lightwell_server.runtime.limits import Limits
 from lightwell_server.runtime.prepare import PreparedRequest, prepare
@@ -194,15 +194,13 @@ class Local(Waiting):
 
     def _roles(self, request: Request) -> dict[str, Model]:
         """The further models of a request by the parameters that name them."""
-        method, found = method_of(request), dict[str, Model]()
-        for role in method.needs.models:
-            if name := getattr(getattr(request, method.name), role):
-                if name not in self._further:
-                    raise InvalidArgument.at(
-                        f"{method.name}.{role}", f"there is no model {name!r}; {nearest(name, list(self._further))}"
-                    )
-                found[role] = self._further[name]
-                check_role(method, role, name, found[role].card.kind)
+        found = dict[str, Model]()
+        for role, name in roles(request).items():
+            if name not in self._further:
+                path = f"{method_of(request).name}.{role}"
+                raise InvalidArgument.at(path, f"there is no model {name!r}; {nearest(name, list(self._further))}")
+            found[role] = self._further[name]
+            check_role(request, role, name, found[role].card.kind)
         return found
 
     def _decoded(self, request: Request, further: Mapping[str, Model]) -> RequestImages:

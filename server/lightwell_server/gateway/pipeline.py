@@ -24,7 +24,7 @@ from lightwell_server.requests.admitted import AdmittedRequest, Price
 from lightwell_server.requests.backend import Backend, Response
 from lightwell_server.requests.budget import Budget
 from lightwell_server.requests.call import WRITTEN, current
-from lightwell_server.requests.models import check_role
+from lightwell_server.requests.models import check_role, roles
 from lightwell_server.runtime.queries import Query
 
 T = TypeVar("T")
@@ -100,12 +100,9 @@ class Pipeline:
     def _further(self, request: Request) -> dict[str, ModelVersion]:
         """The further models of a request by the parameters that name them. Raises InvalidArgument for one of a wrong
         kind, and the registry's errors for unknown names."""
-        method = method_of(request)
-        parameters, found = getattr(request, method.name), dict[str, ModelVersion]()
-        for role in method.needs.models:
-            if name := getattr(parameters, role):
-                found[role] = self._registry.get(name)
-                check_role(method, role, found[role].id, found[role].kind)
+        found = {role: self._registry.get(name) for role, name in roles(request).items()}
+        for role, entry in found.items():
+            check_role(request, role, entry.id, entry.kind)
         return found
 
     def _queried(self, query: Query, named: Any) -> ModelVersion | None:  # noqa: ANN401
