@@ -61,9 +61,9 @@ NOT_DETERMINISTIC = (
 
 class Local(Waiting):
     """A model in this process: a `.pt` or `.pt2` file, an `nn.Module` (it is traced), or a loaded model. `card` says
-    what the file does not; `labels` names the classes; `further` are other models with cards of their own,
-    by the names that a method's parameter may give for them. Errors are the SDK's. The engine's thread ends with `close()`, with the object, or with
-    the process."""
+    what the file does not; `labels` names the classes; `further` are other models with cards of their own, by the names
+    that a method's parameter may give for them. Errors are the SDK's. The engine's thread ends with `close()`, with the
+    object, or with the process."""
 
     def __init__(
         self,
