@@ -67,8 +67,7 @@ def explain(
     if targets is None:
         return (yield from _answer(partial(explain_request, image, method, **options)))
     found = [(yield from _answer(partial(top_request, image, method, targets, **options)))]
-    requests = others(found[0], targets, method, **options)
-    yield from _in_order((partial(_same, request) for request in requests), CONCURRENCY, found.append)
+    yield from _in_order(others(found[0], targets, method, **options), CONCURRENCY, found.append)
     return found
 
 
@@ -130,7 +129,3 @@ def _in_order(
         yield Give(answer)
     if wrong is not None:
         raise wrong
-
-
-def _same(request: Request) -> Request:
-    return request

@@ -3,7 +3,8 @@ field of the oneof, so a new method needs no change here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, SupportsIndex, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import Message
@@ -90,9 +91,9 @@ def top_request(
 
 def others(
     first: Explanation, targets: int, method: Message, **options: Unpack[ExplainOptions]
-) -> Iterator[explain_pb2.ExplainRequest]:
-    """The requests that follow the response to `top_request`, for the same image and version of the model. Raises
-    ValueError if the method has no target."""
+) -> Iterator[Callable[[], explain_pb2.ExplainRequest]]:
+    """What makes the requests that follow the response to `top_request`, for the same image and version of the model.
+    Raises ValueError if the method has no target."""
     if not first.message.HasField("target"):
         raise ValueError(f"{first.method} looks at no target; leave targets out")
     options["model"], options["version"] = first.provenance.model, first.provenance.version
@@ -100,7 +101,7 @@ def others(
     classes = [prediction.class_index for prediction in first.predictions]
     rest = [index for index in classes if index != first.target.target.class_index]
     for options["target"] in rest[: targets - 1]:
-        yield explain_request(first.source, method, **options)
+        yield partial(explain_request, first.source, method, **options)
 
 
 def synthesize_request(method: Message, **options: Unpack[SynthesizeOptions]) -> synthesize_pb2.SynthesizeRequest:
