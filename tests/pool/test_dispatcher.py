@@ -6,6 +6,7 @@ import contextlib
 import pytest
 
 from lightwell.v1 import admin_pb2 as admin
+from lightwell.v1 import models_pb2
 from lightwell_server.config import Settings
 from lightwell_server.errors import Aborted, Unavailable
 from lightwell_server.pool import dispatcher as lines
@@ -196,6 +197,19 @@ async def test_those_in_line_are_told_when_no_worker_comes_back(made):
         await made.asked[admitted]
     telling.cancel()
     assert caught.value.reason == "NO_WORKER" and not made.dispatcher._queue
+
+
+@dispatcher
+async def test_a_query_waits_for_no_worker_that_does_not_come_back(made):
+    for slot in made.slots:
+        slot.models, slot.state = set(), admin.WORKER_STATE_ENDED
+    made.dispatcher.assign()
+    made.dispatcher._answering -= lines.GONE
+    request = models_pb2.GetFiltersRequest(model=KEY[0], version=KEY[1])
+    async with asyncio.timeout(10):
+        with pytest.raises(Unavailable, match="no worker answers") as caught:
+            await anext(made.pool.query("GetFilters", request, made.admitted()))
+    assert caught.value.reason == "NO_WORKER"
 
 
 def end(at_work, held=None, crashed=True):

@@ -126,8 +126,7 @@ class Pool:
         LightwellError."""
         way, keys = Way(), frozenset(models_of(request).values())
         while True:
-            if self._dispatcher.gone:
-                raise Unavailable("no worker answers; the log says more", reason="NO_WORKER", retry_seconds=GONE)
+            self._check_workers()
             slot = await self._dispatcher.acquire(admitted, keys)
             end, client, answered = slot.end, slot.client, False
             try:
@@ -148,12 +147,18 @@ class Pool:
             log.warning("begun again", extra={"fields": {"request_id": admitted.call.id, "suspect": admitted.suspect}})
             way.again()
 
+    def _check_workers(self) -> None:
+        """Raises Unavailable if there has been no worker for so long that nothing waits for one."""
+        if self._dispatcher.gone:
+            raise Unavailable("no worker answers; the log says more", reason="NO_WORKER", retry_seconds=GONE)
+
     async def query(self, rpc: str, request: Any, admitted: AdmittedRequest) -> AsyncGenerator[Message, None]:  # noqa: ANN401
         """Runs a query on the least loaded worker that has its model, if it names one. If the worker ends before it has
         answered, another one runs it. Raises LightwellError."""
         query = queries()[rpc]
         keys = query.keys(request)
         while True:
+            self._check_workers()
             self._dispatcher.expect()
             able = [slot for slot in self._slots if keys <= slot.models]
             for slot in sorted(able, key=lambda slot: slot.backlog):
