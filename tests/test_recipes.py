@@ -7,6 +7,8 @@ import pytest
 
 from tests.copies import ROOT, Copy
 
+pytestmark = pytest.mark.server
+
 FENCE = re.compile(r"^ +```(diff|python)\n(.*?)^ +```$", re.M | re.S)
 PATH = re.compile(r"^\d+\. `([^`]+)`", re.M)
 

@@ -8,6 +8,8 @@ import pytest
 from tests.added import messages
 from tests.copies import ROOT, Copy
 
+pytestmark = pytest.mark.server
+
 ADDED = ROOT / "tests" / "added"
 QUERIES = "server/lightwell_server/runtime/queries"
 

@@ -12,6 +12,8 @@ from bench.strangers.halves import EXPLAIN
 from bench.strangers.shared import MIB, Part, failed
 from tests.serving import bundled, served
 
+pytestmark = pytest.mark.server
+
 
 @pytest.mark.parametrize("name", ["health", "unread", "parts", "names", "resets", "signals"])
 def test_the_part_in_small(name, monkeypatch):

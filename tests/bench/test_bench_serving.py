@@ -2,12 +2,15 @@
 
 import sys
 
+import pytest
 from torch import nn
 
 from bench import serving
 from bench.device.long_queue import LongQueue
 from lightwell.serving import bundled
 from lightwell_server.models.store import load_version
+
+pytestmark = pytest.mark.server
 
 
 def test_the_command_prints_a_table_and_a_line_for_each_goal(monkeypatch, capsys):

@@ -17,6 +17,8 @@ from lightwell.v1 import types_pb2 as types
 from tests.server.test_service import PAINTING, STAR
 from tests.serving import bundled, served_as_is
 
+pytestmark = pytest.mark.server
+
 FIXED = {"stop_early": False}
 LOUD, QUIET = "a-token-of-one-that-is-not", "a-token-of-one-that-is-modest"
 

@@ -21,6 +21,8 @@ from lightwell.demo import SAMPLES
 from lightwell_server.models.store import files
 from tests.serving import bundled, served_as_is
 
+pytestmark = pytest.mark.server
+
 STAR = SAMPLES / "star.png"
 SECONDS = {"kill": 6, "stop": 1, "takeover": 1, "poison": 5, "swap": 1, "load": 1}
 

@@ -19,6 +19,8 @@ from lightwell_server.gateway.registry import ALIASES, ModelRegistry
 from lightwell_server.reload import Watched
 from tests.serving import bundled
 
+pytestmark = pytest.mark.server
+
 OLD, NEW = "the-first-of-two-tokens", "the-other-of-two-tokens"
 
 
