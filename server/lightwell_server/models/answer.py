@@ -31,12 +31,15 @@ def answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
 def deterministic_answer(graph: Graph, parts: Sequence[Part]) -> list[Answer]:
     """As `answer`, with torch's deterministic algorithms if the Asks belong to a `reproducible` request. The switch
     applies to the whole process, so this is for the server's own processes."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(parts[0].reproducible or before)
+    if not parts[0].reproducible:
+        return answer(graph, parts)
+    before = torch.get_deterministic_debug_mode()
+    # torch.use_deterministic_algorithms does the same, and imports a compiler.
+    torch.set_deterministic_debug_mode("error")
     try:
         return answer(graph, parts)
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_deterministic_debug_mode(before)
 
 
 def _step(graph: Graph, parts: Sequence[Part]) -> list[Answer]:

@@ -73,7 +73,7 @@ def met(first: Tensor, second: Tensor, weighed: bool = False) -> Tensor:
     """The boxes of a pointwise operation. If one box lies within the other, the smaller one, as for a position
     multiplied by the mean of all. Else, if one argument is a grid and the result is not, the grid's. Else the box
     around both, or the first one if it is `weighed` by the second, as a query by all keys."""
-    shape = torch.broadcast_shapes(first.shape, second.shape)
+    shape = torch.broadcast_tensors(first, second)[0].shape  # torch.broadcast_shapes imports sympy
     one, other = _once(first), _once(second)
     if _nowhere(other) or (one.shape == other.shape and torch.equal(one, other)):
         return one.expand(shape)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import torch
+import torch._dynamo  # noqa: F401 - imported once, in the fork server, and not by each worker's device
 import uvloop
 from grpc_status import rpc_status
 from prometheus_client import ProcessCollector, generate_latest
@@ -39,10 +39,6 @@ from lightwell_server.requests.admitted import AdmittedRequest
 from lightwell_server.requests.call import Call
 from lightwell_server.runtime.device import Device
 from lightwell_server.runtime.queries import Query, queries
-
-# Its first call imports a compiler, which takes seconds. Here that is done once, in the fork server, and not at each
-# worker's first step.
-torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
 
 log = logging.getLogger(__name__)
 

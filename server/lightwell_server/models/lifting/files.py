@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +39,8 @@ _LOGS = [
     for name in ("torch.export", "torch.export.pt2_archive._package", "torch._export.serde.serialize")
 ]
 _READING = threading.Lock()
-"""torch reads programs with a global variable for the current one, so one is read at a time."""
+"""One program is read at a time: torch has a global variable for the current one, and imports its compiler for the
+first, which other threads must not see half done."""
 
 
 @dataclass(frozen=True)
@@ -251,9 +253,10 @@ class Program:
         libraries.imported(self.path)
         file = devices.on_cpu(self.path)
         with _READING:
+            import_module("torch._dynamo")  # by this name optimizers import it, too
             self.program = torch.export.load(file)
-        self.module: Any = self.program.module()
-        self._original: Any = eval_mode.program(self.program).module()
+            self.module: Any = self.program.module()
+            self._original: Any = eval_mode.program(self.program).module()
         self.dtype = self.stored = _commonest(self.weights())
         self.given: Mapping[str, Any] = {}
         specs = self.program.graph_signature.input_specs
