@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     versions: Literal["newest", "all"] = Field(
         "newest", description="Which versions of a model are loaded: the newest and those with an alias, or all."
     )
+    require_models: str = Field(
+        "", description="Models, by commas, each of which must answer before the server is ready: net,style."
+    )
     max_load_seconds: Seconds = Field(
         600.0, description="Seconds that the loading of a model may take before it is refused."
     )
@@ -165,7 +168,12 @@ class Settings(BaseSettings):
     @property
     def device_names(self) -> list[str]:
         """The devices, one by one."""
-        return [name.strip() for name in self.devices.split(",") if name.strip()]
+        return _listed(self.devices)
+
+    @property
+    def required(self) -> list[str]:
+        """The names of the models without which the server is not ready."""
+        return _listed(self.require_models)
 
     @property
     def each_jobs(self) -> int:
@@ -203,6 +211,10 @@ def _file(words: Sequence[str]) -> Path | None:
     parser.add_argument("--config")
     named = parser.parse_known_args(words)[0].config or os.environ.get("LIGHTWELL_CONFIG")
     return Path(named) if named else None
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _toml(value: Any) -> str:  # noqa: ANN401 - a plain value of JSON

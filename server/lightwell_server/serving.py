@@ -177,6 +177,9 @@ class Serving:
             tasks.create_task(self._poll())
             await self._reconciler.load_all()
             self._decided = True
+            for name in self._settings.required:
+                if not self._answers(name):
+                    log.error("not ready: the model %s of --require-models %s", name, self._reason(name))
             count = len(self._registry.ready())
             print(f"lightwell: serving {count} models on port {self._port}", flush=True)
 
@@ -184,7 +187,7 @@ class Serving:
         """Keeps health and what requests have used up to date: a model answers where a worker has it."""
         ready = False
         while True:
-            if ready != (self._decided and self._backend.warm):
+            if ready != self._ready():
                 ready = not ready
                 for service in SERVICES:
                     self._health.set(service, serves=ready)
@@ -195,9 +198,22 @@ class Serving:
 
     async def _update_health(self, name: str) -> None:
         """A model may have begun or ceased to answer."""
-        ready = [entry for entry in self._registry.versions(name) if entry.ready]
-        answers = any(self._backend.answers(entry.name, entry.version) for entry in ready)
-        self._health.set(name, serves=answers)
+        self._health.set(name, serves=self._answers(name))
+
+    def _ready(self) -> bool:
+        """Whether the server takes requests as it should: the models that are required answer, and all others are
+        decided."""
+        return self._decided and self._backend.warm and all(map(self._answers, self._settings.required))
+
+    def _answers(self, name: str) -> bool:
+        """Whether a worker has a version of a model."""
+        versions = (entry for entry in self._registry.versions(name) if entry.ready)
+        return any(self._backend.answers(entry.name, entry.version) for entry in versions)
+
+    def _reason(self, name: str) -> str:
+        """Why a model does not answer."""
+        reasons = [f"{entry.id}: {entry.reason}" for entry in self._registry.versions(name) if entry.reason]
+        return f"is refused ({'; '.join(reasons)})" if reasons else "is not in the repository, or not loaded"
 
     async def _drain(self) -> None:
         """Tells load balancers, takes no new calls, and finishes those that are accepted within the grace time. Watches

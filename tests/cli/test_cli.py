@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -553,3 +554,7 @@ def test_parameters_of_every_shape_are_read(photo):
     for bad in ("color=1,0", "color=a,b,c", "nothing=1"):
         with pytest.raises(parameters.Usage):
             parameters.method("explain", "occlusion", [bad])
+
+
+def test_the_version_is_told():
+    assert run("", "--version") == (0, f"lightwell {metadata.version('lightwell')}\n", "")

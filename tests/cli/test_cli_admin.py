@@ -241,3 +241,9 @@ def test_a_narrow_terminal_cuts_nothing_off():
     last = "".join(line[lines[0].index("request") :].strip() for line in lines[1:])
     told_of = f"occlusionof{job.model}@{job.version},step12of10,000{name}by[bold]anna,attempt2"
     assert last.replace(" ", "") == told_of
+
+
+def test_health_is_an_exit_code(server):
+    assert run(server.address, "status", "--health") == (0, "", "")
+    assert run("127.0.0.1:1", "status", "--health", "--timeout", "2") == (1, "", "")
+    assert "--health prints nothing" in sentence(run(server.address, "status", "--health", "--live"), 2)

@@ -40,6 +40,7 @@ from lightwell import (
 from lightwell.images import to_message
 from lightwell.v1 import models_pb2
 from lightwell.v1 import types_pb2 as types
+from tests.commands import run
 from tests.serving import bundled, served
 
 SAMPLES = Path(lightwell.__file__).parent / "samples"
@@ -231,6 +232,32 @@ def test_health_knows_the_process_the_services_and_each_model(server):
         assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
     broken = stub.Check(health_pb2.HealthCheckRequest(service="broken"))
     assert broken.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_a_server_is_ready_when_the_models_that_it_must_have_answer(tmp_path):
+    """A model that appears later makes it ready, and one that goes takes that back; liveness is not concerned."""
+    shutil.copytree(bundled() / "shapes", tmp_path / "shapes")
+    with served(tmp_path, "--require-models", "shapes, net") as server:
+        health = health_pb2_grpc.HealthStub(grpc.insecure_channel(server.address))
+
+        def state(service):
+            return health.Check(health_pb2.HealthCheckRequest(service=service)).status
+
+        def becomes(wanted):
+            deadline = time.monotonic() + 30
+            while state("lightwell.v1.ExplainerService") != wanted:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+        serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        assert state("") == state("shapes") == serving and state("lightwell.v1.ExplainerService") == not_serving
+        assert run(server.address, "status", "--health") == (1, "", "")
+        shutil.copytree(tmp_path / "shapes", tmp_path / "net")
+        becomes(serving)
+        assert run(server.address, "status", "--health") == (0, "", "")
+        shutil.rmtree(tmp_path / "shapes")
+        becomes(not_serving)
+        assert state("") == serving
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

@@ -56,6 +56,19 @@ def test_what_kubernetes_sets_for_a_service_is_told_from_a_mistake():
     assert "enableServiceLinks: false" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_required_model_that_is_not_there_is_told_with_the_reason(tmp_path):
+    (tmp_path / "net" / "1").mkdir(parents=True)
+    (tmp_path / "net" / "1" / "model.pt").write_text("no model")
+    command = [sys.executable, "-W", "ignore", "-m", "lightwell_server", "--repository", tmp_path, "--workers", "0"]
+    command += ["--address", "127.0.0.1:0", "--metrics-port", "0", "--require-models", "net,other"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("lightwell: serving 0 models")
+        process.terminate()
+        told = [line for line in process.communicate()[1].splitlines() if "not ready" in line]
+    assert "the model net of --require-models is refused (net@1: model.pt" in told[0]
+    assert "the model other of --require-models is not in the repository" in told[1]
+
+
 def test_help_tells_every_setting():
     told = serve("--help").stdout
     for name, field in Settings.model_fields.items():

@@ -12,11 +12,12 @@ from lightwell.cli import formatting_admin
 from lightwell.cli.connection import Server, asking
 from lightwell.cli.formatting import counted, plain
 from lightwell.cli.options import model_names
+from lightwell.cli.status import ready
 from lightwell.cli.status import status as status_of
 from lightwell.cli.terminal import Json, failed, live, say, sentences
 from lightwell.parameters import Usage
 from lightwell.transport.channel import Connection
-from lightwell.transport.errors import DeadlineError, UnavailableError
+from lightwell.transport.errors import DeadlineError, LightwellError, UnavailableError
 
 PATIENCE = 5.0
 """The timeout of each call of `status` in seconds, by default."""
@@ -32,12 +33,19 @@ def status(
     follow: Annotated[bool, typer.Option("--live", help="Show it anew until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often, with --live.")] = 1.0,
     as_json: Json = False,
+    health: Annotated[
+        bool, typer.Option("--health", help="Print nothing: exit code 0 if it takes requests, else 1.")
+    ] = False,
 ) -> None:
     """Whether the server is there, and how its services, workers, queue and models are."""
     with sentences():
         settings = server.settings()
         connection = Connection(**{**settings, "timeout": settings["timeout"] or PATIENCE})
         with connection.open(server.address) as channel:
+            if health:
+                if follow or as_json:
+                    raise Usage("--health prints nothing; leave --live and --json out")
+                raise typer.Exit(_exit_code(channel, connection))
             if follow:
                 live(lambda: _seen(server.address, channel, connection, as_json)[0], every, in_place=not as_json)
                 return
@@ -95,6 +103,14 @@ def unload(server: Server, name: Name, version: Annotated[str, typer.Argument(he
     with server.client() as client:
         client.unload_model(name, version)
         say(f"{name} version {version} takes no further requests")
+
+
+def _exit_code(channel: grpc.Channel, connection: Connection) -> int:
+    """0 if the server takes requests."""
+    try:
+        return int(ready(channel, connection) != "serving")
+    except LightwellError:
+        return 1
 
 
 def _seen(

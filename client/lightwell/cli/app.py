@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lightwell.cli import admin, explain, filters, models, sheet, synthesize
-from lightwell.cli.terminal import Commands, failed, sentences
+from lightwell.cli.terminal import Commands, failed, say, sentences
 from lightwell.serving import missing
 
 app = typer.Typer(
@@ -21,6 +22,23 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        say(f"lightwell {version('lightwell')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Explains what image models see."""
+
+
 for command in (
     explain.explain,
     sheet.sheet,

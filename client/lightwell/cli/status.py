@@ -45,6 +45,12 @@ def status(address: str, channel: grpc.Channel, connection: Connection) -> Statu
     return Status(address, services, found, health, own, reason)
 
 
+def ready(channel: grpc.Channel, connection: Connection) -> str:
+    """The state of the service of explanations: serving, not_serving or unknown. Raises `LightwellError` if the server
+    does not respond."""
+    return _health(channel, explainer_pb2.DESCRIPTOR.services_by_name["ExplainerService"].full_name, connection)
+
+
 def _answered(ask: Callable[..., Any], request: Message, connection: Connection) -> tuple[Any, str]:
     """The response; or None and the reason, if the caller has no right to it or the server does not know the call."""
     request_id = new_request_id()
