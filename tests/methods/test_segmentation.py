@@ -1,5 +1,8 @@
 """Segmentation: the object is where the saliency says, to the edges of its colours; the same seed is the same mask."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -118,3 +121,34 @@ def test_large_images_are_cut_smaller_and_masked_at_their_size(tmp_path):
     inside[200:400, 200:400] = True
     assert found.shape == (side, side)
     assert float((found.bool() & inside).sum() / (found.bool() | inside).sum()) > 0.95
+
+
+WITHOUT_OPENCV = """
+import sys
+
+sys.modules["cv2"] = None
+from lightwell import NotApplicableError, Saliency, Segmentation
+from lightwell.demo import SAMPLES
+from lightwell.serving import bundled
+from lightwell_server.local import Local
+from lightwell_server.models.store import load_version
+from lightwell_server.runtime.describe import described
+
+star = SAMPLES / "star.png"
+with Local(load_version(bundled() / "shapes" / "1", bundled())) as local:
+    methods = described(local.model).methods
+    print({method.method: method.reason for method in methods if not method.applies})
+    local.explain(star, Saliency())
+    try:
+        local.explain(star, Segmentation())
+    except NotApplicableError as error:
+        print(error.message)
+"""
+
+
+def test_without_opencv_it_says_what_to_install_and_all_else_works():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_OPENCV], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told, refused = done.stdout.splitlines()
+    needed = "OpenCV is not installed at the server; install lightwell[segmentation] there"
+    assert told == str({"segmentation": needed}) and needed in refused

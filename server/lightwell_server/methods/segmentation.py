@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import torch
 from annotated_types import Interval
@@ -16,6 +15,13 @@ from torch import Generator, Tensor
 from lightwell_server.contract import Explaining, Facts, ModelInput, Share, Target, View, Work
 from lightwell_server.errors import InvalidArgument
 from lightwell_server.methods.saliency import saliency
+
+try:
+    import cv2
+except ImportError:  # it is large, so it is an extra
+    MISSING: str | None = "OpenCV is not installed at the server; install lightwell[segmentation] there"
+else:
+    MISSING = None
 
 Bytes = NDArray[np.uint8]
 """Pixels [H, W, 3] or marks [H, W], uint8."""
@@ -29,10 +35,9 @@ compared."""
 
 
 def applies(facts: Facts) -> str | None:
-    """Why it does not apply to a model, or None. It needs colours."""
-    return (
-        "it cuts objects out by colour, and the channels of the model's images are no colours" if facts.tensor else None
-    )
+    """Why it does not apply to a model, or None. It needs OpenCV, and colours."""
+    colourless = "it cuts objects out by colour, and the channels of the model's images are no colours"
+    return MISSING or (colourless if facts.tensor else None)
 
 
 def segmentation(
