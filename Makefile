@@ -48,7 +48,7 @@ $(VENV)/.venv:
 	touch $@
 
 $(VENV)/.server: $(VENV)/.venv $(SOURCES)
-	$(VENV)/bin/pip install --quiet -e '.[server,segmentation]'
+	$(VENV)/bin/pip install --quiet -e '.[server]'
 	touch $@
 
 # torchattacks pins old libraries that it does not need.
