@@ -35,7 +35,7 @@ class Reading:
 
 def main(file):
     module.answer = deterministic_answer  # as in a server
-    import_module("torch._dynamo")
+    import_module("torch._dynamo")  # optimizers import it as a whole, which is safe
     before.update(sys.modules)
     files._READING = Reading()
     picture = Pil.open(SAMPLES / "star.png").convert("RGB").resize((SIDE, SIDE))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import torch._dynamo  # noqa: F401 - imported once, in the fork server, and not by each worker's device
+import torch._dynamo  # noqa: F401 - optimizers import it when they are made; here it is done once for all workers
 import uvloop
 from grpc_status import rpc_status
 from prometheus_client import ProcessCollector, generate_latest

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
-from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -60,7 +59,6 @@ class Device:
         watch: Callable[[Collection[Run]], object] = lambda runs: None,
         failed: Callable[[], object] = lambda: None,
     ) -> None:
-        import_module("torch._dynamo")  # optimizers import it, which other threads must not see half done
         threads = settings.threads or processors()
         if settings.threads or threads < torch.get_num_threads():  # torch ignores the quota of a control group
             torch.set_num_threads(threads)

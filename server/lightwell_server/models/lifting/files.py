@@ -253,7 +253,7 @@ class Program:
         libraries.imported(self.path)
         file = devices.on_cpu(self.path)
         with _READING:
-            import_module("torch._dynamo")  # by this name optimizers import it, too
+            import_module("torch._dynamo")  # optimizers, on other threads, import it by this name too
             self.program = torch.export.load(file)
             self.module: Any = self.program.module()
             self._original: Any = eval_mode.program(self.program).module()
