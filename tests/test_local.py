@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from PIL import Image as Pil
@@ -281,3 +282,82 @@ def test_a_grey_array_is_the_same_in_all_colours(tmp_path):
             for image in (grey, grey[None], grey[..., None], np.repeat(grey[None], 3, 0))
         ]
     assert all(np.array_equal(one, maps[-1]) for one in maps)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A model in versions 9 and 10, each with a card and labels in a file; the older one's file has another mean."""
+    for version, mean in (("9", 0.1), ("10", 0.5)):
+        directory = tmp_path / "net" / version
+        directory.mkdir(parents=True)
+        export(seeded(Residual), "traced", directory, torch.rand(2, 3, 32, 32)).rename(directory / "model.pt")
+        card = f"[input]\nsize = [32, 32]\nmean = [{mean}, {mean}, {mean}]\n[output]\nlabels = 'names.txt'\n"
+        (directory / "card.toml").write_text(card)
+        (directory / "names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "version", "mean"),
+    [
+        ("net", {}, "10", 0.5),
+        ("net", {"version": "9"}, "9", 0.1),
+        ("net/9", {}, "9", 0.1),
+        ("net/9/model.pt", {}, "9", 0.1),
+    ],
+)
+def test_a_file_is_used_with_the_card_and_the_labels_beside_it(repository, path, options, version, mean):
+    with Local(repository / path, **options) as local:
+        assert local.model.id == f"net@{version}" and local.model.card.input.mean == (mean,) * 3
+        assert local.explain(PICTURE, Saliency(), target="cat").target.label == "cat"
+
+
+def test_what_is_given_goes_before_the_card_beside_the_file(repository):
+    file = repository / "net" / "9" / "model.pt"
+    with Local(file, CARD) as local:
+        assert local.model.card == CARD and local.model.labels[0] == "ant"
+    with Local(file, labels=tuple("vwxyz"), mean=(0.3,) * 3, size=(40, 40)) as local:
+        assert local.model.labels == tuple("vwxyz") and local.model.facts.size == (40, 40)
+        assert local.model.card.input.mean == (0.3,) * 3
+
+
+def test_labels_in_a_file_that_a_given_card_names_are_read(repository):
+    card = Card.model_validate({"input": {"size": [32, 32]}, "output": {"labels": "names.txt"}})
+    with Local(repository / "net" / "9" / "model.pt", card) as local:
+        assert local.model.labels == ("ant", "bee", "cat", "dog", "eel")
+
+
+def test_a_card_whose_check_fails_is_told(repository):
+    directory = repository / "net" / "9"
+    Pil.fromarray(PICTURE).save(directory / "seen.png")
+    with (directory / "card.toml").open("a") as card:
+        card.write("[check]\npicture = 'seen.png'\nclasses = [0]\nscores = [1000.0]\n")
+    with pytest.raises(LightwellError, match="the card's check fails"):
+        Local(directory)
+
+
+@pytest.mark.parametrize(
+    ("path", "version", "wrong"),
+    [
+        ("net", "11", "no version '11'; the nearest are 10"),
+        ("net/8", "", "No such file"),
+        ("", "", "holds no model"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told(repository, path, version, wrong):
+    with pytest.raises(OSError, match=wrong):
+        Local(repository / path, version=version)
+
+
+def test_a_network_of_timm_brings_its_own_preprocessing():
+    torch.manual_seed(0)
+    net = timm.create_model("test_resnet.r160_in1k", pretrained=False).eval()
+    with Local(net) as local:
+        card, said = local.model.card.input, timm.data.resolve_model_data_config(net)
+        assert (3, *card.size) == said["input_size"] and (card.mean, card.std) == (said["mean"], said["std"])
+        assert card.interpolation == said["interpolation"] and card.mean != Card().input.mean
+        assert local.model.labels[0].startswith("tench")
+    with Local(net, size=(96, 96), mean=(0.1, 0.1, 0.1)) as local:
+        assert (local.model.card.input.size, local.model.card.input.mean) == ((96, 96), (0.1, 0.1, 0.1))
+    with Local(net, CARD.model_copy(update={"output": Card().output, "layers": {}})) as local:
+        assert local.model.card.input.size == (32, 32) and not local.model.labels

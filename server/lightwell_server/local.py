@@ -42,28 +42,40 @@ from lightwell_server.engine.engine import Engine
 from lightwell_server.engine.run import Done, Event, Failed, Passed, Run
 from lightwell_server.errors import InvalidArgument, LightwellError, NotApplicable, nearest
 from lightwell_server.gateway.images import RequestImages, decode_images
+from lightwell_server.importing.given import Given
+from lightwell_server.importing.published import declared
 from lightwell_server.importing.trace import trace
 from lightwell_server.models.answer import answer
-from lightwell_server.models.card import Card
+from lightwell_server.models.card import Card, read
+from lightwell_server.models.card import labels as labels_of
+from lightwell_server.models.check import verify
+from lightwell_server.models.disk import there
 from lightwell_server.models.lifting.pixels import example
-from lightwell_server.models.store import Model, load_file
+from lightwell_server.models.store import FILES, Model, load_file, located
 from lightwell_server.requests.models import check_role, roles
 from lightwell_server.runtime import describe, responses
 from lightwell_server.runtime.limits import Limits
 from lightwell_server.runtime.prepare import PreparedRequest, prepare
 from lightwell_server.runtime.queries import queries
 
+__all__ = ["Card", "Local"]
+
 NOT_DETERMINISTIC = (
     "torch's deterministic algorithms are off in this program; call torch.use_deterministic_algorithms(True) before"
 )
 """The exception of a `reproducible` request: a library does not set what belongs to the whole process."""
+ANYWHERE = Path("/")
+"""Where the files that a card names may lie: a program's own files, unlike a server's repository, are not confined."""
 
 
 class Local(Waiting):
-    """A model in this process: a `.pt` or `.pt2` file, an `nn.Module` (it is traced), or a loaded model. `card` says
-    what the file does not; `labels` names the classes; `further` are other models with cards of their own, by the names
-    that a method's parameter may give for them. Errors are the SDK's. The engine's thread ends with `close()`, with the
-    object, or with the process."""
+    """A model in this process: a `.pt` or `.pt2` file, a model's directory of a repository (its newest version, or
+    `version`), an `nn.Module` (it is traced), or a loaded model. `card` says what the file does not; without one, the
+    `card.toml` beside the file does, with its labels. `labels` names the classes; `further` are other models with cards
+    of their own, by the names that a method's parameter may give for them. `size` (height, width), `mean` and `std`
+    replace the card's; a network of timm has those of its own configuration, and its labels. Errors are the SDK's,
+    OSError if there is no such file, and ValueError for a card that contradicts itself. The engine's thread ends with
+    `close()`, with the object, or with the process."""
 
     def __init__(
         self,
@@ -73,8 +85,14 @@ class Local(Waiting):
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         further: Mapping[str, Local] = MappingProxyType({}),
+        *,
+        version: str = "",
+        size: tuple[int, int] | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
     ) -> None:
-        self.model = _loaded(model, card or Card(), labels, device, dtype)
+        given = Given(size=size, mean=mean, std=std, labels=labels or None)
+        self.model = model if isinstance(model, Model) else _loaded(model, version, card, given, device, dtype)
         self._further = {name: each.model for name, each in further.items()}
         self._described, self._limits = describe.described(self.model), Limits(device=device)
         self._engine = Engine(
@@ -289,17 +307,39 @@ def _sdk_error(error: LightwellError) -> Exception:
 
 
 def _loaded(
-    model: str | Path | torch.nn.Module | Model, card: Card, labels: tuple[str, ...], device: str, dtype: torch.dtype
+    model: str | Path | torch.nn.Module,
+    version: str,
+    card: Card | None,
+    given: Given,
+    device: str,
+    dtype: torch.dtype,
 ) -> Model:
-    if isinstance(model, Model):
-        return model
-    names = labels or (card.output.labels if isinstance(card.output.labels, tuple) else ())
     try:
-        if not isinstance(model, torch.nn.Module):
-            return load_file(Path(model), card, names, Path(model).stem, "1", device, dtype)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.pt"
-            trace(model, tuple(example(card.sample(), 2)), path)
-            return load_file(path, card, names, type(model).__name__, "1", device, dtype)
+        if isinstance(model, torch.nn.Module):
+            return _traced(model, card, given, device, dtype)
+        return _read(located(Path(model), version).absolute(), card, given, device, dtype)
     except LightwellError as error:
         raise _sdk_error(error) from None
+
+
+def _traced(net: torch.nn.Module, card: Card | None, given: Given, device: str, dtype: torch.dtype) -> Model:
+    """A network, with the card that it declares itself if none is given. Raises `Refused`."""
+    given = given if card is not None else given.over(declared(net))
+    card = given.onto(card or Card())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        trace(net, tuple(example(card.sample(), 2)), path)
+        labels = given.labels or labels_of(card, Path.cwd(), ANYWHERE)
+        return load_file(path, card, labels, type(net).__name__, "1", device, dtype)
+
+
+def _read(path: Path, card: Card | None, given: Given, device: str, dtype: torch.dtype) -> Model:
+    """A file, with the card of its directory if none is given. Raises `Refused`."""
+    directory = path.parent
+    card = given.onto(card or read(directory, ANYWHERE)[0])
+    labels = given.labels or labels_of(card, directory, ANYWHERE)
+    listed = path.name in FILES and there(directory / "card.toml")
+    name, version = (directory.parent.name, directory.name) if listed else (path.stem, "1")
+    model = load_file(path, card, labels, name, version, device, dtype)
+    verify(model.graph, card, directory, ANYWHERE)
+    return model

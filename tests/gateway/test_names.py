@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lightwell_server.errors import Refused
-from lightwell_server.gateway.registry import ALIASES, ModelRegistry, State, natural
+from lightwell_server.gateway.registry import ALIASES, ModelRegistry, State
 from lightwell_server.models import card as cards
-from lightwell_server.models.disk import plain, shown
+from lightwell_server.models.disk import natural, plain, shown
 from lightwell_server.models.lifting import archive
 from lightwell_server.models.store import RENAME, files
 from tests.curating import curated

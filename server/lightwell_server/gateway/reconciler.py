@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.errors import Internal, LightwellError, NotFound, Refused, Unavailable
-from lightwell_server.gateway.registry import ModelRegistry, ModelVersion, State, natural
+from lightwell_server.gateway.registry import ModelRegistry, ModelVersion, State
+from lightwell_server.models.disk import natural
 from lightwell_server.models.store import files
 from lightwell_server.requests.backend import Backend
 from lightwell_server.threads import aside

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lightwell.v1 import models_pb2 as models
 from lightwell_server.errors import LightwellError, NotFound, Refused, Unavailable, nearest
+from lightwell_server.models.disk import natural
 from lightwell_server.observability.metrics import GatewayMetrics
 from lightwell_server.reload import Watched
 
@@ -210,9 +210,3 @@ def _aliases(path: Path) -> Aliases:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f'{path}: {wrong}; write versions in quotes, such as stable = "1"') from None
-
-
-def natural(version: str) -> tuple[list[tuple[int, str]], str]:
-    """A sort key for versions with numbers by value: 2 before 10. No two are equal."""
-    parts = re.split(r"(\d+)", version)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], version

@@ -78,17 +78,26 @@ def timm(name: str, random_weights: bool) -> Published:
     # A card describes only the central crop, with which torchvision's networks and most of timm's are published.
     pixels = data.create_transform(**{**config, "crop_mode": "center"}, is_training=False)
     squeezed = "squeezes the whole picture into the input" if mode == "squash" else "puts a border around the picture"
-    subset = data.infer_imagenet_subset(network)
-    given = Given(
-        size=config["input_size"][1:],
-        resize=int(min(config["input_size"][1:]) / config["crop_pct"]),
-        interpolation=_interpolation(name, config["interpolation"]),
+    notes = () if mode == "center" else (f"timm {squeezed} for {name}; here the middle is cropped",)
+    return Published(network, declared(network), pixels, trace, notes)
+
+
+def declared(network: torch.nn.Module) -> Given:
+    """The preprocessing and the labels that a network of timm declares itself; nothing of any other network."""
+    if not hasattr(network, "pretrained_cfg"):
+        return Given()
+    from timm import data
+
+    config, subset = data.resolve_model_data_config(network), data.infer_imagenet_subset(network)
+    size = config["input_size"][1:]
+    return Given(
+        size=size,
+        resize=int(min(size) / config["crop_pct"]),
+        interpolation=_interpolation(type(network).__name__, config["interpolation"]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         labels=tuple(data.ImageNetInfo(subset).label_descriptions()) if subset else None,
     )
-    notes = () if mode == "center" else (f"timm {squeezed} for {name}; here the middle is cropped",)
-    return Published(network, given, pixels, trace, notes)
 
 
 def _made(name: str, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:

@@ -249,11 +249,16 @@ def read(directory: Path, repository: Path) -> tuple[Card, tuple[str, ...]]:
         raise Refused(f"card.toml is no TOML: {error}", reason="BAD_CARD") from error
     except ValidationError as error:
         raise Refused(f"card.toml: {validation_message(error)}", reason="BAD_CARD") from error
+    return card, labels(card, directory, repository)
+
+
+def labels(card: Card, directory: Path, repository: Path) -> tuple[str, ...]:
+    """The labels of a card, from their file if it names one. Raises `Refused`."""
     if not isinstance(card.output.labels, str):
-        return card, card.output.labels
-    labels = inside(card.output.labels, "output.labels", directory, repository)
+        return card.output.labels
+    path = inside(card.output.labels, "output.labels", directory, repository)
     try:
-        return card, tuple(line.strip() for line in labels.read_text("utf-8").splitlines() if line.strip())
+        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
     except UnicodeDecodeError as error:
         raise Refused(f"{card.output.labels} is not UTF-8: {error}", reason="BAD_CARD") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 from lightwell_server.errors import Refused
@@ -21,6 +22,12 @@ def plain(name: str) -> bool:
     """Whether a model or a version may have this name: printable UTF-8, without the @ that separates the two, and
     without the backslash of an escape."""
     return shown(name) == name
+
+
+def natural(version: str) -> tuple[list[tuple[int, str]], str]:
+    """A sort key for versions with numbers by value: 2 before 10. No two are equal."""
+    parts = re.split(r"(\d+)", version)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], version
 
 
 def there(path: Path) -> bool:

@@ -15,7 +15,7 @@ from lightwell_server.errors import Refused, nearest
 from lightwell_server.models import card as cards
 from lightwell_server.models import check
 from lightwell_server.models.card import Card
-from lightwell_server.models.disk import WANT, plain, shown, there
+from lightwell_server.models.disk import WANT, natural, plain, shown, there
 from lightwell_server.models.graph import Graph
 from lightwell_server.models.lifting.lift import lift
 
@@ -72,6 +72,21 @@ def files(repository: Path) -> dict[tuple[str, str], Path]:
             if there(path):
                 found[shown(model.name), shown(directory.name)] = path
     return found
+
+
+def located(path: Path, version: str = "") -> Path:
+    """The model file that a path means: the file itself, that of a version's directory, or that of the version, by
+    default the newest, of a model's directory. Raises FileNotFoundError saying what is missing."""
+    if not path.is_dir():
+        return path
+    if there(own := _file(path)) and not version:
+        return own
+    found = {directory.name: _file(directory) for directory in path.iterdir() if there(_file(directory))}
+    if not found:
+        raise FileNotFoundError(f"{path} holds no model: no {FILES[0]}, and no version with one")
+    if version and version not in found:
+        raise FileNotFoundError(f"{path} has no version {version!r}; {nearest(version, sorted(found, key=natural))}")
+    return found[version or max(found, key=natural)]
 
 
 def load(repository: Path, name: str, version: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
