@@ -353,3 +353,28 @@ def test_an_accelerator_that_fails_while_a_model_is_loaded_ends_its_process(repo
     monkeypatch.setattr(store, "lift", broken)
     asyncio.run(load())
     assert ended == [True]
+
+
+def test_a_file_in_no_versions_directory_is_told(repository):
+    """It is listed and refused, beside good versions too; where it should be, it answers."""
+    shutil.copyfile(repository / "net" / "1" / "model.pt", repository / "net" / "model.pt")
+    shutil.copyfile(repository / "net" / "1" / "model.pt", repository / "model.pt")
+    (repository / "lone").mkdir()
+    shutil.copyfile(repository / "net" / "1" / "model.pt", repository / "lone" / "model.pt")
+
+    async def story():
+        async with kept(repository) as (library, _, _):
+            assert library.get("net").version == "1"
+            refused = {entry.name: entry.reason for entry in library.all() if not entry.version}
+            assert set(refused) == {"net", "lone", "model.pt"}
+            assert "move it to <model>/<version>/, such as lone/1/model.pt" in refused["lone"]
+            assert "such as net/1/model.pt" in refused["model.pt"]
+            with pytest.raises(Refused, match="model lone was refused: it lies in no directory"):
+                library.get("lone")
+            (repository / "lone" / "1").mkdir()
+            shutil.copyfile(repository / "net" / "1" / "card.toml", repository / "lone" / "1" / "card.toml")
+            (repository / "lone" / "model.pt").rename(repository / "lone" / "1" / "model.pt")
+            await until(lambda: [entry.version for entry in library.versions("lone") if entry.ready] == ["1"])
+            await until(lambda: len(library.versions("lone")) == 1)
+
+    asyncio.run(story())

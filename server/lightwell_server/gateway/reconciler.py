@@ -199,6 +199,7 @@ class Reconciler:
             for version in sorted((v for n, v in self._stamps if n == name), key=natural, reverse=True):
                 key = (name, version)
                 named = self._every_version or version in aliases or key in self._asked
+                named = named or not version  # it is refused, which tells that it lies in the wrong place
                 if self._asking[key] or (key not in self._away and (named or not found)):
                     wanted.append(key)
                 found = found or not self._refused(key)

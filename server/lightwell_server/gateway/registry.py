@@ -36,8 +36,8 @@ class ModelVersion:
 
     @property
     def id(self) -> str:
-        """Name and version."""
-        return f"{self.name}@{self.version}"
+        """Name and version; of a file in no version's directory the name alone."""
+        return f"{self.name}@{self.version}" if self.version else self.name
 
     @property
     def kind(self) -> str:

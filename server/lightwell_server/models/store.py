@@ -28,6 +28,8 @@ RENAME = (
     " \\x.., \\u...., \\\\); rename the directory"
 )
 """Why a version is refused whose name cannot be sent."""
+MISPLACED = "it lies in no directory of a version; move it to <model>/<version>/, such as {}/1/{}"
+"""Why a file is refused that is one level too high."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +59,13 @@ class Model:
 
 
 def files(repository: Path) -> dict[tuple[str, str], Path]:
-    """The model file of every version in a repository, by the `shown` names of model and version. Directories may come
-    and go meanwhile; one that cannot be read is left out. Raises OSError if this machine can read nothing now."""
+    """The model file of every version in a repository, by the `shown` names of model and version; the version of a file
+    that lies outside of a version's directory is empty. Directories may come and go meanwhile; one that cannot be read
+    is left out. Raises OSError if this machine can read nothing now."""
     found: dict[tuple[str, str], Path] = {}
     for model in repository.glob("*"):
+        if model.name in FILES and not model.is_dir():
+            found[shown(model.name), ""] = model
         try:
             directories = list(model.iterdir())
         except OSError as error:
@@ -68,6 +73,8 @@ def files(repository: Path) -> dict[tuple[str, str], Path]:
                 raise
             continue  # it is not a directory, or no longer exists
         for directory in directories:
+            if directory.name in FILES and not directory.is_dir():
+                found[shown(model.name), ""] = directory
             path = _file(directory)
             if there(path):
                 found[shown(model.name), shown(directory.name)] = path
@@ -94,6 +101,8 @@ def load(repository: Path, name: str, version: str, device: str = "cpu", dtype: 
     try:
         if not (plain(name) and plain(version)):
             raise Refused(RENAME)
+        if not version:
+            raise Refused(MISPLACED.format("net" if name in FILES else name, name if name in FILES else FILES[0]))
         model = load_version(repository / name / version, repository, device, dtype)
     except Refused as error:
         log.warning("model %s@%s is refused: %s", name, version, error.message)
