@@ -16,11 +16,12 @@ from collections.abc import (
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, TypeVar, Unpack, overload
 
 from google.protobuf.message import Message
 
 from lightwell import calls
+from lightwell.calls import OnError
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.progress import bar
@@ -137,6 +138,30 @@ class AsyncClient:
         request = synthesize_request(method, **options)
         return AsyncStream(_Attempts(self._explainer.Synthesize, request, self._connection))
 
+    @overload
+    def explain_all(
+        self,
+        images: Iterable[ImageLike],
+        method: Message,
+        *,
+        concurrency: int = CONCURRENCY,
+        progress: bool = False,
+        on_error: Literal["raise"] = "raise",
+        **options: Unpack[ExplainOptions],
+    ) -> AsyncIterator[Explanation]: ...
+
+    @overload
+    def explain_all(
+        self,
+        images: Iterable[ImageLike],
+        method: Message,
+        *,
+        concurrency: int = CONCURRENCY,
+        progress: bool = False,
+        on_error: Literal["return"],
+        **options: Unpack[ExplainOptions],
+    ) -> AsyncIterator[Explanation | Exception]: ...
+
     async def explain_all(
         self,
         images: Iterable[ImageLike],
@@ -144,12 +169,16 @@ class AsyncClient:
         *,
         concurrency: int = CONCURRENCY,
         progress: bool = False,
+        on_error: OnError = "raise",
         **options: Unpack[ExplainOptions],
-    ) -> AsyncIterator[Explanation]:
+    ) -> AsyncIterator[Explanation | Exception]:
         """Explains many images with one method, with at most `concurrency` requests in flight, and gives the results in
         the images' order. `options` are those of `ExplainOptions`; `progress` shows a bar. Raises `LightwellError`, or
-        what is wrong with an image, when that image's turn comes."""
-        async with aclosing(self._given(calls.explain_all(images, method, concurrency, options), progress)) as given:
+        what is wrong with an image, when that image's turn comes; with `on_error` "return" that is given in the place
+        of its explanation, unless no request can succeed."""
+        async with aclosing(
+            self._given(calls.explain_all(images, method, concurrency, on_error, options), progress)
+        ) as given:
             async for answer in given:
                 yield answer
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from google.protobuf.message import Message
 
@@ -54,8 +54,17 @@ class Total:
     count: int | None
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """A request that could not be made."""
+
+    error: Exception
+
+
 Call = Generator[Begin | Wait | Total | Give, Any, T]
 """The generator of a call; it returns the result."""
+OnError = Literal["raise", "return"]
+"""What happens to an error of one image among many."""
 ENDING = (UnavailableError, UnauthenticatedError, ForbiddenError, CancelledCallError)
 """Errors that every other request would have too: they end a sheet."""
 
@@ -71,11 +80,17 @@ def explain(
     return found
 
 
-def explain_all(images: Iterable[ImageLike], method: Message, concurrency: int, options: ExplainOptions) -> Call[None]:
+def explain_all(
+    images: Iterable[ImageLike], method: Message, concurrency: int, on_error: OnError, options: ExplainOptions
+) -> Call[None]:
     """Gives the explanations of images in their order, with at most `concurrency` requests in flight. An error of an
-    image is raised at its position, after all earlier explanations."""
+    image is raised at its position, after all earlier explanations; or given there with `on_error` "return", unless it
+    is one of `ENDING`."""
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error is {on_error!r}; give one of {', '.join(map(repr, get_args(OnError)))}")
     yield Total(len(images) if isinstance(images, Sized) else None)
-    yield from _in_order((partial(explain_request, image, method, **options) for image in images), concurrency)
+    makes = (partial(explain_request, image, method, **options) for image in images)
+    yield from _in_order(makes, concurrency, kept=Exception if on_error == "return" else ())
 
 
 def sheet(plan: Plan) -> Call[Sheet]:
@@ -83,7 +98,8 @@ def sheet(plan: Plan) -> Call[Sheet]:
     `ENDING` errors are raised."""
     first: list[Answer] = []
     cells = plan.questions()
-    yield from _in_order((partial(plan.request, cell) for cell in cells), CONCURRENCY, first.append, kept=True)
+    makes = (partial(plan.request, cell) for cell in cells)
+    yield from _in_order(makes, CONCURRENCY, first.append, kept=LightwellError)
     cells, answers = plan.cells(first), list[Answer]()
 
     def take(answer: Answer) -> None:
@@ -92,7 +108,8 @@ def sheet(plan: Plan) -> Call[Sheet]:
         answers.append(answer)
 
     yield Total(len(cells))
-    yield from _in_order((partial(plan.request, cell) for cell in cells), CONCURRENCY, take, kept=True)
+    makes = (partial(plan.request, cell) for cell in cells)
+    yield from _in_order(makes, CONCURRENCY, take, kept=LightwellError)
     return plan.sheet(cells, answers)
 
 
@@ -103,26 +120,35 @@ def _answer(make: Make) -> Call[Explanation]:
 
 
 def _in_order(
-    makes: Iterator[Make], concurrency: int, take: Callable[[Any], object] = lambda answer: None, kept: bool = False
+    makes: Iterator[Make],
+    concurrency: int,
+    take: Callable[[Any], object] = lambda answer: None,
+    kept: type[Exception] | tuple[()] = (),
 ) -> Call[None]:
-    """Takes and gives the responses in order, with at most `concurrency` requests in flight. With `kept` errors are
-    treated as responses, except for `ENDING` errors."""
+    """Takes and gives the responses in order, with at most `concurrency` requests in flight. Errors of the types `kept`
+    are treated as responses, except for `ENDING` errors."""
     begun: deque[Any] = deque()
     wrong: Exception | None = None
     while True:
         while wrong is None and len(begun) < concurrency:
+            make = None
             try:
-                begun.append((yield Begin(next(makes))))
+                make = next(makes)
+                begun.append((yield Begin(make)))
             except StopIteration:
                 break
             except Exception as error:
-                wrong = error
+                if make is not None and isinstance(error, kept) and not isinstance(error, ENDING):
+                    begun.append(_Failed(error))
+                else:
+                    wrong = error
         if not begun:
             break
+        first = begun.popleft()
         try:
-            answer = yield Wait(begun.popleft())
-        except LightwellError as error:
-            if not kept or isinstance(error, ENDING):
+            answer = first.error if isinstance(first, _Failed) else (yield Wait(first))
+        except kept as error:
+            if isinstance(error, ENDING):
                 raise
             answer = error
         take(answer)

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, TypeVar, Unpack, overload
 
 from google.protobuf.message import Message
 
 from lightwell import calls
+from lightwell.calls import OnError
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
 from lightwell.requests import (
@@ -135,6 +136,7 @@ class Client(Waiting):
         request = synthesize_request(method, **options)
         return Stream(_Attempts(self._explainer.Synthesize, request, self._connection))
 
+    @overload
     def explain_all(
         self,
         images: Iterable[ImageLike],
@@ -142,12 +144,37 @@ class Client(Waiting):
         *,
         concurrency: int = CONCURRENCY,
         progress: bool = False,
+        on_error: Literal["raise"] = "raise",
         **options: Unpack[ExplainOptions],
-    ) -> Iterator[Explanation]:
+    ) -> Iterator[Explanation]: ...
+
+    @overload
+    def explain_all(
+        self,
+        images: Iterable[ImageLike],
+        method: Message,
+        *,
+        concurrency: int = CONCURRENCY,
+        progress: bool = False,
+        on_error: Literal["return"],
+        **options: Unpack[ExplainOptions],
+    ) -> Iterator[Explanation | Exception]: ...
+
+    def explain_all(
+        self,
+        images: Iterable[ImageLike],
+        method: Message,
+        *,
+        concurrency: int = CONCURRENCY,
+        progress: bool = False,
+        on_error: OnError = "raise",
+        **options: Unpack[ExplainOptions],
+    ) -> Iterator[Explanation | Exception]:
         """Explains many images with one method, with at most `concurrency` requests in flight, and gives the results in
         the images' order. `options` are those of `ExplainOptions`; `progress` shows a bar. Raises `LightwellError`, or
-        what is wrong with an image, when that image's turn comes."""
-        yield from self._given(calls.explain_all(images, method, concurrency, options), progress)
+        what is wrong with an image, when that image's turn comes; with `on_error` "return" that is given in the place
+        of its explanation, unless no request can succeed."""
+        yield from self._given(calls.explain_all(images, method, concurrency, on_error, options), progress)
 
     def sheet(
         self,

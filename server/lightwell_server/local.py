@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from google.protobuf.message import Message
 
 from lightwell import calls
+from lightwell.calls import OnError
 from lightwell.client import Stream
 from lightwell.filters import Filters
 from lightwell.images import ImageLike
@@ -126,6 +127,7 @@ class Local(Waiting):
         request = explain_request(image, method, **options)
         return Stream(self._explained(request), request.image)
 
+    @overload
     def explain_all(
         self,
         images: Iterable[ImageLike],
@@ -133,12 +135,37 @@ class Local(Waiting):
         *,
         concurrency: int = CONCURRENCY,
         progress: bool = False,
+        on_error: Literal["raise"] = "raise",
         **options: Unpack[ExplainOptions],
-    ) -> Iterator[Explanation]:
+    ) -> Iterator[Explanation]: ...
+
+    @overload
+    def explain_all(
+        self,
+        images: Iterable[ImageLike],
+        method: Message,
+        *,
+        concurrency: int = CONCURRENCY,
+        progress: bool = False,
+        on_error: Literal["return"],
+        **options: Unpack[ExplainOptions],
+    ) -> Iterator[Explanation | Exception]: ...
+
+    def explain_all(
+        self,
+        images: Iterable[ImageLike],
+        method: Message,
+        *,
+        concurrency: int = CONCURRENCY,
+        progress: bool = False,
+        on_error: OnError = "raise",
+        **options: Unpack[ExplainOptions],
+    ) -> Iterator[Explanation | Exception]:
         """Explains many images with one method, with at most `concurrency` requests in flight, and gives the results in
         the images' order. `options` are those of `ExplainOptions`; `progress` shows a bar. Raises `LightwellError`, or
-        what is wrong with an image, when that image's turn comes."""
-        yield from self._given(calls.explain_all(images, method, concurrency, options), progress)
+        what is wrong with an image, when that image's turn comes; with `on_error` "return" that is given in the place
+        of its explanation, unless no request can succeed."""
+        yield from self._given(calls.explain_all(images, method, concurrency, on_error, options), progress)
 
     def synthesize(self, method: Message, **options: Unpack[SynthesizeOptions]) -> Stream[Synthesis]:
         """Synthesises an image: what would change the model's mind, or what it dreams of. `options` are those of

@@ -72,14 +72,14 @@ def test_several_targets_follow_on_the_first_answer():
 def test_images_are_answered_in_order_with_so_many_in_flight():
     fake = Fake()
     images = [np.full((3, 8, 8), i / 10, np.float32) for i in range(10)]
-    given = list(fake._given(calls.explain_all(iter(images), Saliency(), 3, {})))
+    given = list(fake._given(calls.explain_all(iter(images), Saliency(), 3, "raise", {})))
     sent = [each.source.tensor.data[:4] for each in given]
     assert sent == [np.float32(i / 10).tobytes() for i in range(10)] and fake.most == 3
 
 
 def test_who_leaves_early_cancels_what_is_in_flight():
     fake = Fake()
-    given = fake._given(calls.explain_all([NOISE] * 10, Saliency(), 4, {}))
+    given = fake._given(calls.explain_all([NOISE] * 10, Saliency(), 4, "raise", {}))
     next(given)
     given.close()
     assert len(fake.requests) == 4 and fake.cancelled == fake.requests[1:]
@@ -89,7 +89,8 @@ def test_who_leaves_early_cancels_what_is_in_flight():
 def test_what_is_wrong_with_an_image_is_raised_in_its_turn(concurrency):
     fake, given = Fake(), []
     with pytest.raises(OSError, match="missing"):
-        for answer in fake._given(calls.explain_all([NOISE, NOISE, "missing.png", NOISE], Saliency(), concurrency, {})):
+        images = [NOISE, NOISE, "missing.png", NOISE]
+        for answer in fake._given(calls.explain_all(images, Saliency(), concurrency, "raise", {})):
             given.append(answer)
     assert len(given) == 2 and not fake.cancelled
 
@@ -97,8 +98,42 @@ def test_what_is_wrong_with_an_image_is_raised_in_its_turn(concurrency):
 def test_an_answer_that_fails_ends_the_rest():
     fake = Fake(lambda request: WRONG if len(fake.requests) == 2 else None)
     with pytest.raises(InvalidArgumentError):
-        list(fake._given(calls.explain_all([NOISE] * 5, Saliency(), 1, {})))
+        list(fake._given(calls.explain_all([NOISE] * 5, Saliency(), 1, "raise", {})))
     assert len(fake.requests) == 2
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 9])
+def test_errors_may_take_the_place_of_their_images(concurrency):
+    fake = Fake(lambda request: WRONG if len(fake.requests) == 2 and request is fake.requests[1] else None)
+    images = [NOISE, NOISE, "missing.png", NOISE]
+    given = list(fake._given(calls.explain_all(images, Saliency(), concurrency, "return", {})))
+    assert isinstance(given[2], FileNotFoundError) and isinstance(given[3], Explanation) and len(given) == 4
+    assert isinstance(given[0], Explanation) and not fake.flying
+
+
+@pytest.mark.parametrize("concurrency", [1, 9])
+def test_an_error_of_every_request_is_raised_all_the_same(concurrency):
+    fake = Fake(lambda request: GONE)
+    with pytest.raises(UnavailableError):
+        list(fake._given(calls.explain_all([NOISE] * 100, Saliency(), concurrency, "return", {})))
+    assert len(fake.requests) <= concurrency
+
+
+def test_an_error_of_the_images_themselves_is_raised():
+    def images():
+        yield NOISE
+        raise OSError("the disk is gone")
+
+    fake, given = Fake(), []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for answer in fake._given(calls.explain_all(images(), Saliency(), 4, "return", {})):
+            given.append(answer)
+    assert len(given) == 1
+
+
+def test_what_happens_to_errors_is_one_of_two():
+    with pytest.raises(ValueError, match="on_error is 'ignore'; give one of 'raise', 'return'"):
+        list(Fake()._given(calls.explain_all([NOISE], Saliency(), 1, "ignore", {})))
 
 
 def test_a_cell_that_fails_tells_why_in_its_place():

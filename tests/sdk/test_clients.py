@@ -185,6 +185,20 @@ def test_a_bad_image_raises_when_its_turn_comes(server, client, bad, error, conc
     assert seen == in_loop(server.address, all_of) == ["star", "heart", "star"]
 
 
+def test_errors_come_in_the_place_of_their_images(server, client):
+    images = [STAR, "missing.png", HEART, np.zeros((4, 5), complex), STAR]
+
+    async def all_of(client):
+        return [one async for one in client.explain_all(images, GradCam(), model="shapes", on_error="return")]
+
+    for found in (
+        list(client.explain_all(images, GradCam(), model="shapes", on_error="return")),
+        in_loop(server.address, all_of),
+    ):
+        labels = [one.target.label if isinstance(one, lightwell.Explanation) else type(one) for one in found]
+        assert labels == ["star", FileNotFoundError, "heart", ValueError, "star"]
+
+
 def test_no_more_images_are_read_than_are_asked_about(server, client):
     read = []
 
