@@ -163,6 +163,23 @@ def test_an_interrupted_run_leaves_whole_files_and_can_be_resumed(server, photo,
     assert all(Image.open(maps / name).convert("RGB").size == (160, 120) for name in there)
 
 
+def test_several_methods_are_all_asked(lightwell, album, photo, tmp_path):
+    several = ("-m", "saliency", "-m", "occlusion", "-p", "stride=32", "--out", tmp_path / "maps")
+    code, out, error = lightwell("explain", album, *several)
+    lines = [" ".join(line.split()[:2]) for line in out.splitlines()]
+    assert code == 0 and len(lines) == 8 and lines[:2] == ["a.png saliency", "a.png occlusion"], error
+    assert {"a_saliency.png", "a_occlusion.png", "trip/a_saliency.png"} <= set(below(tmp_path / "maps"))
+    assert "8 of 8 explanations are done already" in lightwell("explain", album, *several, "--resume")[2]
+    for _ in range(2):  # what both methods have written into the folder is not explained the next time
+        assert len(lightwell("explain", album, *several[:-1], album)[1].splitlines()) == 8
+    answers = told(lightwell("explain", photo, "-m", "saliency", "-m", "grad_cam", "--json", "--out", tmp_path / "two"))
+    assert [answer["method"] for answer in answers] == ["saliency", "grad_cam"]
+    one_file = lightwell("explain", photo, *several[:4], "--out", tmp_path / "one.png")
+    assert "one.png names one file for 2 methods; give a directory" in sentence(one_file, 2)
+    neither = lightwell("explain", photo, *several[:4], "-p", "layer=features")
+    assert "saliency has no parameter 'layer'" in sentence(neither, 2)
+
+
 def test_a_map_for_each_of_the_classes_on_top(lightwell, photo, tmp_path):
     answers = told(lightwell("explain", photo, "--top", 3, "--out", tmp_path / "maps", "--json"))
     assert [Path(answer["file"]).name for answer in answers] == [f"photo_grad_cam_top{i}.png" for i in (1, 2, 3)]

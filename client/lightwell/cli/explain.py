@@ -20,6 +20,7 @@ from lightwell.cli.options import (
     Fit,
     FitOption,
     Method,
+    Methods,
     Model,
     Parameters,
     Readout,
@@ -57,7 +58,7 @@ def explain(
             metavar="IMAGE", help="Pictures, folders of them, patterns like 'photos/**/*.jpg'; most methods need one."
         ),
     ] = None,
-    method: Method = "grad_cam",
+    method: Methods = None,
     parameter: Parameters = None,
     model: Model = "",
     version: Version = "",
@@ -78,7 +79,7 @@ def explain(
     with server.client() as client:
         if top and target is not None:
             raise Usage("--top chooses the targets itself; leave --target out")
-        message = method_of("explain", method, parameter or ())
+        messages = _messages(method or ["grad_cam"], parameter or [])
         options: ExplainOptions = {
             "model": model,
             "version": version,
@@ -86,15 +87,18 @@ def explain(
             "readout": readout.value,
             "seed": seed,
         }
-        planned = files.plans(images, method, out, top) if images else [files.alone(method, out, top)]
+        names = list(messages)
+        planned = files.plans(images, names, out, top) if images else files.alone(names, out, top)
         plans = [plan for plan in planned if not (resume and plan.done)]
+        what = "images" if len(names) == 1 else "explanations"
         if resume:
-            remark(f"{len(planned) - len(plans)} of {len(planned)} images are done already")
-        ask = _asker(client, message, top, len(plans) == 1, options)
+            remark(f"{len(planned) - len(plans)} of {len(planned)} {what} are done already")
+        asks = {name: _asker(client, each, top, len(plans) == 1, options) for name, each in messages.items()}
         bad = 0
-        outcomes = _outcomes(client, plans, lambda plan: _made(plan, fit, ask, _teller(as_json), out != Path()))
+        tell, named = _teller(as_json, len(names) > 1), out != Path()
+        outcomes = _outcomes(client, plans, lambda plan: _made(plan, fit, asks[plan.method], tell, named))
         with closing(outcomes), bar(len(plans) > 1) as progress:
-            for outcome in progress.track(outcomes, total=len(plans), description=method):
+            for outcome in progress.track(outcomes, total=len(plans), description=", ".join(names)):
                 if isinstance(outcome, BadImage):
                     bad += 1
                     remark(str(outcome))
@@ -102,7 +106,7 @@ def explain(
                 for line in outcome:
                     say(line)
         if len(plans) > 1 and bad:
-            raise failed(f"{bad} of {len(plans)} images failed")
+            raise failed(f"{bad} of {len(plans)} {what} failed")
         if bad:
             raise typer.Exit(1)
 
@@ -134,6 +138,17 @@ def estimate(
             seed=seed,
         )
         say(formatting.estimate(cost, method) if as_json else formatting.estimate_line(cost, method))
+
+
+def _messages(methods: list[str], parameters: list[str]) -> dict[str, Message]:
+    """The messages of methods by name; a parameter is set in all that have it. Raises `Usage` for one that none has."""
+    own: dict[str, list[str]] = {name: [] for name in methods}
+    fields = {name: method_of("explain", name).DESCRIPTOR.fields_by_name for name in own}
+    for word in parameters:
+        having = [name for name in own if word.partition("=")[0] in fields[name]]
+        for name in having or own:  # the first one without it says what it has
+            own[name].append(word)
+    return {name: method_of("explain", name, words) for name, words in own.items()}
 
 
 def _asker(client: Client, message: Message, top: int | None, alone: bool, options: ExplainOptions) -> Ask:
@@ -206,5 +221,10 @@ def _file(seen: Explanation, place: Path, named: bool) -> Path | None:
     return place
 
 
-def _teller(as_json: bool) -> Tell:
-    return formatting.explanation if as_json else formatting.explanation_line
+def _teller(as_json: bool, several: bool) -> Tell:
+    """The function that tells an explanation; of `several` methods the lines name theirs."""
+    if as_json:
+        return formatting.explanation
+    if not several:
+        return formatting.explanation_line
+    return lambda seen, name, file: formatting.explanation_line(seen, f"{name} {seen.method}", file)

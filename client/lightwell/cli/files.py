@@ -34,9 +34,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Plan:
-    """A picture, and the files to write for it."""
+    """A picture, a method, and the files to write for them."""
 
     image: Path | None
+    method: str
     places: list[Path]
 
     @property
@@ -50,29 +51,44 @@ def found(words: Iterable[str]) -> list[Path]:
     return [one.image for one in _found(words)]
 
 
-def plans(words: Iterable[str], method: str, out: Path, top: int | None = None) -> list[Plan]:
-    """The output for files, folders and patterns. It is `out` itself if that names a file, else `<image>_<method>` in
-    that directory, in the same subfolders as the images, with an ending that depends on the response; for the `top`
-    classes a numbered file each. Raises `Usage` if `out` is one file for several images, or cannot be written;
-    ValueError if there are no images."""
+def plans(words: Iterable[str], methods: list[str], out: Path, top: int | None = None) -> list[Plan]:
+    """The output for files, folders and patterns, for each of which all methods follow one another. It is `out` itself
+    if that names a file, else `<image>_<method>` in that directory, in the same subfolders as the images, with an
+    ending that depends on the response; for the `top` classes a numbered file each. Raises `Usage` if `out` is one file
+    for several images or methods, or cannot be written; ValueError if there are no images."""
     found = _found(words)
-    if out.suffix and not out.is_dir():
-        if len(found) > 1:
-            raise Usage(f"--out {out} names one file for {len(found)} images; give a directory")
-        places = [_named(out)]
+    if _one_file(out):
+        _check_alone(out, len(found), "images")
+        _check_alone(out, len(methods), "methods")
+        places = [[_named(out)]]
     else:
-        places = _places(found, method, out)
-    planned = [Plan(one.image, _numbered(place, top)) for one, place in zip(found, places, strict=True)]
+        places = [_places(found, method, out) for method in methods]
+    pairs = [
+        (one, Plan(one.image, method, _numbered(place, top)))
+        for one, *row in zip(found, *places, strict=True)
+        for method, place in zip(methods, row, strict=True)
+    ]
     # The output of an earlier run in a folder of pictures is not explained.
-    own = {file.absolute() for plan in planned for place in plan.places for file in _files(place)}
-    pairs = zip(found, planned, strict=True)
+    own = {file.absolute() for _, plan in pairs for place in plan.places for file in _files(place)}
     return [plan for one, plan in pairs if one.named or one.image.absolute() not in own]
 
 
-def alone(method: str, out: Path, top: int | None = None) -> Plan:
-    """The output without an image: `out` itself if that names a file, else `<method>` in that directory."""
-    place = _named(out) if out.suffix and not out.is_dir() else out / f"{method}{UNKNOWN}"
-    return Plan(None, _numbered(place, top))
+def alone(methods: list[str], out: Path, top: int | None = None) -> list[Plan]:
+    """The output without an image: `out` itself if that names a file, else `<method>` in that directory. Raises `Usage`
+    as `plans` does."""
+    if not _one_file(out):
+        return [Plan(None, method, _numbered(out / f"{method}{UNKNOWN}", top)) for method in methods]
+    _check_alone(out, len(methods), "methods")
+    return [Plan(None, methods[0], _numbered(_named(out), top))]
+
+
+def _one_file(out: Path) -> bool:
+    return bool(out.suffix) and not out.is_dir()
+
+
+def _check_alone(out: Path, count: int, what: str) -> None:
+    if count > 1:
+        raise Usage(f"--out {out} names one file for {count} {what}; give a directory")
 
 
 def picture(path: Path) -> Path:

@@ -53,6 +53,10 @@ def model_names(context: typer.Context, incomplete: str) -> list[str]:
 Method = Annotated[
     str, typer.Option("-m", "--method", help="The method, such as grad_cam or pgd.", autocompletion=methods_of)
 ]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("-m", "--method", help="A method; may be repeated. Else grad_cam.", autocompletion=methods_of),
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."),
