@@ -119,6 +119,17 @@ def test_a_folder_is_explained_with_the_folders_in_it(lightwell, album, tmp_path
     assert below(maps) == ["a_saliency.png", "b_saliency.png", "trip/a_saliency.png", "trip/day 2/c_saliency.png"]
 
 
+def test_nothing_hidden_in_a_folder_is_explained(lightwell, album, tmp_path):
+    for hidden in (".a.png", ".thumbs/a.png", "trip/.thumbs/small/a.png"):
+        (album / hidden).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(album / "a.png", album / hidden)
+    code, out, _ = lightwell("explain", album, "--out", tmp_path / "maps")
+    assert code == 0 and len(out.splitlines()) == 4 and "thumbs" not in "".join(below(tmp_path / "maps"))
+    lightwell("explain", album / "**" / "a.png", "--out", tmp_path / "more")
+    assert below(tmp_path / "more") == ["a_grad_cam.png", "trip/a_grad_cam.png"]
+    assert len(lightwell("explain", album / ".thumbs", "--out", tmp_path / "named")[1].splitlines()) == 1
+
+
 def test_what_is_written_into_a_folder_is_not_explained_the_next_time(lightwell, album):
     for _ in range(2):
         code, out, _ = lightwell("explain", album, "--method", "saliency", "--out", album)

@@ -151,7 +151,7 @@ def _inside(folder: Path, files: Iterable[Path]) -> list[Found]:
     return [
         Found(file, file.parent.relative_to(folder), named=False)
         for file in sorted(files)
-        if file.is_file() and not file.name.startswith(".")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     ]
 
 
