@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pil
+from PIL.PngImagePlugin import PngInfo
 
 from lightwell import images
 from lightwell.pictures import drawing, render
@@ -18,6 +19,8 @@ from lightwell.pictures.heatmap import Floats, enlarged
 from lightwell.v1 import estimate_pb2, explain_pb2, synthesize_pb2
 from lightwell.v1 import types_pb2 as types
 
+RECORD = "lightwell"
+"""The name of the text in a PNG or an .npz that tells what it answers."""
 _AS_NUMBERS = {types.VIEW_VECTOR, types.VIEW_POINTS, types.VIEW_TABLE}
 
 
@@ -108,27 +111,45 @@ class Explanation(_Shared):
 
     @property
     def ending(self) -> str | None:
-        """The ending of a saved file: ".png" for a picture, else ".npy" for a vector, points or a table, else None."""
+        """The ending of a saved file: ".png" for a picture, else ".npz" for a vector, points or a table, else None."""
         if self._kinds:
             return ".png"
-        return None if self._numbers is None else ".npy"
+        return None if self._numbers is None else ".npz"
 
     @property
     def _numbers(self) -> str | None:
         """The name of the tensor that is saved as numbers."""
         return next((item.name for item in self.message.tensors if item.view in _AS_NUMBERS), None)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, record: str = "") -> None:
         """Writes the picture in the format of the path's ending. A cut-out is put on white if the format has no
-        transparency. With .npy it writes the vector, the points or the table, float32. Raises ValueError for methods
-        that do not have it."""
-        if Path(path).suffix.lower() == ".npy":
+        transparency. With .npz it writes the map, if there is one, and all tensors by name; with .npy the vector, the
+        points or the table, float32. A PNG and an .npz also hold the text `record` under the name `RECORD`. Raises
+        ValueError for methods that do not have what is written."""
+        ending = Path(path).suffix.lower()
+        if ending == ".npz":
+            texts: dict[str, Any] = {RECORD: np.array(record)} if record else {}
+            np.savez(path, **self._arrays, **texts)
+        elif ending == ".npy":
             if self._numbers is None:
                 raise ValueError(f"{self.method} has no vector, points or table to write; save its picture")
             np.save(path, self.tensors[self._numbers])
-            return
-        opaque = Path(path).suffix.lower() in (".jpg", ".jpeg")
-        (render.on_white(self.shown()) if opaque else self.shown()).save(path)
+        elif ending == ".png":
+            info = PngInfo()
+            if record:
+                info.add_itxt(RECORD, record)
+            self.shown().save(path, pnginfo=info)
+        else:
+            (render.on_white(self.shown()) if ending in (".jpg", ".jpeg") else self.shown()).save(path)
+
+    @property
+    def _arrays(self) -> dict[str, Any]:
+        """The map and the tensors. Raises ValueError if there are none."""
+        found = {"map": self.map} if self.message.HasField("map") else {}
+        found |= self.tensors
+        if not found:
+            raise ValueError(f"{self.method} has no numbers to write")
+        return found
 
     def _drawn(self, *kinds: str) -> Pil.Image:
         """The first of the kinds that the explanation has."""

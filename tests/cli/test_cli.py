@@ -18,7 +18,9 @@ from PIL import Image
 
 from lightwell import parameters
 from lightwell.cli import models
-from lightwell.v1.explain_pb2 import Occlusion, Saliency
+from lightwell.cli.record import fingerprint
+from lightwell.requests import explain_request
+from lightwell.v1.explain_pb2 import GradCam, Occlusion, Saliency
 from lightwell.v1.synthesize_pb2 import Norm, StyleTransfer
 from lightwell.v1.types_pb2 import Channel
 from tests.commands import run, sentence, told
@@ -148,13 +150,45 @@ def test_a_pattern_is_expanded(lightwell, album, tmp_path):
 
 def test_resuming_leaves_out_what_is_there(lightwell, album, tmp_path):
     maps = tmp_path / "maps"
-    (maps / "trip").mkdir(parents=True)
-    (maps / "trip" / "a_grad_cam.png").write_bytes(b"kept")
+    lightwell("explain", album / "trip" / "a.png", "--out", maps / "trip")
+    before = (maps / "trip" / "a_grad_cam.png").stat().st_mtime_ns
     code, out, error = lightwell("explain", album, "--out", maps, "--resume")
     assert code == 0 and len(out.splitlines()) == 3 and "1 of 4 images" in error
-    assert (maps / "trip" / "a_grad_cam.png").read_bytes() == b"kept"
+    assert (maps / "trip" / "a_grad_cam.png").stat().st_mtime_ns == before
     code, out, error = lightwell("explain", album, "--out", maps, "--resume")
     assert (code, out) == (0, "") and "4 of 4 images" in error
+
+
+def test_another_request_is_not_done_already(lightwell, photo, tmp_path, album):
+    """Another target, parameter, seed, model or picture is another question, and so is a file of another program."""
+    ask = ("explain", photo, "--out", tmp_path / "maps", "--resume")
+    place = tmp_path / "maps" / "photo_grad_cam.png"
+
+    def done(*words):
+        return "1 of 1 images" in lightwell(*ask, *words)[2]
+
+    for words in (), ("--target", "2"), ("-p", "layer=features.3"), ("--seed", "1"), ("--readout", "probability"):
+        assert (done(*words), done(*words)) == (False, True), words
+    assert json.loads(Image.open(place).info["lightwell"])["request"]["target"]
+    Image.open(place).save(place)  # its texts are gone
+    assert (done(), done()) == (False, True)
+    place.write_bytes(b"no picture")
+    assert (done(), done()) == (False, True)
+    shutil.copy(album / "a.png", photo)
+    Image.open(photo).convert("RGB").rotate(90).save(photo)
+    assert (done(), done()) == (False, True)
+    assert (done("--fit", "card", "--top", "1"), done("--top", "1")) == (False, True)
+
+
+def test_a_fingerprint_depends_on_all_that_an_answer_does():
+    """Not on how the model is named: its file says more, and an alias may move."""
+    base = explain_request(np.zeros((3, 4, 4), np.float32), GradCam(), model="net", seed=1)
+    same = explain_request(np.zeros((3, 4, 4), np.float32), GradCam(), model="net@stable", version="2", seed=1)
+    assert fingerprint(base, "ab", None) == fingerprint(same, "ab", None)
+    other = explain_request(np.ones((3, 4, 4), np.float32), GradCam(), seed=1)
+    others = ((base, "ab", None), (base, "ac", None), (base, "ab", 2), (other, "ab", None))
+    found = [fingerprint(*each) for each in others]
+    assert len(set(found)) == 4
 
 
 def test_an_interrupted_run_leaves_whole_files_and_can_be_resumed(server, photo, tmp_path):

@@ -5,7 +5,9 @@ import pytest
 from PIL import Image as Pil
 
 from lightwell import images
+from lightwell.images import to_tensor
 from lightwell.pictures import colors, drawing, render, tiles
+from lightwell.results import Explanation
 from lightwell.v1 import explain_pb2
 from lightwell.v1 import types_pb2 as types
 
@@ -263,3 +265,19 @@ def test_pictures_side_by_side_keep_their_colours():
     response.tensors.add(name="faces", view=types.VIEW_IMAGES).tensor.CopyFrom(images.to_tensor(values))
     sheet = np.asarray(drawing.draw("sheet", response, None))
     assert (sheet == (255, 0, 0)).all(-1).sum() == (sheet == (0, 0, 128)).all(-1).sum() > 0
+
+
+def test_numbers_are_saved_with_all_tensors_and_the_record(tmp_path):
+    response = explain_pb2.ExplainResponse()
+    response.resolved.saliency.SetInParent()
+    response.map.values.CopyFrom(to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3)))
+    response.map.height, response.map.width = 2, 3
+    response.tensors.add(name="mask", tensor=to_tensor(np.ones((2, 3), np.uint8)))
+    seen = Explanation(response, types.Image())
+    seen.save(tmp_path / "seen.npz", record="who asked")
+    seen.save(tmp_path / "bare.npz")
+    with np.load(tmp_path / "seen.npz") as arrays, np.load(tmp_path / "bare.npz") as bare:
+        assert np.array_equal(arrays["map"], [[0, 1, 2], [3, 4, 5]]) and arrays["mask"].dtype == np.uint8
+        assert str(arrays["lightwell"]) == "who asked" and set(bare) == {"map", "mask"}
+    with pytest.raises(ValueError, match="has no numbers to write"):
+        Explanation(explain_pb2.ExplainResponse(resolved=response.resolved), types.Image()).save(tmp_path / "no.npz")

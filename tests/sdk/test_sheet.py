@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -319,15 +320,16 @@ def test_what_no_sheet_can_be_made_of_is_one_sentence(command, tmp_path, monkeyp
 
 def test_explain_writes_what_a_method_has(command, tmp_path):
     ask = ("explain", STAR, "--model", "shapes", "--out", tmp_path, "-m")
-    for method, ending in (("activations", "png"), ("segmentation", "png"), ("embedding", "npy")):
+    for method, ending in (("activations", "png"), ("segmentation", "png"), ("embedding", "npz")):
         code, line, error = command(*ask, method)
         assert (code, error) == (0, "") and line.endswith(f"{tmp_path}/star_{method}.{ending}\n")
         assert "no target" not in line
     assert Pil.open(tmp_path / "star_segmentation.png").mode == "RGBA"
-    assert np.load(tmp_path / "star_embedding.npy").ndim == 1
+    with np.load(tmp_path / "star_embedding.npz") as arrays:
+        assert arrays["embedding"].ndim == 1 and json.loads(str(arrays["lightwell"]))["model"] == "shapes@1"
     code, line, _ = command(*ask, "embedding", "--resume")
     assert (code, line) == (0, "")
-    assert "let it end in .npy" in sentence(command(*ask[:4], "--out", tmp_path / "x.png", "-m", "embedding"), 2)
+    assert "let it end in .npz" in sentence(command(*ask[:4], "--out", tmp_path / "x.png", "-m", "embedding"), 2)
     assert "looks at no target" in sentence(command(*ask, "activations", "--top", 2), 1)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,16 +31,18 @@ from lightwell.cli.options import (
     Target,
     Version,
 )
+from lightwell.cli.record import fingerprint, fingerprint_of, record
 from lightwell.cli.terminal import Json, bar, failed, remark, say, sentence, watched
 from lightwell.client import Client
 from lightwell.images import to_message
 from lightwell.parameters import Usage, command_of
 from lightwell.parameters import method as method_of
 from lightwell.parameters import target as target_of
-from lightwell.requests import CONCURRENCY, ExplainOptions
+from lightwell.requests import CONCURRENCY, ExplainOptions, explain_request
 from lightwell.results import Explanation
 from lightwell.transport.errors import InvalidArgumentError
 from lightwell.v1 import types_pb2 as types
+from lightwell.v1.explain_pb2 import ExplainRequest
 
 Ask = Callable[[types.Image | None], list[Explanation]]
 Line = Text | dict[str, Any]
@@ -70,11 +74,13 @@ def explain(
         int | None, typer.Option(min=1, max=1000, help="Explain that many classes, those of the highest scores.")
     ] = None,
     out: Annotated[Path, typer.Option(help="A directory for what is written, or the one file.")] = Path(),
-    resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose files are there already.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what is there already, written for the same request and model.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """What the model saw: a picture for each image, such as an overlay, a sheet of channels, or an object that is cut
-    out (PNG with transparency); of methods without a picture their numbers (.npy, float32), such as the vector of an
+    out (PNG with transparency); of methods without a picture their numbers (.npz, float32), such as the vector of an
     embedding; predictions are printed."""
     with server.client() as client:
         if top and target is not None:
@@ -89,14 +95,17 @@ def explain(
         }
         names = list(messages)
         planned = files.plans(images, names, out, top) if images else files.alone(names, out, top)
-        plans = [plan for plan in planned if not (resume and plan.done)]
         what = "images" if len(names) == 1 else "explanations"
+        asked = _Asked(messages, options, fit, top)
+        plans = planned
         if resume:
+            digest = client.model(model, version).summary.digest
+            plans = [plan for plan in planned if not asked.done(plan, digest)]
             remark(f"{len(planned) - len(plans)} of {len(planned)} {what} are done already")
         asks = {name: _asker(client, each, top, len(plans) == 1, options) for name, each in messages.items()}
         bad = 0
         tell, named = _teller(as_json, len(names) > 1), out != Path()
-        outcomes = _outcomes(client, plans, lambda plan: _made(plan, fit, asks[plan.method], tell, named))
+        outcomes = _outcomes(client, plans, lambda plan: _made(plan, asked, asks[plan.method], tell, named))
         with closing(outcomes), bar(len(plans) > 1) as progress:
             for outcome in progress.track(outcomes, total=len(plans), description=", ".join(names)):
                 if isinstance(outcome, BadImage):
@@ -138,6 +147,31 @@ def estimate(
             seed=seed,
         )
         say(formatting.estimate(cost, method) if as_json else formatting.estimate_line(cost, method))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked about each image."""
+
+    messages: dict[str, Message]
+    options: ExplainOptions
+    fit: Fit
+    top: int | None
+
+    def request(self, plan: Plan) -> ExplainRequest:
+        """The request of an image and a method. Raises OSError for an image that cannot be read."""
+        image = None if plan.image is None else to_message(plan.image, self.fit.value)
+        return explain_request(image, self.messages[plan.method], **self.options)
+
+    def done(self, plan: Plan, digest: str) -> bool:
+        """Whether the files of a plan answer this request to the model of that digest."""
+        if plan.last is None:
+            return False
+        try:
+            request = self.request(plan)
+        except OSError:
+            return False  # that is told in its turn
+        return fingerprint_of(plan.last) == fingerprint(request, digest, self.top)
 
 
 def _messages(methods: list[str], parameters: list[str]) -> dict[str, Message]:
@@ -183,11 +217,12 @@ def _outcomes(
             raise
 
 
-def _made(plan: Plan, fit: Fit, ask: Ask, tell: Tell, named: bool) -> list[Line] | BadImage:
+def _made(plan: Plan, asked: _Asked, ask: Ask, tell: Tell, named: bool) -> list[Line] | BadImage:
     """Explains one image, writes its files, and returns the lines to print. Raises Usage if a file is `named` and the
     method writes another kind of file, or none."""
     try:
-        answers = ask(None if plan.image is None else to_message(plan.image, fit.value))
+        request = asked.request(plan)
+        answers = ask(request.image if plan.image is not None else None)
     except OSError as error:
         return BadImage(sentence(error))
     except InvalidArgumentError as error:
@@ -202,7 +237,7 @@ def _made(plan: Plan, fit: Fit, ask: Ask, tell: Tell, named: bool) -> list[Line]
     for seen, place in reversed(list(zip_longest(answers, plan.places[: len(answers)]))):
         file = _file(seen, place, named) if place else None
         if file:
-            files.write(file, seen.save)
+            files.write(file, partial(seen.save, record=record(seen, request, asked.top)))
         lines.append(tell(seen, str(plan.image or seen.method), file))
     return lines[::-1]
 
@@ -215,9 +250,10 @@ def _file(seen: Explanation, place: Path, named: bool) -> Path | None:
         return None
     if place.suffix == files.UNKNOWN:
         return place.with_suffix(seen.ending)
-    if (place.suffix == ".npy") != (seen.ending == ".npy"):
-        what = "a picture" if seen.ending == ".png" else "numbers and no picture"
-        raise Usage(f"{place}: what is written is {what}; let it end in {seen.ending}")
+    if seen.ending == ".npz" and place.suffix not in files.NUMBERS:
+        raise Usage(f"{place}: what is written is numbers and no picture; let it end in {seen.ending}")
+    if seen.ending == ".png" and place.suffix == ".npy":
+        raise Usage(f"{place}: what is written is a picture; let it end in .png, or in .npz for its numbers")
     return place
 
 

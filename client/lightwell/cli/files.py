@@ -16,7 +16,9 @@ ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """The endings of pictures in a folder."""
 
 
-WRITTEN = (".png", ".npy")
+NUMBERS = (".npz", ".npy")
+"""The endings of files of numbers."""
+WRITTEN = (".png", ".npz")
 """The endings of output without a named file: of a picture, and of numbers."""
 UNKNOWN = ".unknown"
 """The ending of an output path until the response decides on it."""
@@ -41,9 +43,9 @@ class Plan:
     places: list[Path]
 
     @property
-    def done(self) -> bool:
-        """Whether all files exist; the first is written last."""
-        return any(file.exists() for place in self.places[:1] for file in _files(place))
+    def last(self) -> Path | None:
+        """The file that is written last, if it exists: then all do."""
+        return next((file for place in self.places[:1] for file in _files(place) if file.exists()), None)
 
 
 def found(words: Iterable[str]) -> list[Path]:
@@ -102,7 +104,7 @@ def picture(path: Path) -> Path:
 
 def _named(path: Path) -> Path:
     """The path of a file of numbers or of a picture, after its directory is made."""
-    if path.suffix.lower() != ".npy":
+    if path.suffix.lower() not in NUMBERS:
         return picture(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
