@@ -1,5 +1,6 @@
 # make demo    sets up, serves the bundled model, asks all methods, writes gallery/index.html
 # make test    sets up and runs all tests
+# make observe sets up, and tries the chart's alerts and dashboard at a loaded server, with Prometheus and Alertmanager
 # make check   sets up and runs what catches most slips in under a minute: style, types, arrows, contract, laws
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lightwell/v1/*.proto)
 BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo 6ffef8d85df11c3de8edd98d0e02cb4692e58f2a)
 BUF := npx --yes @bufbuild/buf@1.75.0
 
-.PHONY: demo test check test-real lint serve train-shapes clean
+.PHONY: demo test check test-real lint serve observe train-shapes clean
 
 demo: $(VENV)/.server
 	$(VENV)/bin/lightwell demo --out gallery
@@ -35,11 +36,14 @@ lint: $(VENV)/.test
 serve: $(VENV)/.server
 	$(VENV)/bin/lightwell serve --repository $(or $(REPOSITORY),server/lightwell_server/bundled)
 
+observe: $(VENV)/.test
+	$(VENV)/bin/python -m bench.observe
+
 train-shapes: $(VENV)/.test
 	$(VENV)/bin/python -m shapes.train
 
 clean:
-	rm -rf $(VENV) $(SDK) gallery
+	rm -rf $(VENV) $(SDK) gallery observed
 
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import ensurepip, venv' || (echo "install python3-venv first: apt-get install python3-venv"; exit 1)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVICES = [service.full_name for service in explainer_pb2.DESCRIPTOR.services_by_name.values()]
+CALLS = [rpc.name for service in explainer_pb2.DESCRIPTOR.services_by_name.values() for rpc in service.methods]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 LOOKED = 0.5
 """Seconds between two looks at what requests have used."""
@@ -69,7 +70,7 @@ class Serving:
         _check(settings)
         self._settings = settings
         self._decided = False
-        self._metrics = GatewayMetrics(tuple(catalog()), len(settings.owned))
+        self._metrics = GatewayMetrics(tuple(catalog()), len(settings.owned), CALLS)
         self._tracing = _tracing(settings)
         observers: list[Observer] = [logs.CallLog(settings.slow_seconds), *([self._tracing] if self._tracing else [])]
         memory = _memory(settings)

@@ -24,7 +24,7 @@ from lightwell.v1 import admin_pb2, explainer_pb2_grpc
 from lightwell_server.catalog import catalog
 from lightwell_server.config import Settings
 from lightwell_server.observability import tracing
-from lightwell_server.observability.metrics import GatewayMetrics
+from lightwell_server.observability.metrics import FAILURES, RARE, GatewayMetrics
 from lightwell_server.requests.call import Call, named
 from lightwell_server.serving import Serving
 from tests.server.test_service import STAR, free_port
@@ -81,6 +81,11 @@ def test_what_is_known_stands_at_zero_before_anything_happens(workers):
         assert value("lightwell_repeated_requests_total", method=name) == 0
         assert value("lightwell_saved_device_seconds_total", method=name, **own) == 0
         assert value("lightwell_waiting_seconds_count", method=name) == 0
+    asked = [(method, "", code) for method in (*catalog(), "Explain", "GetStatus") for code in FAILURES]
+    asked += [(method, "shapes", code) for method in catalog() for code in RARE]
+    for method, model, code in asked:
+        assert value("lightwell_requests_total", method=method, model=model, code=code) == 0
+    assert value("lightwell_request_seconds_count", method="Explain", model="") == 0
     assert value("lightwell_credential_reloads_total", what="tokens", result="failed") == 0
     assert value("lightwell_malformed_requests_total", why="unknown_rpc") == 0
 

@@ -80,8 +80,9 @@ class ModelRegistry:
 
     def __init__(self, repository: Path, metrics: GatewayMetrics | None = None) -> None:
         self._models: dict[str, dict[str, ModelVersion]] = {}  # by name, each one's versions by `natural`
+        self._metrics = metrics or GatewayMetrics()
         path = repository / ALIASES
-        self._aliases = Watched("aliases", [path], lambda: _aliases(path), metrics)
+        self._aliases = Watched("aliases", [path], lambda: _aliases(path), self._metrics)
         self.aliases = self._aliases.last
 
     def read_aliases(self) -> None:
@@ -111,6 +112,8 @@ class ModelRegistry:
     def entry(self, name: str, version: str) -> ModelVersion:
         """A version's entry, created if there is none."""
         found = self._models.get(name, {})
+        if not found:
+            self._metrics.start_model(name)
         if version not in found:
             made = {**found, version: ModelVersion(name, version)}
             found = {each: made[each] for each in sorted(made, key=natural)}

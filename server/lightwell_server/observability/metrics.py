@@ -22,6 +22,11 @@ MetricT = TypeVar("MetricT", Counter, Histogram)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1, 2, 5)
+FAILURES = ("ABORTED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
+"""Codes of requests that were in order and were not answered. Only these stand at 0 from the start: no alert waits for
+the first of the others."""
+RARE = ("ABORTED", "INTERNAL")
+"""Those of which a single one raises an alert. They stand at 0 for each model, with which the page of metrics grows."""
 
 
 def without_created() -> None:
@@ -58,13 +63,17 @@ def _started(metric: MetricT, labels: Mapping[str, Sequence[str]]) -> MetricT:
 
 
 class GatewayMetrics(_Metrics):
-    """What is counted where callers are answered, of so many `workers`."""
+    """What is counted where callers are answered, of so many `workers`. `calls` are the names of all calls: those
+    without a method count as one."""
 
-    def __init__(self, methods: Sequence[str] = (), workers: int = 0) -> None:
+    def __init__(self, methods: Sequence[str] = (), workers: int = 0, calls: Sequence[str] = ()) -> None:
         super().__init__()
         numbers = [str(number) for number in range(workers)]
+        self._methods = methods
         ProcessCollector(registry=self.registry)
-        self.requests = self._counter("requests", "Requests answered.", method=(), model=(), code=())
+        self.requests = self._counter(
+            "requests", "Requests answered.", method=(*methods, *calls), model=("",), code=FAILURES
+        )
         self.malformed = self._counter(
             "malformed_requests",
             "Calls refused before their request could be read.",
@@ -72,7 +81,7 @@ class GatewayMetrics(_Metrics):
         )
         self.in_progress = self._gauge("requests_in_progress", "Requests being answered.")
         self.request_seconds = self._histogram(
-            "request_seconds", "Seconds from request to answer.", method=(), model=()
+            "request_seconds", "Seconds from request to answer.", method=calls, model=("",)
         )
         self.codec_seconds = self._histogram(
             "codec_seconds", "Seconds of decoding or encoding for a request.", what=("header", "decode", "encode")
@@ -109,6 +118,11 @@ class GatewayMetrics(_Metrics):
             what=("certificates", "tokens", "aliases"),
             result=("done", "failed"),
         )
+
+    def start_model(self, name: str) -> None:
+        """The rare failures of a model's requests stand at 0 from now on."""
+        for method, code in product(self._methods, RARE):
+            self.requests.labels(method, name, code)
 
 
 class DeviceMetrics(_Metrics):
