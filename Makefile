@@ -1,6 +1,7 @@
 # make demo    sets up, serves the bundled model, asks all methods, writes gallery/index.html
 # make test    sets up and runs all tests
 # make observe sets up, and tries the chart's alerts and dashboard at a loaded server, with Prometheus and Alertmanager
+# make chart-test, make chart-run    check the Helm chart; run what it renders
 # make check   sets up and runs what catches most slips in under a minute: style, types, arrows, contract, laws
 PYTHON ?= python3
 VENV := .venv
@@ -8,9 +9,10 @@ SDK := .venv-sdk
 SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lightwell/v1/*.proto)
 # Breaking changes of the protos are judged against the last release, before the first one against this commit.
 BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo 6ffef8d85df11c3de8edd98d0e02cb4692e58f2a)
+CHART := .venv-chart
 BUF := npx --yes @bufbuild/buf@1.75.0
 
-.PHONY: demo test check test-real lint serve observe train-shapes clean
+.PHONY: demo test check test-real lint serve observe train-shapes chart-test chart-run clean
 
 demo: $(VENV)/.server
 	$(VENV)/bin/lightwell demo --out gallery
@@ -39,11 +41,20 @@ serve: $(VENV)/.server
 observe: $(VENV)/.test
 	$(VENV)/bin/python -m bench.observe
 
+# Renders the chart with Helm 3 and 4, and checks what is rendered; no cluster is needed.
+chart-test: $(VENV)/.server $(CHART)/.ready
+	LIGHTWELL=$(CURDIR)/$(VENV)/bin/lightwell LIGHTWELL_PYTHON=$(CURDIR)/$(VENV)/bin/python \
+		$(CHART)/bin/python -m pytest -p no:cloudcoil --confcutdir tests/chart tests/chart
+
+# Starts the pod that the chart renders with podman, as root, and asks it: IMAGE is what `make image` has built.
+chart-run: $(VENV)/.server $(CHART)/.ready
+	$(CHART)/bin/python tests/chart/run_pod.py --lightwell $(VENV)/bin/lightwell --image $(or $(IMAGE),localhost/lightwell:0.1.0)
+
 train-shapes: $(VENV)/.test
 	$(VENV)/bin/python -m shapes.train
 
 clean:
-	rm -rf $(VENV) $(SDK) gallery observed
+	rm -rf $(VENV) $(SDK) $(CHART) gallery observed
 
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import ensurepip, venv' || (echo "install python3-venv first: apt-get install python3-venv"; exit 1)
@@ -67,4 +78,13 @@ $(SDK)/.ready: $(SOURCES) $(wildcard client/lightwell/*.py)
 	$(PYTHON) -m venv --clear $(SDK)
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	| $(SDK)/bin/pip install --quiet . 'protobuf<7' -r /dev/stdin
+	touch $@
+
+# checkov wants libraries of its own.
+$(CHART)/.ready: tests/chart/requirements.txt tests/chart/fetch_helm.py
+	$(PYTHON) -m venv --clear $(CHART)
+	$(CHART)/bin/pip install --quiet -r $<
+	$(CHART)/bin/python tests/chart/fetch_helm.py $(CHART)/bin
+	$(PYTHON) -m venv $(CHART)/checkov
+	$(CHART)/checkov/bin/pip install --quiet checkov==3.3.30
 	touch $@

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     repository: Path = Field(
         description="Directory of models: <name>/<version>/model.pt (.pt2, .torchscript, .ts, .jit, .ptl), card.toml."
     )
+    aliases: Path | None = Field(
+        None, description="TOML file of other names for versions; else aliases.toml in the repository, if there is one."
+    )
     config: Path | None = Field(None, description="A TOML file with settings.")
     print_config: bool = Field(False, description="Print the settings as such a file, and end.")
 

@@ -99,7 +99,7 @@ class Serving:
         self._server = grpc.aio.server(interceptors=[self._boundary], options=_options(settings, largest))
         self._probed = _health_alone(settings, self._health)
         self._port = _listen(settings, self._server, self._metrics)
-        self._registry = ModelRegistry(settings.repository, self._metrics)
+        self._registry = ModelRegistry(settings.repository, self._metrics, aliases=settings.aliases)
         self._backend: Backend = (
             Pool(settings, self._metrics) if settings.owned else Device(settings, settings.device_names[0])
         )
@@ -244,6 +244,8 @@ def _check(settings: Settings) -> None:
     """Raises ValueError for what only this machine can tell to be wrong."""
     if not settings.repository.is_dir():
         raise ValueError(f"--repository: there is no directory {settings.repository}")
+    if settings.aliases is not None and not settings.aliases.exists():
+        raise ValueError(f"--aliases: there is no file {settings.aliases}")
     for name in settings.device_names:
         try:
             device = torch.device(name)

@@ -119,6 +119,24 @@ def test_everything_watched_is_read_anew(tmp_path):
     assert library.named("net") == {"1", "2"}
 
 
+def test_a_file_of_aliases_elsewhere_is_followed_through_links_that_are_exchanged(tmp_path, monkeypatch):
+    """As a ConfigMap's directory changes: a link to another directory."""
+    monkeypatch.setattr(reload, "EVERY", 0.0)
+    (tmp_path / ALIASES).write_text('[net]\nstable = "9"\n')
+    mounted = tmp_path / "mounted"
+    for version in ("1", "2"):
+        (mounted / version).mkdir(parents=True)
+        (mounted / version / ALIASES).write_text(f'[net]\nstable = "{version}"\n')
+    (mounted / "data").symlink_to("1")
+    (mounted / ALIASES).symlink_to(f"data/{ALIASES}")
+    library = ModelRegistry(tmp_path, aliases=mounted / ALIASES)
+    assert library.named("net") == {"1"}
+    (mounted / "next").symlink_to("2")
+    (mounted / "next").rename(mounted / "data")
+    library.read_aliases()
+    assert library.named("net") == {"1", "2"}
+
+
 def test_what_is_wrong_is_told_at_each_reload_and_changes_nothing(tmp_path, caplog):
     file = tmp_path / "number"
     file.write_text("1")

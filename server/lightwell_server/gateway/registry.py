@@ -76,12 +76,13 @@ def used(entries: Iterable[ModelVersion]) -> Iterator[None]:
 
 
 class ModelRegistry:
-    """Every version of every model. `aliases` are other names for versions, by model."""
+    """Every version of every model. `aliases` are other names for versions, by model; they are read from the file
+    `aliases`, else from the repository's."""
 
-    def __init__(self, repository: Path, metrics: GatewayMetrics | None = None) -> None:
+    def __init__(self, repository: Path, metrics: GatewayMetrics | None = None, *, aliases: Path | None = None) -> None:
         self._models: dict[str, dict[str, ModelVersion]] = {}  # by name, each one's versions by `natural`
         self._metrics = metrics or GatewayMetrics()
-        path = repository / ALIASES
+        path = aliases or repository / ALIASES
         self._aliases = Watched("aliases", [path], lambda: _aliases(path), self._metrics)
         self.aliases = self._aliases.last
 
