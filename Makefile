@@ -12,7 +12,7 @@ BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo 6ffef8d85df11
 CHART := .venv-chart
 BUF := npx --yes @bufbuild/buf@1.75.0
 
-.PHONY: demo test check test-real lint serve observe train-shapes chart-test chart-run clean
+.PHONY: demo test check test-real lint serve observe train-shapes image image-test chart-test chart-run clean
 
 demo: $(VENV)/.server
 	$(VENV)/bin/lightwell demo --out gallery
@@ -53,8 +53,16 @@ chart-run: $(VENV)/.server $(CHART)/.ready
 train-shapes: $(VENV)/.test
 	$(VENV)/bin/python -m shapes.train
 
+# The container image, by docker or buildah. IMAGE_OPTIONS are options of their build, such as --build-arg TORCH=cuda.
+image:
+	deploy/image.sh $(IMAGE_OPTIONS)
+
+# Builds it on Debian's packages and runs it read-only and without privileges; wants root, and names what it lacks.
+image-test:
+	PYTHON=$(PYTHON) IMAGE_OPTIONS='$(IMAGE_OPTIONS)' tests/image/run.sh
+
 clean:
-	rm -rf $(VENV) $(SDK) $(CHART) gallery observed
+	rm -rf $(VENV) $(SDK) $(CHART) .tools gallery observed
 
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import ensurepip, venv' || (echo "install python3-venv first: apt-get install python3-venv"; exit 1)
