@@ -1,6 +1,7 @@
 # make demo    sets up, serves the bundled model, asks all methods, writes gallery/index.html
 # make test    sets up and runs all tests
 # make observe sets up, and tries the chart's alerts and dashboard at a loaded server, with Prometheus and Alertmanager
+# make image, make image-test    build the container image; build it on Debian's packages, and test it
 # make chart-test, make chart-run    check the Helm chart; run what it renders
 # make check   sets up and runs what catches most slips in under a minute: style, types, arrows, contract, laws
 PYTHON ?= python3
