@@ -177,7 +177,12 @@ def test_another_request_is_not_done_already(lightwell, photo, tmp_path, album):
     shutil.copy(album / "a.png", photo)
     Image.open(photo).convert("RGB").rotate(90).save(photo)
     assert (done(), done()) == (False, True)
-    assert (done("--fit", "card", "--top", "1"), done("--top", "1")) == (False, True)
+    assert (done("--top", "2"), done("--top", "2")) == (False, True)
+    one, two = (place.with_name(f"photo_grad_cam_top{number}.png") for number in (1, 2))
+    kept = one.read_bytes()
+    assert not done("--top", "2", "--seed", "1")
+    one.write_bytes(kept)  # as if the second run had ended before its last file
+    assert two.exists() and not done("--top", "2")
 
 
 def test_a_fingerprint_depends_on_all_that_an_answer_does():

@@ -165,13 +165,14 @@ class _Asked:
 
     def done(self, plan: Plan, digest: str) -> bool:
         """Whether the files of a plan answer this request to the model of that digest."""
-        if plan.last is None:
+        if not plan.written:
             return False
         try:
             request = self.request(plan)
         except OSError:
             return False  # that is told in its turn
-        return fingerprint_of(plan.last) == fingerprint(request, digest, self.top)
+        # All of them: a later run that was interrupted may have replaced some.
+        return set(map(fingerprint_of, plan.written)) == {fingerprint(request, digest, self.top)}
 
 
 def _messages(methods: list[str], parameters: list[str]) -> dict[str, Message]:

@@ -43,9 +43,10 @@ class Plan:
     places: list[Path]
 
     @property
-    def last(self) -> Path | None:
-        """The file that is written last, if it exists: then all do."""
-        return next((file for place in self.places[:1] for file in _files(place) if file.exists()), None)
+    def written(self) -> list[Path]:
+        """The files that exist, if that includes the first one, which is written last; else none."""
+        found = [[file for file in _files(place) if file.exists()] for place in self.places]
+        return [file for files in found for file in files] if found[0] else []
 
 
 def found(words: Iterable[str]) -> list[Path]:
