@@ -11,6 +11,7 @@ SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lightwell/v1/*.proto)
 # Breaking changes of the protos are judged against the last release, before the first one against this commit.
 BASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo 6ffef8d85df11c3de8edd98d0e02cb4692e58f2a)
 CHART := .venv-chart
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUF := npx --yes @bufbuild/buf@1.75.0
 
 .PHONY: demo test check test-real lint serve observe train-shapes image image-test chart-test chart-run clean
@@ -49,7 +50,7 @@ chart-test: $(VENV)/.server $(CHART)/.ready
 
 # Starts the pod that the chart renders with podman, as root, and asks it: IMAGE is what `make image` has built.
 chart-run: $(VENV)/.server $(CHART)/.ready
-	$(CHART)/bin/python tests/chart/run_pod.py --lightwell $(VENV)/bin/lightwell --image $(or $(IMAGE),localhost/lightwell:0.1.0)
+	$(CHART)/bin/python tests/chart/run_pod.py --lightwell $(VENV)/bin/lightwell --image $(or $(IMAGE),localhost/lightwell:$(VERSION))
 
 train-shapes: $(VENV)/.test
 	$(VENV)/bin/python -m shapes.train
